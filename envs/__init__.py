@@ -1,4 +1,9 @@
-"""The Markov stag hunt: a batched NumPy core, scripted strategies, and views on both."""
+"""The Markov stag hunt: a batched NumPy core, scripted strategies, and views on both.
+
+Importing it registers "StagHunt-v0" with Gymnasium. PettingZoo is needed only when `parallel_env` is called.
+"""
+
+from gymnasium.envs.registration import register
 
 from envs.layouts import hop_to_joint, joint_to_hop, joint_to_planes, planes_to_joint
 from envs.stag_hunt import ACTIONS, PLANES, Rules, StagHunt, State
@@ -6,5 +11,26 @@ from envs.strategies import DATA_EPSILON, STRATEGIES, random_actions, sample_act
 
 __all__ = [
     "ACTIONS", "DATA_EPSILON", "PLANES", "STRATEGIES", "Rules", "StagHunt", "State", "hop_to_joint", "joint_to_hop",
-    "joint_to_planes", "planes_to_joint", "random_actions", "sample_actions", "strategy_probs",
+    "joint_to_planes", "parallel_env", "planes_to_joint", "random_actions", "sample_actions", "strategy_probs",
 ]  # fmt: skip
+
+register(
+    id="StagHunt-v0",
+    entry_point="envs.gym_views:StagHuntEnv",
+    vector_entry_point="envs.gym_views:StagHuntVectorEnv",
+)
+
+
+def parallel_env(rules: Rules | None = None, render_mode: str | None = None, **rule_keywords):
+    """The PettingZoo view, a `pettingzoo.ParallelEnv`: see `envs.pettingzoo_view.StagHuntParallelEnv`.
+
+    Raises:
+        ImportError: PettingZoo is not installed.
+    """
+    try:
+        import pettingzoo  # noqa: F401
+    except ImportError as error:
+        raise ImportError("envs.parallel_env needs PettingZoo: pip install pettingzoo") from error
+    from envs.pettingzoo_view import StagHuntParallelEnv
+
+    return StagHuntParallelEnv(rules, render_mode, **rule_keywords)

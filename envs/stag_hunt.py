@@ -281,18 +281,21 @@ class StagHunt:
 
     def copy(self) -> StagHunt:
         """An independent core in the same state."""
-        other = StagHunt(self.num_boards, self.rules)
-        other.set_state(self.state)
-        return other
+        return _restore(self.num_boards, self.rules, self.state if self._seeded else None)
+
+    def __reduce__(self):
+        # `obs` is a view of `_flat`; copied field by field (pickle, deepcopy) the two would part.
+        return _restore, (self.num_boards, self.rules, self.state if self._seeded else None)
 
     # ---- playing
 
-    def reset(self, seed: int | None = None, boards: np.ndarray | None = None) -> np.ndarray:
+    def reset(self, seed: int | None = None, boards: np.ndarray | None = None, first_board: int = 0) -> np.ndarray:
         """Draw new boards: blocks, prey and hunters on distinct random cells, every free cell reachable.
 
         Args:
             seed: starts board i's stream at (seed, i), whatever the number of boards; None goes on in the streams.
             boards: bool [B] or int [n], the boards to reset; None resets all.
+            first_board: with a seed, board i of this batch is board first_board + i of that seed.
         Returns: `obs`, uint8 [B, A, 5, H, W].
         Raises:
             ValueError: `seed` is given for some boards only or is negative; or no connected board comes up.
@@ -302,7 +305,7 @@ class StagHunt:
             if seed is not None or not self._seeded:
                 if seed is not None and seed < 0:
                     raise ValueError(f"seed must not be negative, got {seed}")
-                self._key = stream_keys(np.random.SeedSequence().entropy if seed is None else seed, boards)
+                self._key = stream_keys(np.random.SeedSequence().entropy if seed is None else seed, boards + first_board)
                 self._counter = np.zeros(self.num_boards, np.uint64)
                 self._seeded = True
         elif seed is not None:
@@ -479,3 +482,10 @@ class StagHunt:
         self._shift[boards] = np.where((hunters < 0)[:, None, :], gone, self._start[boards])
         self._where[boards] = self._shift[boards] + self._at[boards][:, None, :]
         self._flat[self._where[boards]] = 1
+
+
+def _restore(num_boards: int, rules: Rules, state: State | None) -> StagHunt:
+    env = StagHunt(num_boards, rules)
+    if state is not None:
+        env.set_state(state)
+    return env

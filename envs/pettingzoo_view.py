@@ -1,0 +1,114 @@
+"""The PettingZoo view: all hunters are agents. Made by `envs.parallel_env`, which alone needs PettingZoo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.spaces import Box, Discrete
+from pettingzoo import ParallelEnv
+
+from envs.gym_views import check_render_mode, choose_rules, planes_space
+from envs.layouts import planes_to_joint
+from envs.render import RENDER_MODES, render_board
+from envs.stag_hunt import ACTIONS, Rules, StagHunt
+
+
+class StagHuntParallelEnv(ParallelEnv):
+    """One board, agents "hunter_0", "hunter_1", ... in seat order; an agent leaves `agents` when it leaves the board.
+
+    Observations: uint8 [5, H, W]. infos: `action_mask` int8 [7], `tick`, `ticks_left` (see `StagHunt.ticks_left`).
+    Under `reset(seed=s)` it plays board 0 of `StagHunt.reset(seed=s)`.
+
+    Args:
+        rules: the game; or give its fields as keywords (`hunters=3, height=6, ...`).
+        render_mode: None, "rgb_array" or "ansi".
+    Raises:
+        ValueError: an unknown render mode, a rule out of range, or both `rules` and single rules.
+    """
+
+    metadata = {  # noqa: RUF012  (PettingZoo's own form)
+        "name": "stag_hunt_v0", "render_modes": list(RENDER_MODES), "render_fps": 4, "is_parallelizable": True,
+    }  # fmt: skip
+
+    def __init__(self, rules: Rules | None = None, render_mode: str | None = None, **rule_keywords):
+        r = choose_rules(rules, rule_keywords)
+        self.core, self.render_mode = StagHunt(1, r), check_render_mode(render_mode)
+        self.possible_agents = [f"hunter_{seat}" for seat in range(r.hunters)]
+        self.agents: list[str] = []
+        self.observation_spaces = {agent: planes_space(r) for agent in self.possible_agents}
+        self.action_spaces = {agent: Discrete(len(ACTIONS)) for agent in self.possible_agents}
+        self.state_space = Box(0, 1, (r.hunters + 3, r.height, r.width), np.uint8)
+        self._seats = {agent: seat for seat, agent in enumerate(self.possible_agents)}
+        self._dealt = False
+
+    def observation_space(self, agent: str) -> Box:
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: str) -> Discrete:
+        return self.action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        """Deal a new board; `seed` starts its stream, None goes on in it. Returns: (observations, infos) by agent."""
+        self.core.reset(seed=seed)
+        self.agents, self._dealt = self.possible_agents[:], True
+        return self._observations(self.agents), self._infos(self.agents)
+
+    def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
+        """Play one tick. actions: one of 0..6 for each agent in `agents`; those of agents that have left count for nothing.
+
+        Returns: observations, rewards, terminations, truncations, infos of the agents that were on the board.
+        Raises:
+            ValueError: an agent's action is missing or not in 0..6, or there is no such agent.
+            gymnasium.error.ResetNeeded: before the first reset or after the board has ended.
+        """
+        if not self.agents:
+            raise ResetNeeded("no hunter is on the board: call reset() before step()")
+        players = self.agents
+        joint = self._joint_action(actions)
+        _, rewards, terminated, truncated = self.core.step(joint)
+        self.agents = [agent for agent in players if not (terminated | truncated)[0, self._seats[agent]]]
+        return (
+            self._observations(players),
+            {agent: float(rewards[0, self._seats[agent]]) for agent in players},
+            {agent: bool(terminated[0, self._seats[agent]]) for agent in players},
+            {agent: bool(truncated[0, self._seats[agent]]) for agent in players},
+            self._infos(players),
+        )
+
+    def state(self) -> np.ndarray:
+        """The joint state, uint8 [A+3, H, W]: each hunter's plane in seat order, blocks, stags, hares."""
+        return planes_to_joint(self.core.obs[0])
+
+    def render(self) -> np.ndarray | str | None:
+        """A picture (uint8 [h, w, 3]) or a text; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        if not self._dealt:
+            raise ResetNeeded("nothing to show yet: call reset() before render()")
+        return render_board(self.render_mode, self.core.state, self.core.rules, 0)
+
+    def _joint_action(self, actions: dict[str, int]) -> np.ndarray:
+        """int64 [1, A]; checked here, so that an error leaves the board as it was."""
+        unknown = actions.keys() - self._seats.keys()
+        missing = [agent for agent in self.agents if agent not in actions]
+        if unknown or missing:
+            wrong = f"no such agent: {min(unknown, key=str)}" if unknown else f"none for {', '.join(missing)}"
+            raise ValueError(f"actions: {wrong}")
+        joint = np.zeros((1, len(self._seats)), np.int64)
+        for agent in self.agents:
+            if actions[agent] not in range(len(ACTIONS)):
+                raise ValueError(f"actions: {agent}'s must be in 0..{len(ACTIONS) - 1}, got {actions[agent]!r}")
+            joint[0, self._seats[agent]] = actions[agent]
+        return joint
+
+    def _observations(self, agents: list[str]) -> dict[str, np.ndarray]:
+        return {agent: self.core.obs[0, self._seats[agent]].copy() for agent in agents}
+
+    def _infos(self, agents: list[str]) -> dict[str, dict]:
+        legal = self.core.legal_actions()[0].astype(np.int8)
+        tick, left = int(self.core.tick[0]), int(self.core.ticks_left[0])
+        return {
+            agent: {"action_mask": legal[self._seats[agent]].copy(), "tick": tick, "ticks_left": left} for agent in agents
+        }

@@ -1,0 +1,349 @@
+"""Pictures and texts of a board, in NumPy alone.
+
+Shapes are signed distance functions (negative inside, after Inigo Quilez, "2D distance functions"), blended with one
+pixel of anti-aliasing, so that they stay crisp at any size. `python -m envs.render board.png` writes one board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from envs.stag_hunt import Rules, StagHunt, State
+from envs.strategies import sample_actions, strategy_probs
+
+RENDER_MODES = ("rgb_array", "ansi")
+Layer = tuple[np.ndarray, str]  # (signed distance, colour): what a sprite is painted from, back to front
+
+# Okabe & Ito (2008): told apart with every common colour blindness
+HUNTER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#555555")
+PAPER, CELL, GRID, FRAME, INK = "#ffffff", "#fbfaf6", "#e4e0d6", "#b9b3a6", "#22252b"
+
+
+def draw(state: State, rules: Rules, board: int = 0, cell: int = 64, ring: int | None = None) -> np.ndarray:
+    """Draw one board: blocks, stags (antlers), hares (long ears), hunters as discs with their seat number.
+
+    Things that share a cell stand side by side, smaller. `places` says where each hunter stands in the picture.
+
+    Args:
+        state, rules: `env.state`, `env.rules`.
+        board: which board of the batch.
+        cell: pixels a cell; from 24 on numbers can be read.
+        ring: a seat to mark by a ring, None for nobody.
+    Returns: uint8 [h, w, 3], h = rules.height * cell + 2 * margin(cell), w likewise.
+    """
+    edge = margin(cell)
+    h, w = rules.height * cell + 2 * edge, rules.width * cell + 2 * edge
+    image = np.empty((h, w, 3), np.float32)
+    image[:] = _rgb(PAPER)
+    _board(image, rules, cell, edge)
+    for k in np.flatnonzero(state.blocks[board]):
+        row, col = divmod(int(k), rules.width)
+        _paint(image, _block, edge + (col + 0.5) * cell, edge + (row + 0.5) * cell, 0.5 * cell)
+    prey, hunters = places(state, rules, board, cell)
+    for slot, (x, y, radius) in prey.items():
+        _paint(image, _stag if slot < rules.stags else _hare, x, y, radius)
+    for seat, (x, y, radius) in sorted(hunters.items(), key=lambda item: item[0] == ring):  # the ring on top
+        _paint(image, _disc(seat, seat == ring), x, y, radius)
+    return np.round(image * 255.0).astype(np.uint8)
+
+
+def margin(cell: int) -> int:
+    """Pixels around the board."""
+    return max(cell // 6, 2)
+
+
+def places(state: State, rules: Rules, board: int = 0, cell: int = 64) -> tuple[dict, dict]:
+    """Where `draw` puts things: ({prey slot: (x, y, radius)}, {seat: (x, y, radius)}), in pixels, x to the right."""
+    standing: dict[int, tuple[list, list]] = {}  # cell -> (prey slots, seats)
+    for kind, cells in enumerate((state.prey[board], state.hunters[board])):
+        for i, k in enumerate(cells.tolist()):
+            if k >= 0:
+                standing.setdefault(k, ([], []))[kind].append(i)
+    prey, hunters = {}, {}
+    for k, (slots, seats) in standing.items():
+        spots = _spots(bool(slots), len(seats))
+        x0, y0 = margin(cell) + k % rules.width * cell, margin(cell) + k // rules.width * cell
+        for (x, y, radius), (found, i) in zip(
+            spots, [(prey, i) for i in slots] + [(hunters, i) for i in seats], strict=True
+        ):
+            found[i] = (x0 + x * cell, y0 + y * cell, radius * cell)
+    return prey, hunters
+
+
+def _spots(with_prey: bool, hunters: int) -> list[tuple[float, float, float]]:
+    """(x, y, radius) in a cell of size 1 for a prey, if there is one, then for each hunter."""
+    if not with_prey:
+        return _grid(hunters, 0.0, 0.0, 1.0, 1.0, 0.33)
+    if not hunters:
+        return [(0.5, 0.5, 0.42)]
+    if hunters == 1:
+        return [(0.36, 0.36, 0.32), (0.71, 0.71, 0.23)]
+    if hunters == 2:
+        return [(0.5, 0.29, 0.27), (0.26, 0.76, 0.19), (0.74, 0.76, 0.19)]
+    return _grid(1 + hunters, 0.02, 0.02, 0.96, 0.96, 0.27)
+
+
+def _grid(n: int, x: float, y: float, width: float, height: float, largest: float) -> list[tuple[float, float, float]]:
+    """n discs in rows that fill a box; the rows are chosen so that the discs are as large as can be."""
+    if n == 0:
+        return []
+    rows = max(range(1, n + 1), key=lambda rows: min(width / -(-n // rows), height / rows))
+    columns = -(-n // rows)
+    radius = min(0.46 * min(width / columns, height / rows), largest)
+    spots = []
+    for row in range(rows):
+        here = min(columns, n - row * columns)
+        for i in range(here):
+            spots.append((x + width * (i + 0.5) / here, y + height * (row + 0.5) / rows, radius))
+    return spots
+
+
+# ---- painting
+
+
+def _rgb(colour: str) -> np.ndarray:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255.0
+
+
+def _blend(image: np.ndarray, distance: np.ndarray, colour: str):
+    """Cover image (float [h, w, 3], in place) with a colour where distance (pixels) is negative."""
+    cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
+    image += cover * (_rgb(colour) - image)
+
+
+def _paint(image: np.ndarray, sprite: Callable[..., Iterator[Layer]], x: float, y: float, radius: float):
+    """Paint a sprite, which lives in [-1, 1] x [-1, 1] (y down), with its centre at pixel (x, y)."""
+    reach = 1.35 * radius + 1.0
+    top, left = max(int(y - reach), 0), max(int(x - reach), 0)
+    part = image[top : int(y + reach) + 1, left : int(x + reach) + 1]
+    rows, cols = np.ogrid[: part.shape[0], : part.shape[1]]
+    u, v = (cols + left + 0.5 - x) / radius, (rows + top + 0.5 - y) / radius
+    for distance, colour in sprite(*np.broadcast_arrays(u, v)):
+        _blend(part, distance * radius, colour)
+
+
+def _board(image: np.ndarray, rules: Rules, cell: int, edge: int):
+    """The cells, the lines between them and a frame around them."""
+    h, w = rules.height * cell, rules.width * cell
+    rows, cols = np.ogrid[: image.shape[0], : image.shape[1]]
+    x, y = cols + 0.5 - edge - w / 2, rows + 0.5 - edge - h / 2
+    line = max(cell / 64, 0.5)
+    _blend(image, _box(x, y, w / 2 + 2 * line, h / 2 + 2 * line, 0.12 * cell), FRAME)
+    _blend(image, _box(x, y, w / 2, h / 2, 0.1 * cell), CELL)
+    for k in range(1, rules.width):
+        _blend(image[edge : edge + h], np.abs(cols + 0.5 - edge - k * cell) - line / 2 + 0 * rows[:h], GRID)
+    for k in range(1, rules.height):
+        _blend(image[:, edge : edge + w], np.abs(rows + 0.5 - edge - k * cell) - line / 2 + 0 * cols[:, :w], GRID)
+
+
+# ---- distances
+
+
+def _circle(x, y, cx, cy, radius):
+    return np.hypot(x - cx, y - cy) - radius
+
+
+def _ellipse(x, y, cx, cy, rx, ry, turn=0.0):
+    """To an ellipse, exact to first order at its edge. turn: radians, from x towards y."""
+    c, s = np.cos(turn), np.sin(turn)
+    a, b = c * (x - cx) + s * (y - cy), c * (y - cy) - s * (x - cx)
+    k, slope = np.hypot(a / rx, b / ry), np.hypot(a / rx**2, b / ry**2)
+    return k * (k - 1.0) / np.maximum(slope, 1e-6)
+
+
+def _box(x, y, half_width, half_height, corner):
+    a, b = np.abs(x) - half_width + corner, np.abs(y) - half_height + corner
+    return np.hypot(np.maximum(a, 0.0), np.maximum(b, 0.0)) + np.minimum(np.maximum(a, b), 0.0) - corner
+
+
+def _stroke(x, y, points, width, tip=None):
+    """A polyline with round ends; its half width runs from `width` to `tip`."""
+    points = np.asarray(points, np.float64)
+    tip = width if tip is None else tip
+    lengths = np.hypot(*(points[1:] - points[:-1]).T)
+    along = np.concatenate([[0.0], np.cumsum(lengths)]) / lengths.sum()
+    nearest = np.full(np.shape(x), np.inf)
+    for (ax, ay), (bx, by), start, end in zip(points[:-1], points[1:], along[:-1], along[1:], strict=True):
+        t = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / ((bx - ax) ** 2 + (by - ay) ** 2)
+        t = np.clip(t, 0.0, 1.0)
+        half = width + (tip - width) * (start + t * (end - start))
+        nearest = np.minimum(nearest, np.hypot(x - ax - t * (bx - ax), y - ay - t * (by - ay)) - half)
+    return nearest
+
+
+def _drop(x, y, top, r_top, bottom, r_bottom):
+    """The hull of two circles on the y axis, at heights top < bottom."""
+    x, y, h = np.abs(x), y - top, bottom - top
+    b = (r_top - r_bottom) / h
+    a = np.sqrt(1.0 - b * b)
+    k = a * y - b * x
+    side = a * x + b * y - r_top
+    return np.where(k < 0.0, np.hypot(x, y) - r_top, np.where(k > a * h, np.hypot(x, y - h) - r_bottom, side))
+
+
+# ---- sprites: layers from back to front, in [-1, 1] x [-1, 1]
+
+
+def _block(x, y) -> Iterator[Layer]:
+    yield _box(x, y - 0.03, 0.86, 0.86, 0.24), "#2b303b"
+    yield _box(x, y + 0.03, 0.86, 0.83, 0.24), "#4a5262"
+
+
+def _stag(x, y) -> Iterator[Layer]:
+    m = np.abs(x)  # all is mirrored
+    beam = _stroke(m, y, [(0.10, -0.16), (0.24, -0.34), (0.50, -0.44), (0.68, -0.66), (0.66, -0.94)], 0.085, 0.05)
+    tines = [[(0.33, -0.38), (0.30, -0.62), (0.36, -0.80)], [(0.55, -0.48), (0.78, -0.50), (0.92, -0.60)]]
+    antlers = np.minimum(beam, np.minimum(*(_stroke(m, y, tine, 0.07, 0.045) for tine in tines)))
+    ears = _ellipse(m, y, 0.46, 0.0, 0.24, 0.115, -0.25)
+    head = _drop(x, y, 0.10, 0.33, 0.72, 0.20)
+    outline = np.minimum(np.minimum(ears, head), antlers) - 0.05
+    yield outline, "#3d2412"
+    yield antlers, "#c99a5b"
+    yield ears, "#8a5227"
+    yield _ellipse(m, y, 0.47, 0.0, 0.15, 0.055, -0.25), "#d9a87c"
+    yield head, "#9a5f30"
+    yield _drop(x, y, 0.60, 0.15, 0.76, 0.15), "#e2c29b"
+    yield _ellipse(x, y, 0.0, 0.76, 0.11, 0.075), "#241610"
+    yield _circle(m, y, 0.17, 0.17, 0.06), "#1c120c"
+
+
+def _hare(x, y) -> Iterator[Layer]:
+    m = np.abs(x)
+    ears = _ellipse(m, y, 0.23, -0.46, 0.14, 0.47, 0.12)
+    head = _ellipse(x, y, 0.0, 0.36, 0.46, 0.42)
+    cheeks = _ellipse(m, y, 0.22, 0.5, 0.30, 0.27)
+    outline = np.minimum(np.minimum(ears, head), cheeks) - 0.05
+    yield outline, "#5c5650"
+    yield ears, "#b9b0a4"
+    yield _ellipse(m, y, 0.23, -0.44, 0.065, 0.33, 0.12), "#efb8b4"
+    yield np.minimum(head, cheeks), "#cdc5b9"
+    yield _ellipse(m, y, 0.13, 0.56, 0.16, 0.13), "#f7f3ec"
+    yield _ellipse(x, y, 0.0, 0.45, 0.085, 0.06), "#d4736f"
+    yield _circle(m, y, 0.22, 0.24, 0.065), "#2a2624"
+
+
+def _disc(seat: int, ringed: bool) -> Callable[..., Iterator[Layer]]:
+    colour = HUNTER_COLOURS[seat % len(HUNTER_COLOURS)]
+    light = _rgb(colour) @ np.float32([0.299, 0.587, 0.114]) > 0.6
+
+    def sprite(x, y) -> Iterator[Layer]:
+        around = np.hypot(x, y)
+        if ringed:
+            yield around - 1.32, INK
+            yield around - 1.17, PAPER
+        yield around - 1.0, "#" + "".join(f"{int(255 * 0.72 * c):02x}" for c in _rgb(colour))
+        yield around - 0.92, colour
+        yield _number(x, y, seat), INK if light else PAPER
+
+    return sprite
+
+
+def _arc(cx, cy, rx, ry, start, end, n=14):
+    """Points on an ellipse, degrees from x towards y (down)."""
+    angle = np.radians(np.linspace(start, end, n))
+    return np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], -1).tolist()
+
+
+_DIGITS = {  # strokes in a box of 0.6 x 1, y down
+    "0": [_arc(0.3, 0.5, 0.29, 0.5, 0, 360, 25)],
+    "1": [[(0.1, 0.2), (0.36, 0.0), (0.36, 1.0)]],
+    "2": [[*_arc(0.3, 0.29, 0.28, 0.29, -165, 35), (0.02, 1.0), (0.6, 1.0)]],
+    "3": [[*_arc(0.28, 0.26, 0.26, 0.26, -150, 90), *_arc(0.28, 0.745, 0.31, 0.255, -75, 155)]],
+    "4": [[(0.45, 1.0), (0.45, 0.0), (0.0, 0.68), (0.62, 0.68)]],
+    "5": [[(0.54, 0.0), (0.1, 0.0), (0.06, 0.44), *_arc(0.28, 0.68, 0.31, 0.32, -115, 150)]],
+    "6": [[(0.46, 0.0), (0.12, 0.45)], _arc(0.3, 0.69, 0.29, 0.31, 0, 360, 22)],
+    "7": [[(0.0, 0.0), (0.6, 0.0), (0.2, 1.0)]],
+    "8": [_arc(0.3, 0.24, 0.24, 0.24, 0, 360, 20), _arc(0.3, 0.74, 0.29, 0.26, 0, 360, 20)],
+    "9": [[(0.14, 1.0), (0.48, 0.55)], _arc(0.3, 0.31, 0.29, 0.31, 0, 360, 22)],
+}
+
+
+def _number(x, y, number: int):
+    """The distance to a number in the middle of a disc of radius 1."""
+    digits = str(number)
+    size = 1.0 if len(digits) == 1 else 0.8
+    width = 0.6 + 0.85 * (len(digits) - 1)
+    distance = np.full(np.shape(x), np.inf)
+    for i, digit in enumerate(digits):
+        a, b = x / size + width / 2 - 0.85 * i, y / size + 0.5
+        for points in _DIGITS[digit]:
+            distance = np.minimum(distance, _stroke(a, b, points, 0.085) * size)
+    return distance
+
+
+# ---- text
+
+
+def text(state: State, rules: Rules, board: int = 0, ring: int | None = None) -> str:
+    """One board in letters, with a legend line. A cell holds all that stands in it: `S01` is a stag with hunters 0, 1."""
+    mark = ["S"] * rules.stags + ["H"] * rules.hares
+    cells = ["#" if block else "" for block in state.blocks[board]]
+    for name, k in zip(mark, state.prey[board].tolist(), strict=True):
+        if k >= 0:
+            cells[k] += name
+    for seat, k in enumerate(state.hunters[board].tolist()):
+        if k >= 0:  # beyond seat 9 a comma keeps 1, 2 and 12 apart
+            comma = "," if rules.hunters > 10 and cells[k][-1:].isdigit() else ""
+            cells[k] += f"{comma}{seat}" + ("*" if seat == ring else "")
+    width = max(2, *(len(c) for c in cells)) + 1
+    lines = [
+        "".join(f"{c or '.':<{width}}" for c in cells[row : row + rules.width]).rstrip()
+        for row in range(0, rules.cells, rules.width)
+    ]
+    you = "" if ring is None else f"  * seat {ring}"
+    gone = [str(seat) for seat, k in enumerate(state.hunters[board].tolist()) if k < 0]
+    left = f"  left: {' '.join(gone)}" if gone else ""
+    legend = f"tick {state.tick[board]}/{rules.horizon}  S stag  H hare  # block  0-{rules.hunters - 1} hunters{you}{left}"
+    return "\n".join([*lines, legend])
+
+
+def render_board(mode: str, state: State, rules: Rules, board: int, ring: int | None = None) -> np.ndarray | str:
+    """One board as `mode` ("rgb_array" or "ansi") has it."""
+    return text(state, rules, board, ring) if mode == "ansi" else draw(state, rules, board, ring=ring)
+
+
+# ---- files
+
+
+def png(image: np.ndarray) -> bytes:
+    """A PNG file of an image, uint8 [h, w, 3]."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    h, w, _ = image.shape
+    rows = np.concatenate([np.zeros((h, 1), np.uint8), image.reshape(h, -1)], 1)  # a leading 0: a row without filter
+    header = struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
+        + chunk(b"IEND", b"")
+    )
+
+
+def main(argv: list[str] | None = None):
+    parser = argparse.ArgumentParser(description="Draw one board of hunters that all go for the nearest stag.")
+    parser.add_argument("path", type=Path, help="the PNG to write")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ticks", type=int, default=0, help="ticks to play first")
+    parser.add_argument("--cell", type=int, default=64, help="pixels a cell")
+    parser.add_argument("--ring", type=int, default=None, help="a seat to mark")
+    args = parser.parse_args(argv)
+    env = StagHunt(1)
+    env.reset(seed=args.seed)
+    for _ in range(args.ticks):
+        env.step(sample_actions(strategy_probs(env, ["NS"])[:, :, 0], env.uniform(env.rules.hunters)))
+    args.path.parent.mkdir(parents=True, exist_ok=True)
+    args.path.write_bytes(png(draw(env.state, env.rules, cell=args.cell, ring=args.ring)))
+    print(text(env.state, env.rules, ring=args.ring))
+
+
+if __name__ == "__main__":
+    main()

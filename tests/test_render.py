@@ -1,0 +1,165 @@
+"""Pictures and texts of boards."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from envs import Rules, StagHunt
+from envs.render import HUNTER_COLOURS, INK, draw, main, margin, places, png, text
+from envs.stag_hunt import STAY, UP
+
+RULES = Rules(height=3, width=4, hunters=3, stags=1, hares=2, blocks=2)
+
+
+def board(hunters=(0, 0, 7), prey=(0, 5, 11), blocks=(1, 6), tick=4, rules=RULES):
+    """One board with things on these cells."""
+    env = StagHunt(1, rules)
+    state = env.state
+    state.blocks[0, list(blocks)] = True
+    state.hunters[0], state.prey[0], state.tick[0], state.ended[0] = hunters, prey, tick, False
+    env.set_state(state)
+    return env
+
+
+def rgb(colour):
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+def pixels(image, colour):
+    return int((np.abs(image.astype(int) - rgb(colour)).max(-1) < 12).sum())
+
+
+@pytest.mark.parametrize("cell", [8, 24, 64, 97])
+def test_the_picture_has_the_right_size_and_a_light_background(cell):
+    env = board()
+    image = draw(env.state, RULES, cell=cell)
+    assert image.shape == (3 * cell + 2 * margin(cell), 4 * cell + 2 * margin(cell), 3) and image.dtype == np.uint8
+    assert image[0, 0].tolist() == [255, 255, 255]
+    middle = margin(cell) + cell // 2
+    assert image[middle + cell, middle].min() > 240  # the free cell 4
+    assert image[middle, middle + cell].max() < 110  # the block on cell 1
+
+
+def test_the_picture_changes_with_the_state_and_only_there():
+    env = board()
+    before = draw(env.state, RULES)
+    np.testing.assert_array_equal(before, draw(env.state, RULES))
+    env.step(np.array([[STAY, STAY, UP]]))  # seat 2 from cell 7 to cell 3
+    changed = (draw(env.state, RULES) != before).any(-1)
+    assert changed.any()
+    edge = margin(64)
+    changed[edge : edge + 128, edge + 192 : edge + 256] = False  # cells 3 and 7
+    assert not changed.any()
+
+
+def test_each_thing_looks_its_own_way():
+    def cell_zero(**things):
+        env = board(**{"hunters": (11, 11, 11), "prey": (10, 9, 8), **things})
+        return draw(env.state, RULES)[margin(64) :, margin(64) :][:64, :64]
+
+    looks = [cell_zero(), cell_zero(prey=(0, 9, 8)), cell_zero(prey=(10, 0, 8)), cell_zero(blocks=(0,)),
+             cell_zero(hunters=(0, 11, 11)), cell_zero(hunters=(11, 0, 11)), cell_zero(hunters=(0, 0, 11)),
+             cell_zero(hunters=(0, 11, 11), prey=(0, 9, 8))]  # fmt: skip
+    for i, a in enumerate(looks):
+        for b in looks[:i]:
+            assert (np.abs(a.astype(int) - b).max(-1) > 30).sum() > 150
+    np.testing.assert_array_equal(cell_zero(prey=(10, 0, 8)), cell_zero(prey=(10, 9, 0)))  # hares are alike
+
+
+def test_prey_is_symmetric():
+    """An odd cell, a stag in its middle: the head must be its own mirror image."""
+    env = board(hunters=(-1, -1, -1), prey=(0, 5, -1), blocks=())
+    image = draw(env.state, RULES, cell=65)[margin(65) :, margin(65) :].astype(int)
+    for row, col in ((0, 0), (1, 1)):
+        cell = image[65 * row + 2 : 65 * row + 64, 65 * col + 2 : 65 * col + 63]
+        assert (cell < 200).any() and np.abs(cell - cell[:, ::-1]).max() <= 1
+
+
+@pytest.mark.parametrize("prey_there", [True, False])
+@pytest.mark.parametrize("crowd", [1, 2, 3, 4, 5, 8])
+def test_all_that_share_a_cell_can_be_seen(crowd, prey_there):
+    rules = Rules(height=3, width=4, hunters=crowd, stags=1, hares=0, blocks=0)
+    env = board(hunters=[0] * crowd, prey=[0 if prey_there else 3], blocks=(), rules=rules)
+    image = draw(env.state, rules, cell=96)
+    assert all(pixels(image, HUNTER_COLOURS[seat]) > 60 for seat in range(crowd))
+    prey, hunters = places(env.state, rules, cell=96)
+    spots = np.array([*hunters.values(), *(prey.values() if prey_there else ())])
+    low, high = margin(96), margin(96) + 96
+    for i, (x, y, radius) in enumerate(spots):
+        assert low <= x - radius and x + radius <= high and low <= y - radius and y + radius <= high
+        for a, b, other in spots[:i][: len(hunters)]:
+            assert np.hypot(x - a, y - b) >= 0.85 * (radius + other)  # a prey is slimmer than its circle
+
+
+def test_the_ring_marks_one_seat():
+    env = board(hunters=(4, 3, 7))
+    plain, ringed = draw(env.state, RULES), draw(env.state, RULES, ring=1)
+    changed = np.argwhere((plain != ringed).any(-1))
+    x, y, radius = places(env.state, RULES)[1][1]
+    distance = np.hypot(changed[:, 1] + 0.5 - x, changed[:, 0] + 0.5 - y)
+    assert pixels(ringed, INK) > 100 > pixels(plain, INK)
+    assert len(changed) > 50 and distance.max() < 1.4 * radius and distance.min() > 0.95 * radius
+
+
+def test_the_ring_lies_on_top_of_a_crowd():
+    state = board(hunters=(4, 4, 4), prey=(-1, -1, -1)).state
+    inked = [pixels(draw(state, RULES, ring=seat), INK) for seat in range(3)]
+    assert min(inked) > 0.9 * max(inked)
+
+
+def test_those_who_left_are_not_drawn():
+    env = board(hunters=(-1, -1, -1), prey=(-1, -1, -1))
+    assert not any(pixels(draw(env.state, RULES), colour) for colour in HUNTER_COLOURS[:3])
+    assert places(env.state, RULES) == ({}, {})
+
+
+def test_any_board_of_a_batch_can_be_drawn():
+    env = StagHunt(3)
+    env.reset(seed=1)
+    one = StagHunt(1)
+    one.set_state(env.state[np.array([2])])
+    np.testing.assert_array_equal(draw(env.state, env.rules, board=2), draw(one.state, one.rules))
+    assert text(env.state, env.rules, board=2) == text(one.state, one.rules)
+
+
+def test_the_text_of_a_board():
+    env = board()
+    assert text(env.state, RULES) == "\n".join([
+        "S01 #   .   .",
+        ".   H   #   2",
+        ".   .   .   H",
+        "tick 4/35  S stag  H hare  # block  0-2 hunters",
+    ])  # fmt: skip
+    env = board(hunters=(0, -1, 7), prey=(-1, 5, 11))
+    assert text(env.state, RULES, ring=2) == "\n".join([
+        "0  #  .  .",
+        ".  H  #  2*",
+        ".  .  .  H",
+        "tick 4/35  S stag  H hare  # block  0-2 hunters  * seat 2  left: 1",
+    ])  # fmt: skip
+
+
+def test_two_digit_seats_stay_apart():
+    rules = Rules(hunters=12)
+    env = board(hunters=[0, 0, 5, 5, *range(12, 18), 0, 5], prey=[63, 62, 61, 60, 0], blocks=(), rules=rules)
+    words = text(env.state, rules).split()
+    assert "H0,1,10" in words and "2,3,11" in words
+    assert draw(env.state, rules).shape == (8 * 64 + 20, 8 * 64 + 20, 3)
+
+
+def test_a_png_holds_the_picture(tmp_path, capsys):
+    path = tmp_path / "new folder" / "board.png"
+    main([str(path), "--seed", "3", "--ticks", "2", "--cell", "24", "--ring", "1"])
+    assert "tick 2/35" in capsys.readouterr().out
+    data = path.read_bytes()
+    size = 8 * 24 + 2 * margin(24)
+    assert data[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", data[16:24]) == (size, size)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    data = png(image)
+    start = data.index(b"IDAT") + 4
+    (length,) = struct.unpack(">I", data[start - 8 : start - 4])
+    rows = np.frombuffer(zlib.decompress(data[start : start + length]), np.uint8).reshape(5, 22)
+    np.testing.assert_array_equal(rows[:, 1:].reshape(5, 7, 3), image)
+    assert not rows[:, 0].any()
