@@ -1,0 +1,109 @@
+"""Flat files of older code: rows instead of episodes, in the HOP layout or as five planes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.trajectories import ACTION_COUNT, DataError
+from envs import hop_to_joint, joint_to_planes
+
+LAYOUTS = ("auto", "planes", "hop")
+
+
+@dataclass
+class Flat:
+    """N rows; every array is checked, and observer-first data is brought into the observer's own five planes."""
+
+    planes: np.ndarray
+    """uint8 [N, 5, H, W], as the row's observer sees the board"""
+    actions: np.ndarray
+    """int64 [N], the observer's own action"""
+    ticks: np.ndarray
+    """int64 [N]"""
+    inferred: list[str]
+    """what was not in the file and had to be concluded, a line each"""
+
+
+def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "auto") -> Flat:
+    """Rows from the arrays `obs` (or `states`), `actions`, and optionally `times`, `observer`.
+
+    Args: layout: `planes` is [N, 5, H, W], `hop` is [N, H, W, A+3]; `auto` concludes it from the shape.
+    Raises: DataError: in one line, the path, the key, what was expected and what was found.
+    """
+
+    def need(condition, key: str, expected: str, found) -> None:
+        if not condition:
+            raise DataError(f"{path}: {key}: expected {expected}, found {found}")
+
+    key = "obs" if "obs" in arrays else "states"
+    need(key in arrays, "obs", "an array `obs` or `states`", f"no such key (keys: {', '.join(arrays)})")
+    need("actions" in arrays, "actions", "an array of actions", f"no such key (keys: {', '.join(arrays)})")
+    obs, actions = arrays[key], arrays["actions"]
+    need(obs.ndim == 4, key, "4 dimensions, [N, C, H, W] or [N, H, W, C]", f"shape {obs.shape}")
+    need(obs.dtype.kind in "biuf", key, "numbers", f"dtype {obs.dtype}")
+    need(len(obs) > 0, key, "at least one row", "zero rows")
+    need(((obs == 0) | (obs == 1)).all(), key, "cells of 0 or 1", f"values from {obs.min()} to {obs.max()}")
+    inferred = []
+    if layout == "auto":
+        layout = _infer_layout(obs.shape, key, path)
+        inferred.append(f"layout {layout} from shape {obs.shape}")
+    if layout == "hop":
+        need(obs.shape[3] > 3, key, "[N, H, W, A+3], channels last", f"shape {obs.shape}")
+        seats = obs.shape[3] - 3
+        # The observer is its own seat 0 here: only which plane is its own matters, not where the others sit.
+        planes = joint_to_planes(hop_to_joint(obs.astype(np.uint8), 0))[:, 0]
+        inferred.append(f"{seats} hunters from {obs.shape[3]} channels")
+    else:
+        need(obs.shape[1] == 5, key, "[N, 5, H, W], channels first", f"shape {obs.shape}")
+        seats, planes = None, obs.astype(np.uint8)
+    count = planes[:, 0].sum((1, 2))
+    need(count.max() <= 1, key, "at most one cell in a SELF plane", f"{count.max()} in row {count.argmax()}")
+
+    need(
+        actions.ndim in (1, 2) and len(actions) == len(obs),
+        "actions",
+        f"{len(obs)} rows, as in {key}",
+        f"shape {actions.shape}",
+    )
+    need(actions.dtype.kind in "iu", "actions", "integers", f"dtype {actions.dtype}")
+    need(
+        actions.min() >= 0 and actions.max() < ACTION_COUNT,
+        "actions",
+        "values in 0..6",
+        f"{actions.min()} to {actions.max()}",
+    )
+    if actions.ndim == 2:
+        need(seats in (None, actions.shape[1]), "actions", f"{seats} columns, one a hunter", f"shape {actions.shape}")
+        observer = np.zeros(len(obs), np.int64)
+        if "observer" in arrays:
+            observer = arrays["observer"].astype(np.int64)
+            need(observer.shape == (len(obs),), "observer", f"shape {(len(obs),)}", f"shape {observer.shape}")
+            good = (observer >= 0) & (observer < actions.shape[1])
+            need(good.all(), "observer", f"seats in 0..{actions.shape[1] - 1}", f"{observer.min()} to {observer.max()}")
+        inferred.append(f"joint actions in {'seat order' if 'observer' in arrays else 'observer-first order'}")
+        actions = actions[np.arange(len(obs)), observer]
+    times = arrays.get("times")
+    if times is None:
+        times = np.zeros(len(obs), np.int64)
+        inferred.append("tick 0 everywhere (no `times`)")
+    need(
+        times.shape == (len(obs),) and times.dtype.kind in "iu",
+        "times",
+        f"integers of shape {(len(obs),)}",
+        f"{times.dtype} {times.shape}",
+    )
+    need(times.min() >= 0, "times", "ticks of at least 0", times.min())
+    return Flat(planes, actions.astype(np.int64), times.astype(np.int64), inferred)
+
+
+def _infer_layout(shape: tuple[int, ...], key: str, path) -> str:
+    first, last = shape[1] == 5 and shape[2] == shape[3], shape[3] > 4 and shape[1] == shape[2]
+    if first == last:
+        raise DataError(
+            f"{path}: {key}: expected [N, 5, H, W] or [N, H, W, A+3] with a square board, found shape {shape}; "
+            "say which with --layout planes or --layout hop"
+        )
+    return "planes" if first else "hop"

@@ -1,0 +1,58 @@
+"""How a prediction of actions is scored: one implementation for every model and every observer.
+
+probs: float [M, 7], one row a sample; targets: int [M], the actions that were taken. NLL is in nats.
+Ties are shared equally: where m actions share the last places of the top k, each counts as its fraction.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+NLL_FLOOR = 1e-12  # probabilities are not let below it in a logarithm
+ECE_BINS = 15
+
+
+def topk_credit(probs: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
+    """float64 [M]: the chance that the target is among the k most likely actions, ties broken at random."""
+    probs = np.round(probs, 7)  # equal up to float32 rounding is a tie
+    at = np.take_along_axis(probs, targets[:, None], 1)
+    above, equal = (probs > at).sum(1), (probs == at).sum(1)
+    return np.clip((k - above) / equal, 0.0, 1.0)
+
+
+def nll(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """float64 [M]: -log p(target)."""
+    return -np.log(np.maximum(np.take_along_axis(probs, targets[:, None], 1)[:, 0].astype(np.float64), NLL_FLOOR))
+
+
+def ece(probs: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Expected calibration error of the top-1 prediction, equal-width bins (Guo et al., 2017)."""
+    confidence, correct = probs.max(1), topk_credit(probs, targets, 1)
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.bincount(index, correct, bins) - np.bincount(index, confidence, bins)
+    return float(np.abs(gap).sum() / len(targets))
+
+
+def score(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """top1, top3, nll, brier (sum over the 7 actions, Brier 1950) and ece of M samples."""
+    squared = (probs.astype(np.float64) ** 2).sum(1) - 2.0 * np.take_along_axis(probs, targets[:, None], 1)[:, 0] + 1.0
+    return {
+        "top1": float(topk_credit(probs, targets, 1).mean()),
+        "top3": float(topk_credit(probs, targets, 3).mean()),
+        "nll": float(nll(probs, targets).mean()),
+        "brier": float(squared.mean()),
+        "ece": ece(probs, targets),
+    }
+
+
+def recall(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """float64 [7]: of the samples of each action, the share that top-1 gets right; NaN for an action never taken."""
+    count = np.bincount(targets, minlength=7)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(targets, topk_credit(probs, targets, 1), 7) / count
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """float64 [M]: KL(p || q) in nats, row by row."""
+    p, q = p.astype(np.float64), np.maximum(q.astype(np.float64), NLL_FLOOR)
+    return np.where(p > 0, p * (np.log(np.maximum(p, NLL_FLOOR)) - np.log(q)), 0.0).sum(1)
