@@ -1,0 +1,201 @@
+"""A run's name, folders, checkpoints and logs: what every script needs and is not its method."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+
+
+class UsageError(ValueError):
+    """A setting or a file of a run that cannot be used. The message is one line: what is wrong, where, what to do."""
+
+
+# ---- the command line
+
+
+def run(main: Callable[[], None], *input_errors: type[Exception]) -> None:
+    """Call `main`; turn a user's mistake into one line on stderr and exit code 2, Ctrl-C into one line and 130.
+
+    Args: input_errors: exceptions whose message is that line, besides UsageError and OSError.
+    """
+    try:
+        main()
+    except (UsageError, *input_errors) as error:
+        _leave(str(error), 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _leave(f"{where}{error.strerror or error}; what was saved before is kept", 2)
+    except KeyboardInterrupt:
+        _leave("interrupted; what was saved before is kept, `--resume RUN_FOLDER` goes on from it", 130)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def parse_args(args_type: type, description: str, argv: list[str] | None = None):
+    """`tyro.cli`, with a parsing error as one line instead of a box."""
+    columns, captured = os.environ.get("COLUMNS"), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            os.environ["COLUMNS"] = "1000"  # tyro wraps its box to the terminal
+            if any(word in ("-h", "--help") for word in (sys.argv[1:] if argv is None else argv)):
+                os.environ["COLUMNS"] = columns or "100"
+            return tyro.cli(args_type, description=description, args=argv)
+    except SystemExit as stop:
+        if stop.code == 2:
+            lines = [line.strip("│╭╰╮╯ \n") for line in captured.getvalue().splitlines()]
+            body = [line for line in lines[1:] if line]
+            rule = next((i for i, line in enumerate(body) if not line.strip("─")), len(body))
+            raise UsageError(f"{' '.join(body[:rule])}; see --help") from None
+        raise
+    finally:
+        os.environ.pop("COLUMNS", None) if columns is None else os.environ.update(COLUMNS=columns)
+
+
+# ---- folders
+
+
+def new_run(prefix: str, ckpt_root: str | Path, log_root: str | Path = "runs") -> str:
+    """Claim a run name `<prefix>__<unix seconds>` and its folders in both roots; if taken, the next free second.
+
+    Raises: UsageError: a folder cannot be made.
+    """
+    second = int(time.time())
+    while True:
+        name = f"{prefix}__{second}"
+        try:
+            Path(ckpt_root).mkdir(parents=True, exist_ok=True)
+            if not (Path(log_root) / name).exists():
+                (Path(ckpt_root) / name).mkdir()  # fails if a run beside this one was first: the folder is the claim
+                (Path(log_root) / name).mkdir(parents=True)
+                return name
+        except FileExistsError as error:
+            if not (Path(ckpt_root) / name).is_dir():
+                raise UsageError(f"{error.filename}: expected a folder to write to, found a file; move it away") from None
+        except OSError as error:
+            raise UsageError(
+                f"{error.filename}: cannot make this folder ({error.strerror}); choose one to write to"
+            ) from None
+        second += 1
+
+
+# ---- files: each is written beside itself first and then moved into place, so that it is whole or absent
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: str | Path, rows: list[dict] | pd.DataFrame) -> None:
+    write_bytes(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """Plain numbers only: NaN and infinity are not JSON. Raises: ValueError: there is one."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def save_checkpoint(path: str | Path, checkpoint: dict) -> None:
+    """A dictionary of tensors and plain values, as `torch.save` writes it. Serialised in memory first: a full disk
+    is then an OSError that names the file, and leaves the one before in place."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict:
+    """Raises: UsageError: no such file, cut short, or not a checkpoint of these scripts."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no checkpoint there; name the folder of a run that has saved one")
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UsageError(f"{path}: the checkpoint is cut short or damaged ({reason})") from None
+    if not isinstance(checkpoint, dict) or "args" not in checkpoint:
+        raise UsageError(f"{path}: not a checkpoint of these scripts (it has no `args`)")
+    return checkpoint
+
+
+def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> None:
+    """`load_state_dict`. Raises: UsageError: the sizes or names are another network's."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UsageError(f"{path}: the checkpoint is of other sizes than the network it describes: {reason}") from None
+
+
+def resumed_args(now, checkpoint: dict, free: tuple[str, ...]):
+    """The settings of a run to be resumed. They come from its checkpoint; `free` ones may be given anew.
+
+    Raises: UsageError: another setting was given, and differs.
+    """
+    saved, default = checkpoint["args"], asdict(type(now)())
+    for key, value in asdict(now).items():
+        if key not in free and value != default[key] and value != saved.get(key):
+            flag = f"--{key.replace('_', '-')}"
+            raise UsageError(f"{flag} {value}: the run to be resumed has {saved.get(key)}; leave {flag} out")
+    return type(now)(**saved | {key: getattr(now, key) for key in free})
+
+
+# ---- randomness
+
+
+def seed_everything(seed: int, deterministic: bool) -> None:
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.deterministic = deterministic
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+# ---- TensorBoard
+
+
+def open_log(run_name: str, args: dict, log_root: str | Path = "runs", purge_step: int | None = None) -> SummaryWriter:
+    """The run's event file, its first text a table of the settings. purge_step: what a killed run logged from it on goes."""
+    writer = SummaryWriter(str(Path(log_root) / run_name), purge_step=purge_step)
+    rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
+    writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}", purge_step or 0)
+    return writer
+
+
+def log_scalars(writer: SummaryWriter, prefix: str, values: dict, step: int) -> None:
+    """Each number of `values` as `prefix/key`; what is not a number is passed over."""
+    for key, value in values.items():
+        if isinstance(value, (int, float)):
+            writer.add_scalar(f"{prefix}/{key}", value, step)
