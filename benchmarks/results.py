@@ -37,7 +37,7 @@ class Options:
 
 
 def train_and_judge(flags: tuple[str, ...]) -> dict:
-    """Train with these flags, judge on the fresh file. Returns: what `--evaluate` saved, and under `trained` metrics.json."""
+    """Train, then judge on the fresh file. Returns: what `--evaluate` saved, and under `trained` metrics.json."""
     log = subprocess.run([sys.executable, SCRIPT, *flags], check=True, stdout=subprocess.PIPE, text=True).stdout
     folder = next(line.split(": ")[1] for line in log.splitlines() if line.startswith("[VAE] model saved to"))
     subprocess.run([sys.executable, SCRIPT, "--evaluate", folder, "--data", "fresh"], check=True, stdout=subprocess.DEVNULL)

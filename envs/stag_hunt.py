@@ -14,6 +14,7 @@ UP, DOWN, LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE = range(7)
 ACTIONS = ("UP", "DOWN", "LEFT", "RIGHT", "STAY", "HUNT_STAG", "HUNT_HARE")
 PLANES = ("SELF", "OTHERS", "BLOCKS", "STAGS", "HARES")
 FAR = np.int16(2**14)  # the distance to a prey that is gone or cannot be reached
+MAX_CELLS = 2**14  # no way is as long as FAR, and a cell's number fits 16 bits
 
 # What is legal on a cell is one byte, bit a for action a. Tables over all 128 bytes replace per-action work.
 _BITS = (1 << np.arange(7)).astype(np.uint8)
@@ -63,6 +64,8 @@ class Rules:
         k = self.end_after_first_hunt
         if k is not None and (not isinstance(k, (int, np.integer)) or k < 0):
             raise ValueError(f"rules: end_after_first_hunt must be None or a whole number of at least 0, got {k!r}")
+        if self.cells > MAX_CELLS:
+            raise ValueError(f"rules: a board has at most {MAX_CELLS} cells, got {self.height}x{self.width}")
         things = self.blocks + self.stags + self.hares + self.hunters
         if things > self.height * self.width:
             raise ValueError(
@@ -216,6 +219,7 @@ class StagHunt:
         return _LEGAL[self._legal_codes()]
 
     def _legal_codes(self) -> np.ndarray:
+        self._need_boards()
         codes = self._codes.take(self._at)
         if self.ended.any():
             codes[self.ended] = _STAY_BIT
@@ -235,15 +239,21 @@ class StagHunt:
         self._stale[:] = False
         return self._distance
 
+    def _need_boards(self) -> None:
+        if not self._seeded:
+            raise ValueError("no boards are set up yet: call reset() or set_state() first")
+
     def uniform(self, n: int) -> np.ndarray:
         """float64 [B, n] in [0, 1): the next n numbers of each board's own stream."""
+        self._need_boards()
         return (self._draw(np.arange(self.num_boards), n) >> np.uint64(11)) * 2.0**-53
 
     # ---- state
 
     @property
     def state(self) -> State:
-        """A copy of the whole state; `set_state` takes it back."""
+        """A copy of the whole state; `set_state` takes it back. Raises: ValueError: no boards are set up yet."""
+        self._need_boards()
         K = self.rules.cells
         hunters, prey = self._at - self._base, self._prey - self._base
         return State(
@@ -257,7 +267,7 @@ class StagHunt:
         """Put all boards into `state` (as many boards as this core has) and return `obs`.
 
         Raises:
-            ValueError: an array's shape is not this core's, a cell is off the board, or prey share a cell or a block.
+            ValueError: an array's shape or dtype is not this core's, a cell is off the board, or prey share a cell or a block.
         """
         r, B = self.rules, self.num_boards
         shapes = dict(blocks=(B, r.cells), hunters=(B, r.hunters), prey=(B, r.prey))
@@ -265,8 +275,12 @@ class StagHunt:
             value, shape = np.asarray(getattr(state, f.name)), shapes.get(f.name, (B,))
             if value.shape != shape:
                 raise ValueError(f"state.{f.name}: expected shape {shape}, got {value.shape}")
+        if state.blocks.dtype != bool:
+            raise ValueError(f"state.blocks: expected bool, got {state.blocks.dtype}")
         for name in ("hunters", "prey"):
             cells = getattr(state, name)
+            if cells.dtype.kind not in "iu":
+                raise ValueError(f"state.{name}: expected integers, got {cells.dtype}")
             if cells.size and (cells.min() < -1 or cells.max() >= r.cells):
                 raise ValueError(f"state.{name}: cells must be in [-1, {r.cells}), got {cells.min()} to {cells.max()}")
             if (np.take_along_axis(state.blocks, cells.clip(0).astype(np.intp), 1) & (cells >= 0)).any():
@@ -313,7 +327,7 @@ class StagHunt:
         elif not self._seeded:
             raise ValueError("reset all boards once before you reset some of them")
         else:
-            boards = np.arange(self.num_boards)[boards]
+            boards = np.atleast_1d(np.arange(self.num_boards)[boards])
         r = self.rules
         things = np.zeros((len(boards), r.blocks + r.prey + r.hunters), np.intp)
         todo = np.arange(len(boards))
@@ -351,7 +365,8 @@ class StagHunt:
         if actions.min() < 0 or actions.max() > HUNT_HARE:
             raise ValueError(f"actions: must be in 0..6, got {actions.min()} to {actions.max()}")
         live = ~self.ended
-        self.effective_actions = effective = _EFFECTIVE.take(self._legal_codes() * np.intp(8) + actions)  # int8 [B, A]
+        code_and_action = self._legal_codes() * np.intp(8) + actions.astype(np.intp)
+        self.effective_actions = effective = _EFFECTIVE.take(code_and_action)  # int8 [B, A]
         self._at += self._delta.take(effective)
         rewards = np.zeros(actions.shape, np.float32)
         terminated, truncated = np.zeros((2, *actions.shape), bool)

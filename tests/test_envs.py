@@ -1,5 +1,7 @@
 """The game: the fast core against the slow reference, against hand-computed boards, and against its own rules."""
 
+import copy
+import pickle
 from collections import Counter
 from dataclasses import fields, replace
 
@@ -529,7 +531,7 @@ def test_an_ended_board_stands_still(position):
 @settings(PROPERTY, max_examples=60)
 @given(some_rules(), st.integers(0, 10**6))
 def test_whole_games(rules, seed):
-    """Every hunter's game ends exactly once, and no team earns more than the prey it can capture are worth."""
+    """Every hunter's game ends exactly once and when it should; no team earns more than its prey are worth."""
     env, rng = StagHunt(18, rules), np.random.default_rng(seed)
     env.reset(seed=seed)
     ends, returns = np.zeros((18, rules.hunters), int), np.zeros((18, rules.hunters))
@@ -538,6 +540,10 @@ def test_whole_games(rules, seed):
         _, rewards, terminated, truncated = env.step(mixed_play(env, rng))
         ends += terminated.astype(int) + truncated
         returns += rewards
+        assert (env.tick[truncated.any(1)] == rules.horizon).all()
+        by_rule = (terminated & (rewards == 0)).any(1)
+        assert (env.tick[by_rule] == env.first_hunt[by_rule] + (rules.end_after_first_hunt or 0) + 1).all()
+        assert rules.end_after_first_hunt is not None or not by_rule.any()
     assert env.ended.all() and (ends == 1).all()
     assert (returns.sum(1) <= best_return(rules) + 1e-4).all()
 
@@ -805,3 +811,47 @@ def test_set_state_errors_leave_the_board_as_it_was(wrong, says):
 def test_prey_that_are_gone_do_not_share_a_cell():
     env = set_up(TRIO, [S, None, None], [None, None])
     assert env.active.tolist() == [[True, False, False]] and not env.obs[:, :, 3:].any()
+
+
+# ---- edges
+
+
+def test_boards_that_would_overflow_are_refused():
+    with pytest.raises(ValueError, match="at most 16384 cells, got 200x200"):
+        Rules(height=200, width=200)
+
+
+def test_any_integer_dtype_plays_the_same():
+    played = []
+    for dtype in (np.int8, np.uint8, np.int64, np.uint64):
+        env = StagHunt(5)
+        env.reset(seed=4)
+        played.append(env.step(np.tile(np.arange(4), (5, 1)).astype(dtype))[0].copy())
+    assert all(np.array_equal(played[0], other) for other in played)
+
+
+@pytest.mark.parametrize("ask", ["state", "uniform", "step", "legal_actions"])
+def test_nothing_before_the_first_reset(ask):
+    env = StagHunt(2)
+    calls = {"state": lambda: env.state, "uniform": lambda: env.uniform(1), "legal_actions": env.legal_actions}
+    with pytest.raises(ValueError, match=r"call reset\(\) or set_state\(\) first"):
+        calls.get(ask, lambda: env.step(np.zeros((2, 4), int)))()
+
+
+@pytest.mark.parametrize("key", ["blocks", "hunters", "prey"])
+def test_set_state_takes_no_other_dtypes(key):
+    env = StagHunt(2)
+    env.reset(seed=1)
+    state = env.state
+    setattr(state, key, getattr(state, key).astype(np.float32))
+    with pytest.raises(ValueError, match=f"state.{key}: expected (bool|integers), got float32"):
+        env.set_state(state)
+
+
+def test_deepcopy_and_pickle_keep_observations_alive():
+    env = StagHunt(3)
+    env.reset(seed=1)
+    for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env)), env.copy()):
+        mine = env.copy().step(np.zeros((3, 4), int))[0]
+        assert np.array_equal(other.step(np.zeros((3, 4), int))[0], mine)
+        assert not np.array_equal(mine, env.obs)

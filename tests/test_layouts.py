@@ -8,7 +8,7 @@ from envs import Rules, StagHunt, hop_to_joint, joint_to_hop, joint_to_planes, p
 SEATS = (1, 2, 3, 4, 6)
 
 
-def play_some(hunters, boards=30):
+def play_some(hunters, boards=200):
     """Five planes of boards in play: some hunters share cells, some have left. uint8 [B, A, 5, H, W]."""
     env = StagHunt(boards, Rules(hunters=hunters, height=4, width=5, hares=5, blocks=2, prey_moves=0.5))
     env.reset(seed=hunters)
@@ -23,7 +23,7 @@ def play_some(hunters, boards=30):
 def test_planes_to_joint_and_back(hunters):
     obs = play_some(hunters)
     joint = planes_to_joint(obs)
-    assert joint.shape == (30, hunters + 3, 4, 5) and joint.dtype == np.uint8
+    assert joint.shape == (200, hunters + 3, 4, 5) and joint.dtype == np.uint8
     for seat in range(hunters):
         assert np.array_equal(joint[:, seat], obs[:, seat, 0])
     assert np.array_equal(joint[:, hunters:], obs[:, 0, 2:])
@@ -35,7 +35,7 @@ def test_joint_to_hop_and_back_for_every_observer(hunters):
     joint = planes_to_joint(play_some(hunters))
     for observer in range(hunters):
         hop = joint_to_hop(joint, observer)
-        assert hop.shape == (30, 4, 5, hunters + 3) and hop.dtype == np.uint8
+        assert hop.shape == (200, 4, 5, hunters + 3) and hop.dtype == np.uint8
         for plane in range(hunters):
             assert np.array_equal(hop[..., plane], joint[:, (observer + plane) % hunters])
         for plane in range(hunters, hunters + 3):
@@ -43,7 +43,7 @@ def test_joint_to_hop_and_back_for_every_observer(hunters):
         assert np.array_equal(hop_to_joint(hop, observer), joint)
 
 
-@pytest.mark.parametrize("shape", [(30,), (5, 6), ()])
+@pytest.mark.parametrize("shape", [(200,), (5, 6), ()])
 def test_an_observer_for_each_row(shape):
     """Any leading axes; rows with their own observer equal rows converted one by one."""
     joint = planes_to_joint(play_some(4))[: int(np.prod(shape))].reshape(*shape, 7, 4, 5)

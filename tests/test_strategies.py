@@ -186,7 +186,7 @@ def test_sampling_never_picks_an_action_without_mass():
 
 def test_random_actions_are_uniform_over_legal_ones():
     rules = Rules(hunters=5, stags=1, hares=1, blocks=0, height=3, width=3)
-    n = 20_000
+    n = 100_000
     state = repeat(place(rules, [(0, 0), (1, 1), (0, 1), None, (2, 2)], [(0, 1), (2, 2)], [(1, 0)]), n)
     state.ended[-1] = True
     env = StagHunt(n, rules)

@@ -129,9 +129,11 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no checkpoint there; name the folder of a run that has saved one")
+    content = io.BytesIO(path.read_bytes())
     try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        # From memory: there an OSError is torch's word for a damaged archive, not the disk's for a file it cannot read.
+        checkpoint = torch.load(content, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UsageError(f"{path}: the checkpoint is cut short or damaged ({reason})") from None
     if not isinstance(checkpoint, dict) or "args" not in checkpoint:
