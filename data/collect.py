@@ -41,6 +41,8 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
 
     Raises: ValueError: a setting is out of its range.
     """
+    if not args.strategies:
+        raise ValueError("--strategies must name at least one strategy")
     target = args.steps or args.samples
     if args.steps < 0 or target < 1:
         raise ValueError(f"--samples and --steps must be positive, got {args.samples} and {args.steps}")

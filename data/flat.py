@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.trajectories import ACTION_COUNT, DataError
-from envs import hop_to_joint, joint_to_planes
+from data.trajectories import ACTION_COUNT, CHUNK, DataError
 
 LAYOUTS = ("auto", "planes", "hop")
 
@@ -45,7 +44,9 @@ def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "au
     need(obs.ndim == 4, key, "4 dimensions, [N, C, H, W] or [N, H, W, C]", f"shape {obs.shape}")
     need(obs.dtype.kind in "biuf", key, "numbers", f"dtype {obs.dtype}")
     need(len(obs) > 0, key, "at least one row", "zero rows")
-    need(((obs == 0) | (obs == 1)).all(), key, "cells of 0 or 1", f"values from {obs.min()} to {obs.max()}")
+    need(obs.size > 0, key, "a board", f"shape {obs.shape}")
+    binary = all(((part == 0) | (part == 1)).all() for part in np.array_split(obs, len(obs) // CHUNK + 1))
+    need(binary, key, "cells of 0 or 1", f"values from {obs.min()} to {obs.max()}")
     inferred = []
     if layout == "auto":
         layout = _infer_layout(obs.shape, key, path)
@@ -54,11 +55,13 @@ def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "au
         need(obs.shape[3] > 3, key, "[N, H, W, A+3], channels last", f"shape {obs.shape}")
         seats = obs.shape[3] - 3
         # The observer is its own seat 0 here: only which plane is its own matters, not where the others sit.
-        planes = joint_to_planes(hop_to_joint(obs.astype(np.uint8), 0))[:, 0]
+        planes = np.empty((len(obs), 5, *obs.shape[1:3]), np.uint8)
+        planes[:, 0], planes[:, 1] = obs[..., 0], obs[..., 1:seats].max(-1, initial=0)
+        planes[:, 2:] = np.moveaxis(obs[..., seats:], -1, 1)
         inferred.append(f"{seats} hunters from {obs.shape[3]} channels")
     else:
         need(obs.shape[1] == 5, key, "[N, 5, H, W], channels first", f"shape {obs.shape}")
-        seats, planes = None, obs.astype(np.uint8)
+        seats, planes = None, obs.astype(np.uint8, copy=False)
     count = planes[:, 0].sum((1, 2))
     need(count.max() <= 1, key, "at most one cell in a SELF plane", f"{count.max()} in row {count.argmax()}")
 
@@ -68,6 +71,7 @@ def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "au
         f"{len(obs)} rows, as in {key}",
         f"shape {actions.shape}",
     )
+    need(actions.size > 0, "actions", "at least one column", f"shape {actions.shape}")
     need(actions.dtype.kind in "iu", "actions", "integers", f"dtype {actions.dtype}")
     need(
         actions.min() >= 0 and actions.max() < ACTION_COUNT,
@@ -79,7 +83,9 @@ def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "au
         need(seats in (None, actions.shape[1]), "actions", f"{seats} columns, one a hunter", f"shape {actions.shape}")
         observer = np.zeros(len(obs), np.int64)
         if "observer" in arrays:
-            observer = arrays["observer"].astype(np.int64)
+            observer = arrays["observer"]
+            need(observer.dtype.kind in "iu", "observer", "integers", f"dtype {observer.dtype}")
+            observer = observer.astype(np.int64)
             need(observer.shape == (len(obs),), "observer", f"shape {(len(obs),)}", f"shape {observer.shape}")
             good = (observer >= 0) & (observer < actions.shape[1])
             need(good.all(), "observer", f"seats in 0..{actions.shape[1] - 1}", f"{observer.min()} to {observer.max()}")

@@ -33,7 +33,6 @@ def posterior(trajectories: Trajectories) -> np.ndarray:
     with np.errstate(divide="ignore"):
         log_likelihood = np.log(likelihood)
         belief = np.log(trajectories.priors)
-    log_likelihood[np.isneginf(log_likelihood).all(-1)] = 0.0
     lengths = trajectories.episode_lengths
     starts = np.cumsum(lengths) - lengths
     log_belief = np.empty_like(log_likelihood)

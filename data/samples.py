@@ -16,19 +16,11 @@ from data.trajectories import (
     Trajectories,
     check,
     is_trajectory_file,
+    legal_actions,
     read_arrays,
     split_episodes,
     split_rows,
 )  # fmt: skip
-
-
-def legal_actions(planes: np.ndarray) -> np.ndarray:
-    """What the hunter of each observation may do, read off its planes. [..., 5, H, W] -> bool [..., 7]."""
-    own, _, blocks, stags, hares = np.moveaxis(planes.astype(bool), -3, 0)
-    free = np.pad(~blocks, [(0, 0)] * (blocks.ndim - 2) + [(1, 1), (1, 1)])
-    to = (free[..., :-2, 1:-1], free[..., 2:, 1:-1], free[..., 1:-1, :-2], free[..., 1:-1, 2:])
-    legal = [(own & there).any((-2, -1)) for there in (*to, np.ones_like(own), stags, hares)]
-    return np.stack(legal, -1)
 
 
 @dataclass
@@ -107,7 +99,7 @@ def _from_episodes(trajectories: Trajectories, split: bool) -> Samples:
     seats, episode = trajectories.obs.shape[1], trajectories.episode[step]
     splits = {}
     if split:
-        for name, episodes in split_episodes(len(trajectories.episode_lengths)).items():
+        for name, episodes in split_episodes(len(trajectories.episode_lengths), path=trajectories.path).items():
             splits[name] = np.flatnonzero(np.isin(episode, episodes))
             if not len(splits[name]):
                 raise DataError(f"{trajectories.path}: active: the {name} split has no active sample")
@@ -140,14 +132,16 @@ def _from_rows(arrays: dict[str, np.ndarray], path, layout: str, split: bool) ->
     ):
         if count:
             inferred.append(f"{count} {what}")
-    digest = hashlib.sha256(flat.planes.tobytes() + flat.actions.tobytes() + flat.ticks.tobytes())
+    digest = hashlib.sha256()
+    for array in (flat.planes, flat.actions, flat.ticks):
+        digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
     return Samples(
         frames=flat.planes,
         rows=rows,
         actions=actions,
         ticks=flat.ticks[rows],
         strategies=np.full(len(rows), -1, np.int8),
-        splits=split_rows(len(rows)) if split else {},
+        splits=split_rows(len(rows), path) if split else {},
         split_law="80/10/10 by contiguous blocks",
         fingerprint=digest.hexdigest(),
         inferred=inferred,

@@ -10,13 +10,14 @@ import numpy as np
 
 NLL_FLOOR = 1e-12  # probabilities are not let below it in a logarithm
 ECE_BINS = 15
+TIE = 1e-6  # closer is equal up to float32 rounding
 
 
 def topk_credit(probs: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
     """float64 [M]: the chance that the target is among the k most likely actions, ties broken at random."""
-    probs = np.round(probs, 7)  # equal up to float32 rounding is a tie
-    at = np.take_along_axis(probs, targets[:, None], 1)
-    above, equal = (probs > at).sum(1), (probs == at).sum(1)
+    probs = probs.astype(np.float64)
+    over = probs - np.take_along_axis(probs, targets[:, None], 1)
+    above, equal = (over > TIE).sum(1), (np.abs(over) <= TIE).sum(1)
     return np.clip((k - above) / equal, 0.0, 1.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ SPEC = {
     "terminated": ("bool", 1),
     "strategies": ("int8", 2),
 }
-ACTION_COUNT = 7
+ACTION_COUNT, STAY = 7, 4
 
 
 class DataError(ValueError):
@@ -96,27 +97,29 @@ class Trajectories:
         return found | {"metadata": np.array(json.dumps(self.metadata))}
 
 
-def split_episodes(episodes: int, seed: int = 0) -> dict[str, np.ndarray]:
+def split_episodes(episodes: int, seed: int = 0, path: str | Path = "") -> dict[str, np.ndarray]:
     """Episode numbers of train, val and test: 80/10/10, shuffled by `seed`; the same for every run on a file.
 
     Raises: DataError: a part would be empty.
     """
     order = np.random.default_rng(seed).permutation(episodes)
-    return _cut(order, "episodes")
+    return _cut(order, "episodes", path)
 
 
-def split_rows(rows: int) -> dict[str, np.ndarray]:
+def split_rows(rows: int, path: str | Path = "") -> dict[str, np.ndarray]:
     """Rows of train, val and test of a flat file, 80/10/10 in contiguous blocks: neighbours in time stay together.
 
     Raises: DataError: a part would be empty.
     """
-    return _cut(np.arange(rows), "rows")
+    return _cut(np.arange(rows), "rows", path)
 
 
-def _cut(order: np.ndarray, what: str) -> dict[str, np.ndarray]:
+def _cut(order: np.ndarray, what: str, path) -> dict[str, np.ndarray]:
     held_out = len(order) // 10
     if held_out < 1:
-        raise DataError(f"{len(order)} {what} leave the val and test splits empty: at least 10 are needed for 80/10/10")
+        raise DataError(
+            f"{path}: expected at least 10 {what} to split 80/10/10, found {len(order)} {what}: val and test would be empty"
+        )
     train = len(order) - 2 * held_out
     return {"train": np.sort(order[:train]), "val": np.sort(order[train:-held_out]), "test": np.sort(order[-held_out:])}
 
@@ -158,11 +161,25 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                     if "pickle" in str(error).lower() or "object" in str(error).lower():
                         raise DataError(f"{path}: {key}: expected plain numbers, found pickled Python objects") from None
                     raise
+                if not isinstance(arrays[key], np.ndarray):
+                    raise DataError(f"{path}: {key}: expected an array, found {len(arrays[key])} bytes of another kind")
             return arrays
     except DataError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError,
+        RuntimeError, MemoryError, SyntaxError, tokenize.TokenError,  # a damaged zip entry or array header
+    ) as error:  # fmt: skip
         raise DataError(f"{path}: the archive is cut short or damaged ({error}); collect or copy it again") from None
+
+
+def legal_actions(planes: np.ndarray) -> np.ndarray:
+    """What the hunter of each observation may do, read off its planes. [..., 5, H, W] -> bool [..., 7]."""
+    own, _, blocks, stags, hares = np.moveaxis(planes.astype(bool), -3, 0)
+    free = np.pad(~blocks, [(0, 0)] * (blocks.ndim - 2) + [(1, 1), (1, 1)])
+    to = (free[..., :-2, 1:-1], free[..., 2:, 1:-1], free[..., 1:-1, :-2], free[..., 1:-1, 2:])
+    legal = [(own & there).any((-2, -1)) for there in (*to, np.ones_like(own), stags, hares)]
+    return np.stack(legal, -1)
 
 
 def is_trajectory_file(arrays: dict[str, np.ndarray]) -> bool:
@@ -236,6 +253,15 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
         on_board = obs[row[part]][:, :, 0].any(axis=(2, 3))
         bad = on_board != active[part]
         need(not bad.any(), "active", "True exactly where the SELF plane has a cell", _first(bad, active[part], start))
+        legal = legal_actions(obs[row[part]])  # without a SELF cell only STAY is left
+        legal[..., STAY] = True
+        bad = ~np.take_along_axis(legal, actions[part].astype(np.intp)[..., None], -1)[..., 0]
+        need(
+            not bad.any(),
+            "actions",
+            "effective actions: legal ones, STAY once a hunter has left",
+            _first(bad, actions[part], start),
+        )
         if trajectories.policy_probs is not None:
             probs = trajectories.policy_probs[part]
             bad = ~(np.abs(probs.sum(-1) - 1.0) < 1e-4) | (probs < 0).any(-1)
@@ -256,6 +282,10 @@ def _read_metadata(arrays: dict[str, np.ndarray], path) -> dict:
         raise DataError(
             f"{path}: metadata: expected `strategies` and `priors`, lists of one length, found {names}, {priors}"
         )
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: metadata: expected `strategies` as names, found {names}")
+    if not all(isinstance(p, (int, float)) and p >= 0 for p in priors) or abs(sum(priors) - 1) > 1e-6:
+        raise DataError(f"{path}: metadata: expected `priors` that sum to 1, found {priors}")
     return metadata
 
 

@@ -267,7 +267,7 @@ class StagHunt:
         """Put all boards into `state` (as many boards as this core has) and return `obs`.
 
         Raises:
-            ValueError: an array's shape or dtype is not this core's, a cell is off the board, or prey share a cell or a block.
+            ValueError: an array's shape or dtype is not this core's, a cell is off the board or a block, or prey share one.
         """
         r, B = self.rules, self.num_boards
         shapes = dict(blocks=(B, r.cells), hunters=(B, r.hunters), prey=(B, r.prey))

@@ -21,8 +21,7 @@ import tracking
 from data import DataError, load_samples, scores
 from data.collect import Args as CollectArgs
 from data.collect import collect
-from data.samples import legal_actions
-from data.trajectories import save_arrays
+from data.trajectories import legal_actions, save_arrays
 from envs import Rules, joint_to_hop, planes_to_joint
 
 ROOT = Path(pretrain_vae.__file__).resolve().parent
@@ -382,7 +381,7 @@ def test_a_split_left_empty(tmp_path, monkeypatch, capsys):
     path = tmp_path / "tiny.npz"
     save_arrays(path, collect(CollectArgs(samples=100)).arrays())
     monkeypatch.chdir(tmp_path)
-    assert "leave the val and test splits empty" in refused(monkeypatch, capsys, "--data", path)
+    assert "val and test would be empty" in refused(monkeypatch, capsys, "--data", path)
 
 
 def test_a_loss_that_is_not_a_number(data_file, tmp_path, monkeypatch, capsys):

@@ -71,7 +71,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
 def planes(rows: dict[str, np.ndarray], channels: Sequence[str], columns: Sequence[str]) -> Figure:
     """Frames beside each other: rows[label] is [n, C, H, W] in [0, 1], n columns; shades are never rounded.
 
-    A frame's planes are laid over one another in the colours of the legend.
+    A block fills its cell; what may share a cell has a quarter of it each: SELF and OTHERS above, STAGS and HARES below.
     """
     n = len(columns)
     figure = Figure(figsize=(1.7 * n + 1.2, 1.9 * len(rows) + 0.5), layout="constrained")
@@ -79,10 +79,12 @@ def planes(rows: dict[str, np.ndarray], channels: Sequence[str], columns: Sequen
     tint = np.array([matplotlib.colors.to_rgb(c) for c in ("#0072B2", "#E69F00", "#444444", "#D55E00", "#009E73")])
     for line, (label, frames) in zip(axes, rows.items(), strict=True):
         for axis, frame, title in zip(line, frames, columns, strict=True):
-            image = np.ones((*frame.shape[1:], 3))
-            for plane, colour in zip(frame, tint, strict=True):
-                image = image * (1 - plane[..., None]) + colour * plane[..., None]
-            axis.imshow(image, vmin=0, vmax=1)
+            image = np.ones((2 * frame.shape[1], 2 * frame.shape[2], 3))
+            quarters = (np.s_[::2, ::2], np.s_[::2, 1::2], np.s_[:, :], np.s_[1::2, ::2], np.s_[1::2, 1::2])
+            for plane, colour, quarter in zip(frame, tint, quarters, strict=True):
+                shade = (plane if image[quarter].shape[0] == len(plane) else np.kron(plane, np.ones((2, 2))))[..., None]
+                image[quarter] = image[quarter] * (1 - shade) + colour * shade
+            axis.imshow(image.clip(0, 1), extent=(-0.5, frame.shape[2] - 0.5, frame.shape[1] - 0.5, -0.5))
             axis.set(xticks=np.arange(-0.5, frame.shape[2]), yticks=np.arange(-0.5, frame.shape[1]))
             axis.set(xticklabels=[], yticklabels=[])
             axis.grid(color="0.85", lw=0.5)
