@@ -243,7 +243,6 @@ class Batches:
 def predict(model: VAE, batches: Batches, index: np.ndarray, loss: str) -> tuple[np.ndarray | None, dict[str, float]]:
     """Predictions for samples `index`, z at its mean. Returns: probs float32 [m, 7] (None where the MOA is untrained), and
     the means {kl, recon_nll, recon_mse, recon_exact}; an exact frame has every cell right (p > 0.5)."""
-    model.eval()
     probs, sums = [], torch.zeros(4, dtype=torch.float64, device=batches.frames.device)
     for part in torch.as_tensor(index, device=batches.frames.device).split(EVAL_BATCH):
         planes, ticks, _ = batches.get(part)
@@ -258,7 +257,6 @@ def predict(model: VAE, batches: Batches, index: np.ndarray, loss: str) -> tuple
             mse = (logits.sigmoid() - planes).square().mean((1, 2)).sum()
             recon = [nll, mse, ((logits > 0) == (planes > 0.5)).all(2).all(1).sum()]
         sums += torch.stack([kl, *recon]).double()
-    model.train()
     means = dict(zip(("kl", "recon_nll", "recon_mse", "recon_exact"), (sums / len(index)).tolist(), strict=True))
     if loss == "moa":
         means |= dict.fromkeys(("recon_nll", "recon_mse", "recon_exact"))
@@ -275,46 +273,45 @@ def action_table(probs: np.ndarray, targets: np.ndarray, observed: dict[str, np.
         precision, recall = hits / said if said else 0.0, hits / count if count else 0.0
         row = dict(action=a, name=name, count=count, ratio=count / len(targets), precision=precision, recall=recall)
         row["f1"] = 2 * precision * recall / (precision + recall) if hits else 0.0
-        rows.append(
-            row | {f"{other}_recall": recalls[other][a] if other in recalls else np.nan for other in ("table", "bayes")}
-        )
+        rows.append(row | {key: recalls[key][a] if key in recalls else np.nan for key in ("table_recall", "bayes_recall")})
     return rows, matrix
 
 
-def judge(model: VAE, samples: Samples, batches: Batches, index: np.ndarray, loss: str, table: np.ndarray | None) -> dict:
-    """All figures of the samples `index`, as metrics.json names them, and under `arrays` what the figures are drawn from."""
+def brief(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    found = scores.score(probs, targets)
+    return {key: found[key] for key in ("top1", "top3", "nll")}
+
+
+def judge(model: VAE, samples: Samples, batches: Batches, index: np.ndarray, checkpoint: dict) -> dict:
+    """All figures of the samples `index`, as metrics.json names them, and under `arrays` what the figures are drawn from.
+
+    checkpoint: what `load_vae` gives: the loss, and what the baselines know of the training split (`table`, `counts`).
+    """
+    loss, table, targets = checkpoint["args"]["loss"], checkpoint["table"], samples.actions[index]
     probs, means = predict(model, batches, index, loss)
-    targets = samples.actions[index]
-    observed = samples.observers(index, table)
-    majority = np.tile(np.bincount(targets, minlength=7) / len(targets), (len(targets), 1))
+    observed = samples.observers(index, None if table is None else table.cpu().numpy())
+    counts = np.array(checkpoint["counts"])
+    observed["majority"] = np.tile((counts / counts.sum()).astype(np.float32), (len(targets), 1))
     moa = scores.score(probs, targets) if probs is not None else dict.fromkeys(("top1", "top3", "nll", "brier", "ece"))
     report = {"test": moa | means}
-    for name in ("table", "bayes", "known", "uniform"):
-        seen = scores.score(observed[name], targets) if name in observed else {}
-        report[name] = {key: seen.get(key) for key in ("top1", "top3", "nll")} if seen else None
-    report["majority"] = {key: scores.score(majority, targets)[key] for key in ("top1", "top3", "nll")}
-    kl_to_bayes = probs is not None and "bayes" in observed
-    report["kl_to_bayes"] = float(scores.kl(observed["bayes"], probs).mean()) if kl_to_bayes else None
-    bits = {"kl": means["kl"] / math.log(2), "recon": None if loss == "moa" else means["recon_nll"] / math.log(2)}
-    report["bits"] = bits
+    for name in ("table", "bayes", "known", "uniform", "majority"):
+        report[name] = brief(observed[name], targets) if name in observed else None
+    compared = probs is not None and "bayes" in observed
+    report["kl_to_bayes"] = float(scores.kl(observed["bayes"], probs).mean()) if compared else None
+    bits = {"kl": means["kl"], "recon": means["recon_nll"]}
+    report["bits"] = {key: None if nats is None else nats / math.log(2) for key, nats in bits.items()}
     if probs is not None:
-        report |= {"by_strategy": {}, "by_tick": {}}
-        for s, name in enumerate(samples.strategy_names):
-            mine = samples.strategies[index] == s
-            report["by_strategy"][name] = _compare(probs, observed, targets, mine)
-        for tick in np.unique(samples.ticks[index]):
-            report["by_tick"][str(tick)] = _compare(probs, observed, targets, samples.ticks[index] == tick)
+        all_probs, ticks, strategies = {"moa": probs} | observed, samples.ticks[index], samples.strategies[index]
+        groups = {"strategy": {name: strategies == s for s, name in enumerate(samples.strategy_names)}}
+        groups["tick"] = {str(tick): ticks == tick for tick in np.unique(ticks)}
+        for by, parts in groups.items():
+            report[f"by_{by}"] = {
+                value: {"samples": int(part.sum())} | {n: brief(p[part], targets[part]) for n, p in all_probs.items()}
+                for value, part in parts.items()
+                if part.any()
+            }
     report["arrays"] = {"probs": probs, "targets": targets, "observed": observed}
     return report
-
-
-def _compare(probs: np.ndarray, observed: dict[str, np.ndarray], targets: np.ndarray, mine: np.ndarray) -> dict:
-    """The model and the observers on the samples `mine` (bool [m])."""
-    all_probs = {"moa": probs} | observed
-    found = {name: scores.score(p[mine], targets[mine]) for name, p in all_probs.items()} if mine.any() else {}
-    return {"samples": int(mine.sum())} | {
-        name: {key: value[key] for key in ("top1", "top3", "nll")} for name, value in found.items()
-    }
 
 
 def show(report: dict, what: str) -> None:
@@ -341,19 +338,19 @@ def show(report: dict, what: str) -> None:
 
 
 def draw(
-    model: VAE, samples: Samples, index: np.ndarray, report: dict, history: list, args: Args, folder: Path, writer
+    model: VAE, samples: Samples, index: np.ndarray, report: dict, history: list, loss: str, folder: Path, writer, step: int
 ) -> None:
     """All PNGs of a finished run, in its folder and in TensorBoard, and the breakdown by strategy and tick as CSV."""
 
     def save(figure, name: str) -> None:
-        figures.save(figure, folder / f"{name}.png", writer, args.epochs)
+        figures.save(figure, folder / f"{name}.png", writer, step)
 
     column = {key: [row[key] for row in history] for key in history[0]}
     panels, lines = {"total": {"train": column["total"]}}, {}
-    if args.loss != "recon":
+    if loss != "recon":
         panels["action loss, nats per action"] = {"train": column["moa"], "val": column["val_nll"]}
         lines["action loss, nats per action"] = {n: report[n]["nll"] for n in ("uniform", "table", "bayes") if report[n]}
-    if args.loss != "moa":
+    if loss != "moa":
         panels["reconstruction, nats per frame"] = {"train": column["recon"], "val": column["val_recon_nll"]}
     panels["KL of z, nats per frame"] = {"train": column["kl"], "val": column["val_kl"]}
     save(figures.curves(panels, lines, "epoch"), "vae_loss_curve")
@@ -364,10 +361,14 @@ def draw(
     if probs is not None:
         _, matrix = action_table(probs, targets, observed)
         save(figures.confusion(matrix, ACTIONS, f"MOA on the test split ({len(targets):,} samples)"), "confusion_matrix")
-        recalls = {name: scores.recall(p, targets) for name, p in ({"MOA": probs} | observed).items() if name != "uniform"}
+        recalls = {
+            name: scores.recall(p, targets)
+            for name, p in ({"MOA": probs} | observed).items()
+            if name not in ("uniform", "majority")
+        }
         save(figures.bars(ACTIONS, recalls, "recall", "recall per action, test split"), "recall")
         tracking.write_csv(folder / "moa_breakdown.csv", breakdown(report))
-    if args.loss != "moa":
+    if loss != "moa":
         some = index[:: max(1, len(index) // 8)][:8]
         frames = samples.frames[samples.rows[some]].astype(np.float32)
         with torch.no_grad():
@@ -427,8 +428,7 @@ def evaluate(args: Args, device: torch.device) -> None:
         )
     if samples.fingerprint == checkpoint["fingerprint"]:
         print("[VAE] note: this is the file that the run was trained on; its figures are not held out")
-    table = np.asarray(checkpoint["table"]) if checkpoint["table"] is not None else None
-    report = judge(model, samples, Batches.of(samples, device), samples.splits["all"], checkpoint["args"]["loss"], table)
+    report = judge(model, samples, Batches.of(samples, device), samples.splits["all"], checkpoint)
     show(report, f"epoch {checkpoint['epoch'] - 1} (best on validation) on the whole of {args.data}: {len(samples)} samples")
     report.pop("arrays")
     seconds = time.perf_counter() - start
@@ -526,7 +526,8 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
         folder = Path("vae_ckpts") / run_name / f"dim{args.latent_dim}"
         folder.mkdir()
     fixed = dict(run=run_name, args=asdict(args), sizes=model.sizes, fingerprint=samples.fingerprint,
-                 table=None if table is None else torch.as_tensor(table))  # fmt: skip
+                 table=None if table is None else torch.as_tensor(table),
+                 counts=np.bincount(samples.actions[samples.splits["train"]], minlength=7).tolist())  # fmt: skip
 
     def save(name: str) -> None:
         now = state | dict(seconds=state["seconds"] + time.perf_counter() - start)
@@ -570,9 +571,9 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
     print(f"\n[VAE] model saved to: {folder.as_posix()}")
     model, best = load_vae(folder, device)
     test = samples.splits["test"]
-    report = judge(model, samples, batches, test, args.loss, table)
+    report = judge(model, samples, batches, test, best)
     show(report, f"epoch {best['epoch'] - 1} (best on validation) on the test split: {len(test)} samples, none trained on")
-    draw(model, samples, test, report, state["history"], args, folder, writer)
+    draw(model, samples, test, report, state["history"], args.loss, folder, writer, state["step"])
     report.pop("arrays")
     tracking.log_scalars(writer, "test", report["test"], state["step"])
     seconds = state["seconds"] + time.perf_counter() - start

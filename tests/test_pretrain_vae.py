@@ -97,6 +97,9 @@ def test_the_files_agree_with_one_another(finished, data_file):
     np.testing.assert_array_equal(arrays["predictions"], arrays["probabilities"].argmax(1))
     np.testing.assert_array_equal(table["count"], np.bincount(samples.actions[val], minlength=7))
     np.testing.assert_array_equal(arrays["confusion_matrix"].sum(1), table["count"])
+    bayes = samples.observers(val, samples.count_table())["bayes"]
+    recall = scores.recall(bayes, samples.actions[val])
+    np.testing.assert_allclose(table.bayes_recall, recall, atol=1e-6)
     top1 = (arrays["targets"] == arrays["predictions"]).mean()
     assert f"epoch 1: top1={top1:.4f}" in out
     loss = pd.read_csv(folder / "loss.csv")
@@ -252,6 +255,10 @@ def test_action_table_by_hand():
     assert matrix[0, 0] == 2 and matrix[0, 1] == 1 and matrix[1, 1] == 1 and matrix[5, 6] == 1 and matrix.sum() == 5
     assert (rows[0]["precision"], rows[0]["recall"]) == (1.0, 2 / 3) and rows[0]["f1"] == pytest.approx(0.8)
     assert (rows[1]["precision"], rows[1]["recall"], rows[1]["ratio"]) == (0.5, 1.0, 0.2)
+    observed = {"table": probs[:, ::-1].copy(), "bayes": np.eye(7)[targets]}
+    rows_beside, _ = pretrain_vae.action_table(probs, targets, observed)
+    assert [rows_beside[a]["bayes_recall"] for a in (0, 1, 5)] == [1.0, 1.0, 1.0]
+    assert [rows_beside[a]["table_recall"] for a in (0, 1, 5)] == [0.0, 0.0, 0.0]
     assert rows[2]["count"] == 0 and rows[2]["f1"] == 0.0 and math.isnan(rows[0]["bayes_recall"])
 
 
