@@ -289,6 +289,10 @@ def judge(model: VAE, samples: Samples, batches: Batches, index: np.ndarray, che
     """
     loss, table, targets = checkpoint["args"]["loss"], checkpoint["table"], samples.actions[index]
     probs, means = predict(model, batches, index, loss)
+    if table is not None and not samples.fits_table(table, checkpoint["strategies"]):
+        hunters, names = table.shape[-2] - 1, "/".join(checkpoint["strategies"])
+        print(f"[DATA] no `table` here: it was counted with {hunters} hunters of {names}")
+        table = None
     observed = samples.observers(index, None if table is None else table.cpu().numpy())
     counts = np.array(checkpoint["counts"])
     observed["majority"] = np.tile((counts / counts.sum()).astype(np.float32), (len(targets), 1))
@@ -525,8 +529,9 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
         run_name = tracking.new_run(args.exp_name, "vae_ckpts")
         folder = Path("vae_ckpts") / run_name / f"dim{args.latent_dim}"
         folder.mkdir()
-    fixed = dict(run=run_name, args=asdict(args), sizes=model.sizes, fingerprint=samples.fingerprint,
-                 table=None if table is None else torch.as_tensor(table),
+    settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
+    fixed = dict(run=run_name, args=settings, sizes=model.sizes, fingerprint=samples.fingerprint,
+                 table=None if table is None else torch.as_tensor(table), strategies=samples.strategy_names,
                  counts=np.bincount(samples.actions[samples.splits["train"]], minlength=7).tolist())  # fmt: skip
 
     def save(name: str) -> None:
@@ -534,7 +539,7 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
         learnt = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state())
         tracking.save_checkpoint(folder / name, fixed | now | learnt)
 
-    writer = tracking.open_log(run_name, asdict(args), purge_step=state["step"] if resumed else None)
+    writer = tracking.open_log(run_name, settings, purge_step=state["step"] if resumed else None)
     if not resumed:
         save("last.pt")  # so that a run killed in its first epoch can be resumed too
     untrained = dict(moa="the decoder", recon="the MOA head").get(args.loss)
@@ -578,7 +583,7 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
     tracking.log_scalars(writer, "test", report["test"], state["step"])
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * len(train_index) / state["train_seconds"]
-    head = dict(run=run_name, seed=args.seed, args=asdict(args), seconds=seconds, samples_per_second=speed, samples=parts)
+    head = dict(run=run_name, seed=args.seed, args=settings, seconds=seconds, samples_per_second=speed, samples=parts)
     tracking.write_json(folder / "metrics.json", head | report)
     writer.close()
     print(f"[VAE] {seconds:.0f} s, {speed:.0f} samples/s in training; figures and metrics.json: {folder.as_posix()}")
@@ -586,11 +591,11 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
 
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
+    check(args)
     resumed = None
     if args.resume:
         resumed = tracking.load_checkpoint(find_folder(args.resume) / "last.pt")
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
-    check(args)
     torch.set_num_threads(args.torch_threads)
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     evaluate(args, device) if args.evaluate else train(args, device, resumed)

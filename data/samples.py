@@ -64,6 +64,10 @@ class Samples:
         episodes = split_episodes(len(self.trajectories.episode_lengths))["train"]
         return observers.count_table(self.trajectories, np.flatnonzero(np.isin(self.trajectories.episode, episodes)))
 
+    def fits_table(self, counts: np.ndarray, names: list[str]) -> bool:
+        """Can a table counted on another file, over the strategies `names`, speak of this one?"""
+        return self.has_observers and self.strategy_names == names and self.trajectories.obs.shape[1] == counts.shape[-2] - 1
+
     def observers(self, index: np.ndarray, table_counts: np.ndarray | None) -> dict[str, np.ndarray]:
         """Predictions for the samples `index` (int [m]), each float32 [m, 7]: `uniform` over legal actions and, with
         `policy_probs`, `table` (where `table_counts` is given), `bayes` and `known`."""

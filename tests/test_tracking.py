@@ -139,6 +139,8 @@ def test_settings_of_a_resumed_run():
     checkpoint = {"args": asdict(Args("b", 7))}
     assert tracking.resumed_args(Args(resume="r"), checkpoint, ("resume",)) == Args("b", 7, "r")
     assert tracking.resumed_args(Args("b", 7, "r"), checkpoint, ("resume",)) == Args("b", 7, "r")
+    assert tracking.resumed_args(Args(resume="r"), checkpoint, ("resume", "size")).size == 7  # not given: as it was
+    assert tracking.resumed_args(Args(size=9), checkpoint, ("resume", "size")).size == 9
     with pytest.raises(tracking.UsageError, match="--size 9: the run to be resumed has 7"):
         tracking.resumed_args(Args(size=9), checkpoint, ("resume",))
 

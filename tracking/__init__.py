@@ -160,7 +160,7 @@ def resumed_args(now, checkpoint: dict, free: tuple[str, ...]):
         if key not in free and value != default[key] and value != saved.get(key):
             flag = f"--{key.replace('_', '-')}"
             raise UsageError(f"{flag} {value}: the run to be resumed has {saved.get(key)}; leave {flag} out")
-    return type(now)(**saved | {key: getattr(now, key) for key in free})
+    return type(now)(**saved | {key: getattr(now, key) for key in free if getattr(now, key) != default[key]})
 
 
 # ---- randomness
@@ -168,6 +168,8 @@ def resumed_args(now, checkpoint: dict, free: tuple[str, ...]):
 
 def seed_everything(seed: int, deterministic: bool) -> None:
     torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.deterministic = deterministic
 
