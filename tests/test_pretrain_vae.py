@@ -297,6 +297,100 @@ def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
     assert pd.read_csv(folder / "moa_eval_epoch0.csv").bayes_recall.isna().all()
 
 
+# ---- what is judged, and how
+
+
+def test_figures_by_hand(data_file):
+    """predict and judge against formulas written out here."""
+    torch.manual_seed(0)
+    samples, model = load_samples(data_file), pretrain_vae.VAE(8, 8, 35, latent_dim=3)
+    batches, index = pretrain_vae.Batches.of(samples, torch.device("cpu")), samples.splits["test"]
+    torch.nn.init.normal_(model.decoder.last.bias, -4.0, 2.0)
+    counts, table = [1, 2, 3, 4, 5, 6, 79], torch.as_tensor(samples.count_table())
+    checkpoint = {"args": {"loss": "both"}, "table": table, "strategies": ["NS", "NH"], "counts": counts}
+    report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
+    planes, ticks, actions = batches.get(torch.as_tensor(index))
+    with torch.no_grad():
+        mean, log_var = model.encode(planes)
+        cells = model.decode(mean).sigmoid().double()
+        probs = model.moa(planes, ticks, mean).softmax(1).double().numpy()
+    prior = torch.distributions.Normal(torch.zeros_like(mean), 1.0)
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (0.5 * log_var).exp()), prior).sum(1)
+    nll = -(planes * cells.log() + (1 - planes) * (1 - cells).log()).sum((1, 2))
+    exact = [bool(((frame > 0.5) == (truth > 0.5)).all()) for frame, truth in zip(cells, planes, strict=True)]
+    expected = {
+        "kl": kl.mean(),
+        "recon_nll": nll.mean(),
+        "recon_mse": ((cells - planes) ** 2).mean(),
+        "recon_exact": np.mean(exact),
+    }
+    for key, value in expected.items():
+        assert report["test"][key] == pytest.approx(float(value), rel=1e-4, abs=1e-9), key
+    assert report["bits"]["recon"] == pytest.approx(float(nll.mean()) / math.log(2), rel=1e-4)
+    bayes = samples.observers(index, None)["bayes"].astype(float)
+    assert report["kl_to_bayes"] == pytest.approx(
+        np.mean([(p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum() for p, q in zip(bayes, probs, strict=True)]), rel=1e-4
+    )
+    assert report["majority"]["nll"] == pytest.approx(-np.log(np.array(counts) / 100)[actions].mean(), rel=1e-5)
+    assert report["majority"]["top1"] == pytest.approx((actions == 6).double().mean().item())
+    taken = probs[np.arange(len(index)), actions]
+    for key, groups in (("by_tick", samples.ticks[index]), ("by_strategy", samples.strategies[index])):
+        for group in np.unique(groups):
+            found = report[key][str(group) if key == "by_tick" else ("NS", "NH")[group]]
+            assert found["samples"] == (groups == group).sum()
+            assert found["moa"]["nll"] == pytest.approx(-np.log(taken[groups == group]).mean(), rel=1e-4)
+
+
+def test_exact_frames_need_every_plane(batches):
+    """A decoder that knows all planes but one has no frame right."""
+    model = pretrain_vae.VAE(8, 8, 35)
+    planes = batches.get(torch.arange(1))[0]
+    for wrong in (None, 0, 4):
+        logits = (2 * planes - 1) * 9.0
+        if wrong is not None:
+            logits[:, wrong] *= -1
+        model.decode = lambda z, logits=logits: logits
+        _, means = pretrain_vae.predict(model, batches, np.arange(1), "recon")
+        assert means["recon_exact"] == (1.0 if wrong is None else 0.0)
+
+
+def test_an_epoch_is_each_training_sample_once_augmented(data_file, tmp_path, monkeypatch):
+    samples, seen = load_samples(data_file), []
+    augmented = pretrain_vae.Batches.augmented
+    monkeypatch.setattr(pretrain_vae.Batches, "augmented", lambda self, index: seen.append(index) or augmented(self, index))
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "--data", data_file, "--epochs", 2) == 0
+    for part in np.array_split(torch.cat(seen).numpy(), 2):
+        np.testing.assert_array_equal(np.sort(part), samples.splits["train"])
+    assert not torch.equal(torch.cat(seen)[: len(part)], torch.cat(seen)[len(part) :])  # another order each time
+
+
+def test_best_is_the_epoch_of_the_lowest_validation_nll(data_file, tmp_path, monkeypatch):
+    scripted = iter([0.9, 0.3, 0.5])
+    monkeypatch.setattr(pretrain_vae, "validate", lambda *a: {"nll": next(scripted), "kl": 0.0, "recon_nll": None})
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "--data", data_file, "--epochs", 3) == 0
+    saved_epochs = [torch.load(run_folder(tmp_path) / f"{name}.pt", weights_only=True)["epoch"] for name in ("best", "last")]
+    assert saved_epochs == [2, 3]
+
+
+def test_learning_rate_and_kl_weight_by_step():
+    args = pretrain_vae.Args(epochs=4, learning_rate=0.1, kl_coef=2.0)
+    assert pretrain_vae.rates(0, args, 500) == (pytest.approx(0.1 / 100), pytest.approx(2.0 / 500))
+    assert pretrain_vae.rates(1000, args, 500) == (pytest.approx(0.05), 2.0)
+    assert pretrain_vae.rates(1999, args, 500) == (pytest.approx(0.1 / 2000), 2.0)
+
+
+def test_the_kl_weight_holds_z_back(data_file, tmp_path, monkeypatch):
+    kls = []
+    for coef in (0.0, 1.0):
+        (tmp_path / str(coef)).mkdir()
+        monkeypatch.chdir(tmp_path / str(coef))
+        assert call(monkeypatch, "--data", data_file, "--epochs", 3, "--batch-size", 64, "--kl-coef", coef) == 0
+        kls.append(json.loads((run_folder(tmp_path / str(coef)) / "metrics.json").read_text())["test"]["kl"])
+    assert kls[1] < 0.2 * kls[0]
+
+
 # ---- the same again
 
 

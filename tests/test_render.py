@@ -16,8 +16,9 @@ RULES = Rules(height=3, width=4, hunters=3, stags=1, hares=2, blocks=2)
 def board(hunters=(0, 0, 7), prey=(0, 5, 11), blocks=(1, 6), tick=4, rules=RULES):
     """One board with things on these cells."""
     env = StagHunt(1, rules)
+    env.reset(seed=0)
     state = env.state
-    state.blocks[0, list(blocks)] = True
+    state.blocks[:] = np.isin(np.arange(rules.cells), blocks)
     state.hunters[0], state.prey[0], state.tick[0], state.ended[0] = hunters, prey, tick, False
     env.set_state(state)
     return env
