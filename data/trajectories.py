@@ -133,6 +133,8 @@ def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
         os.replace(temporary, path)
+    except OSError as error:  # a full disk's error names no file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
