@@ -14,6 +14,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" || \
+	  { echo "error: Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt | $(VENV)/bin/python

@@ -7,6 +7,7 @@ by the observation itself (`--loss recon`: in nats per frame), or by both, each 
 """
 
 import math
+import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +27,9 @@ from tracking import figures
 ACTIONS = ("UP", "DOWN", "LEFT", "RIGHT", "STAY", "HUNT_STAG", "HUNT_HARE")
 PLANES = ("SELF", "OTHERS", "BLOCKS", "STAGS", "HARES")
 SELF, OTHERS, BLOCKS, STAGS, HARES = range(5)
+KIND = "pretrain_vae"  # what a checkpoint says it is
 EVAL_BATCH = 4096
-LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches
+LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Args:
     seed: int = 1
     """seed of the weights, the batches and the noise of z"""
     torch_deterministic: bool = True
-    """use deterministic algorithms: same seed, same bytes"""
+    """use deterministic algorithms: same seed, same bytes (on a GPU: where PyTorch has them, with a warning where not)"""
     cuda: bool = True
     """train on the GPU where there is one"""
     torch_threads: int = 1
@@ -47,8 +49,8 @@ class Args:
     """what trains z: the actions, the observation, or the sum of both"""
     data: str = DEFAULT_DATA
     """trajectories or a flat file; the default file and `fresh` are collected on first use"""
-    layout: Literal["auto", "planes", "hop"] = "auto"
-    """layout of a flat file, where its shape does not tell"""
+    layout: Literal["auto", "planes", "hop", "hop-first"] = "auto"
+    """layout of a flat file, where its shape does not tell: [N, 5, H, W], [N, H, W, A+3], or [N, A+3, H, W]"""
     epochs: int = 10
     """passes over the training split"""
     batch_size: int = 256
@@ -63,7 +65,7 @@ class Args:
     resume: str = ""
     """go on with the run in this folder; its settings come from its checkpoint"""
     evaluate: str = ""
-    """train nothing: judge the best checkpoint of the run in this folder on the whole of --data"""
+    """train nothing: judge the best checkpoint of the run in this folder on the whole of --data; other flags do nothing"""
 
 
 # ---- the model
@@ -190,7 +192,7 @@ def loss_terms(model: VAE, loss: str, planes: torch.Tensor, tick: torch.Tensor, 
 def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = find_folder(folder) / "best.pt"
-    checkpoint = tracking.load_checkpoint(path, device)
+    checkpoint = tracking.load_checkpoint(path, KIND, device)
     model = VAE(**checkpoint["sizes"]).to(device)
     tracking.load_weights(model, checkpoint["model"], path)
     return model.eval(), checkpoint
@@ -278,6 +280,7 @@ def action_table(probs: np.ndarray, targets: np.ndarray, observed: dict[str, np.
 
 
 def brief(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """top1, top3 and nll of probs [m, 7]: what metrics.json has of each observer."""
     found = scores.score(probs, targets)
     return {key: found[key] for key in ("top1", "top3", "nll")}
 
@@ -310,7 +313,7 @@ def judge(model: VAE, samples: Samples, batches: Batches, index: np.ndarray, che
         groups["tick"] = {str(tick): ticks == tick for tick in np.unique(ticks)}
         for by, parts in groups.items():
             report[f"by_{by}"] = {
-                value: {"samples": int(part.sum())} | {n: brief(p[part], targets[part]) for n, p in all_probs.items()}
+                value: {"samples": int(part.sum())} | {n: scores.score(p[part], targets[part]) for n, p in all_probs.items()}
                 for value, part in parts.items()
                 if part.any()
             }
@@ -341,10 +344,12 @@ def show(report: dict, what: str) -> None:
     print(f"       KL of z: {test['kl']:.3f} nats ({bits['kl']:.2f} bits)", flush=True)
 
 
-def draw(
-    model: VAE, samples: Samples, index: np.ndarray, report: dict, history: list, loss: str, folder: Path, writer, step: int
-) -> None:
-    """All PNGs of a finished run, in its folder and in TensorBoard, and the breakdown by strategy and tick as CSV."""
+def draw(model: VAE, samples: Samples, index: np.ndarray, report: dict, history: list, levels: dict[str, float], loss: str,
+         folder: Path, writer, step: int) -> None:  # fmt: skip
+    """All PNGs of a finished run, in its folder and in TensorBoard, and the breakdown by strategy and tick as CSV.
+
+    report, index: of the test split. history, levels: the loss curves, and the observers' NLL on the same validation split.
+    """
 
     def save(figure, name: str) -> None:
         figures.save(figure, folder / f"{name}.png", writer, step)
@@ -353,7 +358,7 @@ def draw(
     panels, lines = {"total": {"train": column["total"]}}, {}
     if loss != "recon":
         panels["action loss, nats per action"] = {"train": column["moa"], "val": column["val_nll"]}
-        lines["action loss, nats per action"] = {n: report[n]["nll"] for n in ("uniform", "table", "bayes") if report[n]}
+        lines["action loss, nats per action"] = {n: levels[n] for n in ("uniform", "table", "bayes") if n in levels}
     if loss != "moa":
         panels["reconstruction, nats per frame"] = {"train": column["recon"], "val": column["val_recon_nll"]}
     panels["KL of z, nats per frame"] = {"train": column["kl"], "val": column["val_kl"]}
@@ -383,7 +388,7 @@ def draw(
 
 
 def breakdown(report: dict) -> list[dict]:
-    """`by_strategy` and `by_tick` of a report as rows: by, value, samples, predictor, top1, top3, nll."""
+    """`by_strategy` and `by_tick` of a report as rows: by, value, samples, predictor, top1, top3, nll, brier, ece."""
     return [
         {"by": by, "value": value, "samples": found["samples"], "predictor": name} | figure
         for by in ("strategy", "tick")
@@ -399,16 +404,19 @@ def breakdown(report: dict) -> list[dict]:
 def check(args: Args) -> None:
     """Raises: tracking.UsageError: a number is out of its range, or flags that exclude each other."""
     for name, low in dict(epochs=1, batch_size=1, latent_dim=1, torch_threads=1, seed=0).items():
-        if getattr(args, name) < low:
-            raise tracking.UsageError(f"--{name.replace('_', '-')}: must be at least {low}, got {getattr(args, name)}")
+        value, flag = getattr(args, name), f"--{name.replace('_', '-')}"
+        if value < low:
+            raise tracking.UsageError(f"{flag}: must be at least {low}, got {value}")
+        if value >= 2**31:
+            raise tracking.UsageError(f"{flag}: must be below 2**31, got {value}")
     if not (math.isfinite(args.learning_rate) and args.learning_rate > 0):
         raise tracking.UsageError(f"--learning-rate: must be a positive number, got {args.learning_rate}")
     if not (math.isfinite(args.kl_coef) and args.kl_coef >= 0):
         raise tracking.UsageError(f"--kl-coef: must be a number of at least 0, got {args.kl_coef}")
     if args.resume and args.evaluate:
         raise tracking.UsageError("--resume and --evaluate exclude each other: choose one")
-    if not args.exp_name or set(args.exp_name) & set('/\\:*?"<>|'):
-        raise tracking.UsageError(f'--exp-name: must be a name without / \\ : * ? " < > |, got {args.exp_name!r}')
+    if not re.fullmatch(r"[\w-][\w.-]*", args.exp_name):
+        raise tracking.UsageError(f"--exp-name: must be letters, digits, '_', '-' and '.', got {args.exp_name!r}")
 
 
 def read_samples(args: Args, split: bool = True) -> Samples:
@@ -431,15 +439,18 @@ def evaluate(args: Args, device: torch.device) -> None:
             f"{args.data}: obs: expected boards of {sizes}, as the checkpoint's, found {height}x{width}"
         )
     if samples.fingerprint == checkpoint["fingerprint"]:
-        print("[VAE] note: this is the file that the run was trained on; its figures are not held out")
+        raise tracking.UsageError(
+            f"{args.data}: the run was trained on this file; judge it on another, such as --data fresh"
+        )
     report = judge(model, samples, Batches.of(samples, device), samples.splits["all"], checkpoint)
     show(report, f"epoch {checkpoint['epoch'] - 1} (best on validation) on the whole of {args.data}: {len(samples)} samples")
-    report.pop("arrays")
+    path, arrays = folder / f"evaluate_{Path(default_or_fresh(args.data)).stem}.json", report.pop("arrays")
+    if arrays["probs"] is not None:
+        tracking.write_csv(path.with_suffix(".csv"), action_table(arrays["probs"], arrays["targets"], arrays["observed"])[0])
     seconds = time.perf_counter() - start
     trained = checkpoint["args"]
     head = dict(run=checkpoint["run"], seed=trained["seed"], args=trained, data=args.data, seconds=seconds,
                 samples_per_second=len(samples) / seconds, samples=dict(train=0, val=0, test=len(samples)))  # fmt: skip
-    path = folder / f"evaluate_{Path(default_or_fresh(args.data)).stem}.json"
     tracking.write_json(path, head | report)
     print(f"[VAE] saved: {path.as_posix()}")
 
@@ -471,13 +482,13 @@ def run_epoch(model, optimizer, batches: Batches, index: torch.Tensor, args: Arg
             sums += seen * len(part)
             logged += seen
             step, steps_logged = step + 1, steps_logged + 1
-            if step % LOG_STEPS == 0:
+            bar.update(len(part))
+            if steps_logged == LOG_STEPS or bar.n == len(index):
                 means = dict(zip(names, (logged / steps_logged).tolist(), strict=True))
                 tracking.log_scalars(writer, "losses", means | {"kl_coef": kl_coef}, step)
                 writer.add_scalar("charts/learning_rate", optimizer.param_groups[0]["lr"], step)
                 logged.zero_()
                 steps_logged = 0
-            bar.update(len(part))
     return dict(zip(names, (sums / len(index)).tolist(), strict=True)), step
 
 
@@ -513,7 +524,9 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
     train_index = torch.as_tensor(samples.splits["train"], device=device)
     steps_per_epoch = math.ceil(len(train_index) / args.batch_size)
     height, width = samples.frames.shape[2:]
-    model = VAE(height, width, int(samples.ticks.max()) + 1, args.latent_dim).to(device)
+    ticks = int(samples.ticks.max()) + 1
+    model = VAE(**resumed["sizes"]) if resumed else VAE(height, width, ticks, args.latent_dim)
+    model = model.to(device)
     optimizer = torch.optim.AdamW(model.trained_parameters(args.loss), lr=args.learning_rate, weight_decay=0.01)
     table = samples.count_table()
     observed = samples.observers(samples.splits["val"], table)
@@ -530,7 +543,7 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
         folder = Path("vae_ckpts") / run_name / f"dim{args.latent_dim}"
         folder.mkdir()
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
-    fixed = dict(run=run_name, args=settings, sizes=model.sizes, fingerprint=samples.fingerprint,
+    fixed = dict(kind=KIND, run=run_name, args=settings, sizes=model.sizes, fingerprint=samples.fingerprint,
                  table=None if table is None else torch.as_tensor(table), strategies=samples.strategy_names,
                  counts=np.bincount(samples.actions[samples.splits["train"]], minlength=7).tolist())  # fmt: skip
 
@@ -539,7 +552,7 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
         learnt = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state())
         tracking.save_checkpoint(folder / name, fixed | now | learnt)
 
-    writer = tracking.open_log(run_name, settings, purge_step=state["step"] if resumed else None)
+    writer = tracking.open_log(run_name, settings, purge_step=state["step"] + 1 if resumed else None)
     if not resumed:
         save("last.pt")  # so that a run killed in its first epoch can be resumed too
     untrained = dict(moa="the decoder", recon="the MOA head").get(args.loss)
@@ -578,7 +591,8 @@ def train(args: Args, device: torch.device, resumed: dict | None) -> None:
     test = samples.splits["test"]
     report = judge(model, samples, batches, test, best)
     show(report, f"epoch {best['epoch'] - 1} (best on validation) on the test split: {len(test)} samples, none trained on")
-    draw(model, samples, test, report, state["history"], args.loss, folder, writer, state["step"])
+    levels = {name: scores.score(p, samples.actions[samples.splits["val"]])["nll"] for name, p in observed.items()}
+    draw(model, samples, test, report, state["history"], levels, args.loss, folder, writer, state["step"])
     report.pop("arrays")
     tracking.log_scalars(writer, "test", report["test"], state["step"])
     seconds = state["seconds"] + time.perf_counter() - start
@@ -594,11 +608,14 @@ def main() -> None:
     check(args)
     resumed = None
     if args.resume:
-        resumed = tracking.load_checkpoint(find_folder(args.resume) / "last.pt")
+        resumed = tracking.load_checkpoint(find_folder(args.resume) / "last.pt", KIND)
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
     torch.set_num_threads(args.torch_threads)
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    evaluate(args, device) if args.evaluate else train(args, device, resumed)
+    if args.evaluate:
+        evaluate(args, device)
+    else:
+        train(args, device, resumed)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -138,11 +139,17 @@ def _metadata(args: Args, arrays: dict[str, np.ndarray]) -> dict:
     }
 
 
+def _short(path: str) -> str:
+    """Relative to the working folder, where it lies below it."""
+    full, here = Path(path).resolve(), Path.cwd()
+    return full.relative_to(here).as_posix() if full.is_relative_to(here) else str(path)
+
+
 def collect_to_file(args: Args) -> Trajectories:
     """Collect and write `args.out`, with one line before and one after."""
     start = time.perf_counter()
     wanted = f"{args.steps} board steps" if args.steps else f"{args.samples} active samples"
-    print(f"[DATA] collecting {wanted} (seed {args.seed}) into {args.out}", flush=True)
+    print(f"[DATA] collecting {wanted} (seed {args.seed}) into {_short(args.out)}", flush=True)
     trajectories = collect(args, progress=True)
     save_arrays(args.out, trajectories.arrays())
     meta = trajectories.metadata

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.trajectories import ACTION_COUNT, CHUNK, DataError
 
-LAYOUTS = ("auto", "planes", "hop")
+MAX_TICK = 9999  # a tick is looked up in a table
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Flat:
 def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "auto") -> Flat:
     """Rows from the arrays `obs` (or `states`), `actions`, and optionally `times`, `observer`.
 
-    Args: layout: `planes` is [N, 5, H, W], `hop` is [N, H, W, A+3]; `auto` concludes it from the shape.
+    Args: layout: `planes` is [N, 5, H, W], `hop` [N, H, W, A+3], `hop-first` [N, A+3, H, W]; `auto` concludes it.
     Raises: DataError: in one line, the path, the key, what was expected and what was found.
     """
 
@@ -51,6 +51,9 @@ def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "au
     if layout == "auto":
         layout = _infer_layout(obs.shape, key, path)
         inferred.append(f"layout {layout} from shape {obs.shape}")
+    if layout == "hop-first":
+        need(obs.shape[1] > 3, key, "[N, A+3, H, W], channels first", f"shape {obs.shape}")
+        obs, layout = np.moveaxis(obs, 1, -1), "hop"
     if layout == "hop":
         need(obs.shape[3] > 3, key, "[N, H, W, A+3], channels last", f"shape {obs.shape}")
         seats = obs.shape[3] - 3
@@ -102,6 +105,8 @@ def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "au
         f"{times.dtype} {times.shape}",
     )
     need(times.min() >= 0, "times", "ticks of at least 0", times.min())
+    need(times.max() <= MAX_TICK, "times", f"ticks of at most {MAX_TICK}", times.max())
+    inferred += [f"`{name}` is not used" for name in ("rewards", "next_obs") if name in arrays]
     return Flat(planes, actions.astype(np.int64), times.astype(np.int64), inferred)
 
 
@@ -110,6 +115,6 @@ def _infer_layout(shape: tuple[int, ...], key: str, path) -> str:
     if first == last:
         raise DataError(
             f"{path}: {key}: expected [N, 5, H, W] or [N, H, W, A+3] with a square board, found shape {shape}; "
-            "say which with --layout planes or --layout hop"
+            "say which with --layout planes, hop or hop-first ([N, A+3, H, W])"
         )
     return "planes" if first else "hop"

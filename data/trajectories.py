@@ -267,7 +267,21 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
         if trajectories.policy_probs is not None:
             probs = trajectories.policy_probs[part]
             bad = ~(np.abs(probs.sum(-1) - 1.0) < 1e-4) | (probs < 0).any(-1)
-            need(not bad.any(), "policy_probs", "rows of probabilities that sum to 1", _first(bad, probs.sum(-1), start))
+            need(
+                not bad.any(),
+                "policy_probs",
+                "rows of probabilities that sum to 1",
+                _first(bad, probs.sum(-1), start),
+            )
+    for start in range(0, len(obs), CHUNK):
+        part = obs[start : start + CHUNK]
+        bad = (part[:, :, 2:] != part[:, :1, 2:]).any(axis=(2, 3, 4))
+        need(not bad.any(), "obs", "one board for all hunters of a step (BLOCKS, STAGS, HARES)", _first(bad, bad, start))
+        others = part[:, :, 0].sum(1, dtype=np.uint8)[:, None] > part[:, :, 0]  # [rows, A, H, W]
+        bad = (part[:, :, 1] != others).any(axis=(2, 3))
+        need(not bad.any(), "obs", "OTHERS where the other hunters' SELF planes have a cell", _first(bad, bad, start))
+    bad = (arrays["rewards"] != 0) & ~active
+    need(not bad.any(), "rewards", "0 for a hunter that has left", _first(bad, arrays["rewards"]))
     need(active.any(), "active", "at least one active sample", "none")
     return trajectories
 

@@ -289,6 +289,20 @@ def test_active_that_disagrees_with_self(small, tmp_path):
     assert f": active: expected True exactly where the SELF plane has a cell, found True at [{step}, {seat}]" in message
 
 
+def test_hunters_that_see_different_boards(small, tmp_path):
+    row = 5
+    message = refusal(changed(small, "obs", (row, 1, 4), 1 - small["obs"][row, 1, 4]), tmp_path / "x.npz")
+    assert f": obs: expected one board for all hunters of a step (BLOCKS, STAGS, HARES), found True at [{row}, 1]" in message
+    message = refusal(changed(small, "obs", (row, 2, 1), 0), tmp_path / "x.npz")
+    assert f": obs: expected OTHERS where the other hunters' SELF planes have a cell, found True at [{row}, 2]" in message
+
+
+def test_a_reward_for_a_hunter_that_has_left(small, tmp_path):
+    step, seat = np.argwhere(~small["active"])[0]
+    message = refusal(changed(small, "rewards", (step, seat), 5.0), tmp_path / "x.npz")
+    assert f": rewards: expected 0 for a hunter that has left, found 5.0 at [{step}, {seat}]" in message
+
+
 def test_actions_that_are_not_effective(small, tmp_path):
     """A step into a wall, and an action of a hunter that has left."""
     legal = legal_actions(small["obs"][check(small).obs_row])
@@ -340,8 +354,13 @@ def test_policy_probs_that_are_none(row, found, small, tmp_path):
 
 def test_nobody_active(small, tmp_path):
     obs = small["obs"].copy()
-    obs[:, :, 0] = 0
-    nobody = {"obs": obs, "active": np.zeros_like(small["active"]), "actions": np.full_like(small["actions"], 4)}
+    obs[:, :, :2] = 0
+    nobody = {
+        "obs": obs,
+        "rewards": np.zeros_like(small["rewards"]),
+        "active": np.zeros_like(small["active"]),
+        "actions": np.full_like(small["actions"], 4),
+    }
     message = refusal(small | nobody, tmp_path / "x.npz")
     assert ": active: expected at least one active sample, found none" in message
 
@@ -424,9 +443,9 @@ def test_a_split_without_active_samples(small, tmp_path):
     """The last tenth of the episodes, as they are shuffled, with nobody on the board."""
     t = check(small)
     empty = np.isin(t.episode, split_episodes(len(t.terminated))["test"])
-    obs, active, actions = t.obs.copy(), t.active.copy(), t.actions.copy()
-    obs[t.obs_row[empty], :, 0], active[empty], actions[empty] = 0, False, 4
-    save_arrays(tmp_path / "x.npz", small | {"obs": obs, "active": active, "actions": actions})
+    obs, active, actions, rewards = t.obs.copy(), t.active.copy(), t.actions.copy(), t.rewards.copy()
+    obs[t.obs_row[empty], :, :2], active[empty], actions[empty], rewards[empty] = 0, False, 4, 0
+    save_arrays(tmp_path / "x.npz", small | {"obs": obs, "active": active, "actions": actions, "rewards": rewards})
     load(tmp_path / "x.npz")
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'x.npz'}: active: the test split has no active sample")):
         load_samples(tmp_path / "x.npz")

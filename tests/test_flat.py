@@ -222,7 +222,7 @@ def test_what_is_inferred_from_a_shape(shape, layout):
         with pytest.raises(DataError) as caught:
             read_flat(arrays, "x.npz")
         assert str(caught.value).startswith("x.npz: obs: expected [N, 5, H, W] or [N, H, W, A+3] with a square board, found")
-        assert str(shape) in str(caught.value) and "--layout planes or --layout hop" in str(caught.value)
+        assert str(shape) in str(caught.value) and "--layout planes, hop or hop-first" in str(caught.value)
 
 
 def test_a_board_that_is_not_square_can_be_told():
@@ -326,3 +326,16 @@ def test_refusals_of_a_file_name_the_file(tmp_path):
         load_samples(path)
     assert "9 rows" in str(caught.value) and "at least 10" in str(caught.value)
     assert str(caught.value).startswith(f"{path}: "), "the message says which file"
+
+
+def test_hop_first_is_hop_with_the_channels_in_front():
+    rng = np.random.default_rng(0)
+    hop = np.zeros((30, 4, 4, 7), np.uint8)
+    hop[np.arange(30), rng.integers(0, 4, 30), rng.integers(0, 4, 30), 0] = 1
+    arrays = {"actions": np.full(30, 4), "rewards": np.zeros(30), "next_obs": hop}
+    last = read_flat({"obs": hop, **arrays}, "x.npz")
+    first = read_flat({"obs": np.moveaxis(hop, -1, 1), **arrays}, "x.npz", "hop-first")
+    np.testing.assert_array_equal(first.planes, last.planes)
+    assert "`rewards` is not used" in first.inferred and "`next_obs` is not used" in first.inferred
+    with pytest.raises(DataError, match=r"x\.npz: times: expected ticks of at most 9999, found 1000000000000"):
+        read_flat({"obs": hop, **arrays, "times": np.full(30, 10**12)}, "x.npz")

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import pretrain_vae
 import tracking
-from data import DataError, load_samples, scores
+from data import DataError, load_samples, scores, symmetries
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.trajectories import legal_actions, save_arrays
@@ -89,9 +89,11 @@ def test_the_printed_lines(finished, data_file):
 def test_the_files_agree_with_one_another(finished, data_file):
     cwd, out = finished
     folder, samples = run_folder(cwd), load_samples(data_file)
-    table, arrays = pd.read_csv(folder / "moa_eval_epoch1.csv"), np.load(folder / "moa_eval_epoch1.npz")
+    table = pd.read_csv(folder / "moa_eval_epoch1.csv")
+    with np.load(folder / "moa_eval_epoch1.npz") as archive:
+        arrays = dict(archive)
     assert list(table.columns) == MOA_COLUMNS and list(table.name) == list(pretrain_vae.ACTIONS)
-    assert set(arrays.files) == {"targets", "predictions", "probabilities", "strategies", "ticks", "confusion_matrix"}
+    assert set(arrays) == {"targets", "predictions", "probabilities", "strategies", "ticks", "confusion_matrix"}
     val = samples.splits["val"]
     np.testing.assert_array_equal(arrays["targets"], samples.actions[val])
     np.testing.assert_array_equal(arrays["predictions"], arrays["probabilities"].argmax(1))
@@ -136,6 +138,10 @@ def test_metrics_json(finished, data_file):
     assert set(metrics["bayes"]) == set(metrics["table"]) == set(metrics["known"]) == {"top1", "top3", "nll"}
     assert metrics["known"]["nll"] < metrics["bayes"]["nll"] < metrics["test"]["nll"]
     assert metrics["kl_to_bayes"] > 0 and set(metrics["by_strategy"]) == {"NS", "NH"}
+    rows = pd.read_csv(folder / "moa_breakdown.csv", dtype={"value": str})
+    for row in rows[rows.by == "strategy"].itertuples():
+        assert row.nll == pytest.approx(metrics["by_strategy"][row.value][row.predictor]["nll"], abs=1e-6)
+    assert set(rows.predictor) == {"moa", "uniform", "table", "bayes", "known", "majority"}
     total = sum(tick["samples"] for tick in metrics["by_tick"].values())
     assert total == metrics["samples"]["test"] == sum(s["samples"] for s in metrics["by_strategy"].values())
 
@@ -144,7 +150,7 @@ def test_tensorboard_has_it_all(finished):
     (log,) = (finished[0] / "runs").iterdir()
     events = EventAccumulator(str(log)).Reload().Tags()
     assert log.name == run_folder(finished[0]).parent.name
-    assert {"val/top1", "val/recon_nll", "charts/SPS", "test/nll"} <= set(events["scalars"])
+    assert {"losses/moa", "losses/total", "val/top1", "val/recon_nll", "charts/SPS", "test/nll"} <= set(events["scalars"])
     drawn = ("vae_loss_curve", "confusion_matrix", "recall", "class_distribution", "reconstructions")
     assert {f"figures/{name}" for name in drawn} <= set(events["images"])
     assert "hyperparameters/text_summary" in events["tensors"]
@@ -158,7 +164,7 @@ def test_a_checkpoint_describes_itself(finished, data_file):
     assert model.sizes == checkpoint["sizes"] and not model.training
 
 
-def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypatch, capsys):
+def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypatch):
     path = tmp_path / "other.npz"
     save_arrays(path, collect(CollectArgs(samples=700, seed=5)).arrays())
     folder = run_folder(finished[0])
@@ -175,7 +181,13 @@ def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypat
     assert report["test"]["nll"] == pytest.approx(nll.item(), abs=1e-5)
     table = samples.observers(samples.splits["all"], checkpoint["table"].numpy())["table"]
     assert report["table"]["nll"] == pytest.approx(scores.score(table, samples.actions)["nll"])
-    assert "not held out" not in capsys.readouterr().out
+    per_action = pd.read_csv(folder / "evaluate_other.csv")
+    assert list(per_action.columns) == MOA_COLUMNS and per_action["count"].sum() == len(samples)
+
+
+def test_what_was_trained_on_is_not_judged(finished, data_file, monkeypatch, capsys):
+    says = refused(monkeypatch, capsys, "--evaluate", run_folder(finished[0]), "--data", data_file)
+    assert "the run was trained on this file; judge it on another, such as --data fresh" in says
 
 
 # ---- the model and its losses
@@ -215,10 +227,11 @@ def test_legal_mask_and_symmetries(rules, tmp_path):
 
 def test_augmentation_turns_boards_and_actions_together(batches):
     torch.manual_seed(0)
-    index = torch.zeros(400, dtype=torch.int64)
-    planes, _, actions = batches.augmented(index)
-    distinct = {(p.numpy().tobytes(), int(a)) for p, a in zip(planes, actions, strict=True)}
-    assert len(distinct) == 8
+    planes, _, action = (array[0] for array in batches.get(torch.zeros(1, dtype=torch.int64)))
+    cells, turned = symmetries(8, 8)
+    expected = {(planes.numpy()[:, c].tobytes(), int(a[action])) for c, a in zip(cells, turned, strict=True)}
+    drawn, _, actions = batches.augmented(torch.zeros(400, dtype=torch.int64))
+    assert {(p.numpy().tobytes(), int(a)) for p, a in zip(drawn, actions, strict=True)} == expected
 
 
 def test_losses_take_logits(batches):
@@ -262,6 +275,7 @@ def test_action_table_by_hand():
     assert rows[2]["count"] == 0 and rows[2]["f1"] == 0.0 and math.isnan(rows[0]["bayes_recall"])
 
 
+@pytest.mark.slow
 def test_it_learns(data_file, tmp_path, monkeypatch, capsys):
     """Beyond the legal moves: what 2,000 samples can teach in a few seconds."""
     monkeypatch.chdir(tmp_path)
@@ -381,6 +395,7 @@ def test_learning_rate_and_kl_weight_by_step():
     assert pretrain_vae.rates(1999, args, 500) == (pytest.approx(0.1 / 2000), 2.0)
 
 
+@pytest.mark.slow
 def test_the_kl_weight_holds_z_back(data_file, tmp_path, monkeypatch):
     kls = []
     for coef in (0.0, 1.0):
@@ -398,6 +413,7 @@ def saved(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
     flags = ("--data", data_file, "--epochs", 4, "--batch-size", 32)
     folders = []
@@ -423,7 +439,13 @@ def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
         one, other = (torch.load(folder / name, weights_only=True) for folder in folders)
         assert one["step"] == other["step"]
         assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
+        moments = [[m for state in c["optimizer"]["state"].values() for m in state.values()] for c in (one, other)]
+        assert len(moments[0]) > 10 and all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
         assert torch.equal(one["rng"]["cpu"], other["rng"]["cpu"])
+    logs = [EventAccumulator(str(next((tmp_path / name / "runs").iterdir()))).Reload() for name in ("whole", "killed")]
+    for tag in ("val/top1", "losses/moa", "charts/learning_rate"):
+        one, other = ([(event.step, event.value) for event in log.Scalars(tag)] for log in logs)
+        assert one == other and len(one) >= 4
     one, other = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
     for metrics in (one, other):  # the wall clock, and the name that comes from it
         for key in ("run", "seconds", "samples_per_second"):
@@ -431,6 +453,7 @@ def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
     assert one == other
 
 
+@pytest.mark.slow
 def test_two_seeds_differ_and_a_run_beside_gets_its_own_folder(data_file, tmp_path):
     processes = []
     for seed in (1, 2):
@@ -458,6 +481,8 @@ def refused(monkeypatch, capsys, *flags) -> str:
         (["--latent-dim", 0], "--latent-dim: must be at least 1"),
         (["--torch-threads", 0], "--torch-threads: must be at least 1"),
         (["--seed", -1], "--seed: must be at least 0"),
+        (["--seed", 10**20], "--seed: must be below 2**31, got 1"),
+        (["--exp-name", "a\nb"], "--exp-name: must be letters"),
         (["--learning-rate", "nan"], "--learning-rate: must be a positive number, got nan"),
         (["--kl-coef", -1], "--kl-coef: must be a number of at least 0"),
         (["--loss", "mae"], "'mae'"),
@@ -473,6 +498,59 @@ def test_bad_settings(flags, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert says in refused(monkeypatch, capsys, *flags)
     assert not list(tmp_path.iterdir())
+
+
+def spoilt(arrays: dict, how: str) -> dict:
+    """A trajectory file's arrays with one thing wrong."""
+    found = {key: value.copy() for key, value in arrays.items()}
+    if how == "missing key":
+        del found["rewards"]
+    elif how == "wrong dtype":
+        found["actions"] = found["actions"].astype(np.int64)
+    elif how == "wrong rank":
+        found["rewards"] = found["rewards"][:, 0]
+    elif how == "lengths that disagree":
+        found["episode_lengths"][0] += 1
+    elif how == "action out of range":
+        found["actions"][3, 1] = 9
+    elif how == "NaN reward":
+        found["rewards"][3, 1] = np.nan
+    elif how == "plane value":
+        found["obs"][0, 0, 2, 0, 0] = 7
+    elif how == "two SELF cells":
+        found["obs"][0, 0, 0] = 1
+    elif how == "zero episodes":
+        found = {key: value if key == "metadata" else value[:0] for key, value in found.items()}
+    elif how == "pickled":
+        found["rewards"] = np.array([{"a": 1}], object)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("missing key", "rewards: expected an array float32 with 2 dimensions, found no such key"),
+        ("wrong dtype", "actions: expected dtype int8, found int64"),
+        ("wrong rank", "rewards: expected 2 dimensions, found shape"),
+        ("lengths that disagree", "obs: expected shape"),
+        ("action out of range", "actions: expected values in 0..6, found 9 at [3, 1]"),
+        ("NaN reward", "rewards: expected finite numbers, found nan at [3, 1]"),
+        ("plane value", "obs: expected cells of 0 or 1, found 7"),
+        ("two SELF cells", "obs: expected at most one cell in a SELF plane, found 64 at [0, 0]"),
+        ("zero episodes", "episode_lengths: expected at least one episode, found zero episodes"),
+        ("pickled", "rewards: expected plain numbers, found pickled Python objects"),
+        ("cut short", "the archive is cut short or damaged"),
+        ("no npz", "expected an .npz file (a zip archive)"),
+    ],
+)
+def test_bad_data_files(how, says, data_file, tmp_path, monkeypatch, capsys):
+    with np.load(data_file) as archive:
+        np.savez(tmp_path / "bad.npz", **spoilt(dict(archive), how))
+    whole = (tmp_path / "bad.npz").read_bytes()
+    (tmp_path / "bad.npz").write_bytes({"cut short": whole[: len(whole) // 2], "no npz": b"hello"}.get(how, whole))
+    monkeypatch.chdir(tmp_path)
+    assert f"bad.npz: {says}" in refused(monkeypatch, capsys, "--data", "bad.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.npz"]
 
 
 def test_an_unwritable_output_folder(data_file, tmp_path, monkeypatch, capsys):

@@ -52,7 +52,7 @@ def test_folders_that_cannot_be_made(tmp_path, monkeypatch):
 
 def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    tracking.save_checkpoint(path, {"args": {}, "step": 1})
+    tracking.save_checkpoint(path, {"kind": "k", "args": {}, "step": 1})
 
     def full(self, content):
         with self.open("wb") as file:
@@ -61,8 +61,8 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"No space left.*last\.pt"):
-        tracking.save_checkpoint(path, {"args": {}, "step": 2})
-    assert tracking.load_checkpoint(path)["step"] == 1
+        tracking.save_checkpoint(path, {"kind": "k", "args": {}, "step": 2})
+    assert tracking.load_checkpoint(path, "k")["step"] == 1
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
@@ -113,21 +113,21 @@ def test_good_flags_and_help(capsys, monkeypatch):
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_a_checkpoint_cut_short(share, tmp_path):
     path = tmp_path / "best.pt"
-    tracking.save_checkpoint(path, {"args": {}, "model": {"w": torch.zeros(1000)}})
+    tracking.save_checkpoint(path, {"kind": "k", "args": {}, "model": {"w": torch.zeros(1000)}})
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(tracking.UsageError, match=r"best\.pt: the checkpoint is cut short or damaged"):
-        tracking.load_checkpoint(path)
+        tracking.load_checkpoint(path, "k")
 
 
 def test_only_tensors_and_plain_values_are_read(tmp_path):
-    torch.save({"args": Args()}, tmp_path / "x.pt")
+    torch.save({"kind": "k", "args": Args()}, tmp_path / "x.pt")
     with pytest.raises(tracking.UsageError, match="damaged"):
-        tracking.load_checkpoint(tmp_path / "x.pt")
+        tracking.load_checkpoint(tmp_path / "x.pt", "k")
     torch.save([1, 2], tmp_path / "x.pt")
-    with pytest.raises(tracking.UsageError, match="not a checkpoint of these scripts"):
-        tracking.load_checkpoint(tmp_path / "x.pt")
+    with pytest.raises(tracking.UsageError, match=r"expected a checkpoint of k\.py, found one of another program"):
+        tracking.load_checkpoint(tmp_path / "x.pt", "k")
     with pytest.raises(tracking.UsageError, match="no checkpoint there"):
-        tracking.load_checkpoint(tmp_path / "y.pt")
+        tracking.load_checkpoint(tmp_path / "y.pt", "k")
 
 
 def test_weights_of_another_network(tmp_path):

@@ -126,8 +126,8 @@ def save_checkpoint(path: str | Path, checkpoint: dict) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict:
-    """Raises: UsageError: no such file, cut short, or not a checkpoint of these scripts."""
+def load_checkpoint(path: str | Path, kind: str, device: str | torch.device = "cpu") -> dict:
+    """Raises: UsageError: no such file, cut short, or not a checkpoint of the script `kind`."""
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no checkpoint there; name the folder of a run that has saved one")
@@ -138,8 +138,9 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dic
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UsageError(f"{path}: the checkpoint is cut short or damaged ({reason})") from None
-    if not isinstance(checkpoint, dict) or "args" not in checkpoint:
-        raise UsageError(f"{path}: not a checkpoint of these scripts (it has no `args`)")
+    found = checkpoint.get("kind") if isinstance(checkpoint, dict) else None
+    if found != kind:
+        raise UsageError(f"{path}: expected a checkpoint of {kind}.py, found one of {found or 'another program'}")
     return checkpoint
 
 
@@ -153,7 +154,8 @@ def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> Non
 
 
 def resumed_args(now, checkpoint: dict, free: tuple[str, ...]):
-    """The settings of a run to be resumed. They come from its checkpoint; `free` ones may be given anew.
+    """The settings of a run to be resumed. They come from its checkpoint; `free` ones may be given anew. A flag that is
+    given its default counts as not given.
 
     Raises: UsageError: another setting was given, and differs.
     """

@@ -6,13 +6,13 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from tracking import write_bytes
 
-matplotlib.use("Agg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito, 2008
 
 
@@ -76,7 +76,7 @@ def planes(rows: dict[str, np.ndarray], channels: Sequence[str], columns: Sequen
     n = len(columns)
     figure = Figure(figsize=(1.7 * n + 1.2, 1.9 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), n, squeeze=False)
-    tint = np.array([matplotlib.colors.to_rgb(c) for c in ("#0072B2", "#E69F00", "#444444", "#D55E00", "#009E73")])
+    tint = np.array([to_rgb(c) for c in ("#0072B2", "#E69F00", "#444444", "#D55E00", "#009E73")])
     for line, (label, frames) in zip(axes, rows.items(), strict=True):
         for axis, frame, title in zip(line, frames, columns, strict=True):
             image = np.ones((2 * frame.shape[1], 2 * frame.shape[2], 3))
@@ -92,6 +92,6 @@ def planes(rows: dict[str, np.ndarray], channels: Sequence[str], columns: Sequen
             if line is axes[0]:
                 axis.set_title(title, fontsize=8)
         line[0].set_ylabel(label, fontsize=9)
-    handles = [matplotlib.patches.Patch(color=c, label=name) for c, name in zip(tint, channels, strict=True)]
+    handles = [Patch(color=c, label=name) for c, name in zip(tint, channels, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(channels), fontsize=8)
     return figure
