@@ -33,14 +33,6 @@ SMALL = Rules(height=4, width=4, blocks=1, hares=3, horizon=10)
 KEYS = (*SPEC, "policy_probs")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_boards():
-    """A batch of 64 boards instead of 2,048: the same episodes, sooner."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.collect.BOARDS", 64)
-        yield
-
-
 @pytest.fixture(scope="module")
 def small():
     """A file's arrays: 4x4, some dozens of episodes. Tests copy what they change."""

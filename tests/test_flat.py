@@ -15,14 +15,6 @@ ROWS = 5000
 KINDS = ("joint actions with observer", "observer-first joint actions", "own actions")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_boards():
-    """A batch of 64 boards instead of 2,048: the same episodes, sooner."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.collect.BOARDS", 64)
-        yield
-
-
 @pytest.fixture(scope="module")
 def game():
     """5,000 rows of 4x4 boards, each as a random one of four hunters sees it; some of them have left."""

@@ -23,14 +23,6 @@ LAWS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_boards():
-    """A batch of 64 boards instead of 2,048: the same episodes, sooner."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.collect.BOARDS", 64)
-        yield
-
-
 @pytest.fixture(scope="module", params=LAWS)
 def played(request):
     return collect(LAWS[request.param])

@@ -1,0 +1,11 @@
+"""What all tests share."""
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_boards():
+    """Collect with a batch of 64 boards instead of 2,048: the same episodes, sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.collect.BOARDS", 64)
+        yield
