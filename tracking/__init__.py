@@ -196,7 +196,8 @@ def set_rng_state(state: dict[str, torch.Tensor]) -> None:
 
 def open_log(run_name: str, args: dict, log_root: str | Path = "runs", purge_step: int | None = None) -> SummaryWriter:
     """The run's event file, its first text a table of the settings. purge_step: what a killed run logged from it on goes."""
-    writer = SummaryWriter(str(Path(log_root) / run_name), purge_step=purge_step)
+    # An absolute path: the writer's own thread opens the file anew when it flushes, wherever the program is by then.
+    writer = SummaryWriter(str((Path(log_root) / run_name).resolve()), purge_step=purge_step)
     rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
     writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}", purge_step or 0)
     return writer
