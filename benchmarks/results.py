@@ -19,7 +19,7 @@ import tracking
 from benchmarks import machine
 from tracking import figures
 
-SCRIPT = Path(__file__).resolve().parent.parent / "pretrain_vae.py"
+ROOT = Path(__file__).resolve().parent.parent
 # The reconstruction needs more steps than the actions do: smaller batches.
 RECON = ("--loss", "recon", "--batch-size", "128", "--learning-rate", "4e-3")
 FRAME_BITS = math.log2(math.comb(64, 5) * 59 * math.comb(58, 4) * 54 * math.comb(53, 3))  # 4 hunters apart, on 8x8
@@ -27,49 +27,123 @@ FRAME_BITS = math.log2(math.comb(64, 5) * 59 * math.comb(58, 4) * 54 * math.comb
 
 @dataclass
 class Options:
-    what: Literal["moa", "recon"] = "moa"
-    """the MOA head beside the exact observers, or exactly right frames by size of z"""
+    what: Literal["moa", "observation", "million", "kl", "unseen", "recon"] = "moa"
+    """the MOA head beside the exact observers: as it is by default, from single observations, from a million samples, by KL
+    weight, on behaviour that it never saw; or exactly right frames by size of z"""
     seeds: tuple[int, ...] = (1, 2, 3)
+    kl_coefs: tuple[float, ...] = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
+    """for `kl`"""
     latent_dims: tuple[int, ...] = (16, 64, 256)
     """for `recon`"""
     figure: str = "docs/images/recon_curve.png"
     """for `recon`: where the curve is drawn"""
 
 
-def train_and_judge(flags: tuple[str, ...]) -> dict:
-    """Train, then judge on the fresh file. Returns: what `--evaluate` saved, and under `trained` metrics.json."""
-    log = subprocess.run([sys.executable, SCRIPT, *flags], check=True, stdout=subprocess.PIPE, text=True).stdout
+def run(*words: str) -> str:
+    """A command of this repository. Returns: what it printed."""
+    return subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+
+
+def collected(name: str, *flags: str) -> str:
+    """data/<name>.npz, collected if it is not there."""
+    path = ROOT / "data" / f"{name}.npz"
+    if not path.exists():
+        run("-m", "data.collect", "--out", str(path), *flags)
+    return str(path)
+
+
+def train(*flags: str) -> tuple[str, dict]:
+    """Returns: the run's folder and its metrics.json."""
+    log = run("pretrain_vae.py", *flags)
     folder = next(line.split(": ")[1] for line in log.splitlines() if line.startswith("[VAE] model saved to"))
-    subprocess.run([sys.executable, SCRIPT, "--evaluate", folder, "--data", "fresh"], check=True, stdout=subprocess.DEVNULL)
-    report = json.loads((Path(folder) / "evaluate_fresh_1001.json").read_text())
-    return report | {"trained": json.loads((Path(folder) / "metrics.json").read_text())}
+    return folder, json.loads((ROOT / folder / "metrics.json").read_text())
 
 
-def moa(options: Options) -> pd.DataFrame:
+def judge(folder: str, data: str) -> dict:
+    """What `--evaluate` saves."""
+    run("pretrain_vae.py", "--evaluate", folder, "--data", data)
+    stem = "fresh_1001" if data == "fresh" else Path(data).stem
+    return json.loads((ROOT / folder / f"evaluate_{stem}.json").read_text())
+
+
+def row_of(report: dict, trained: dict) -> dict:
+    """The figures of a run on one file, and how far they are from those of the observers."""
+    row = dict(report["test"]) | {"kl_to_bayes": report["kl_to_bayes"], "used_dimensions": report["used_dimensions"]}
+    if report["bayes"]:
+        row |= {f"{key}_below_bayes": report["bayes"][key] - row[key] for key in ("top1", "top3")}
+    if report["goal"]:
+        row |= {
+            "goal_nll": report["goal"]["nll"],
+            "goal_above_known": report["goal"]["nll"] - report["goal"]["known"]["nll"],
+        }
+        row["kl_known"] = report["goal"]["kl"]
+    for tick in ("2", "5", "10"):
+        if found := (report["probe"] or {}).get(tick):
+            row |= {f"probe_{tick}": found["probe"], f"posterior_{tick}": found["posterior"]}
+    return row | {"seconds": trained["seconds"], "samples_per_second": trained["samples_per_second"]}
+
+
+def moa(options: Options, *flags: str) -> pd.DataFrame:
     rows = []
     for seed in options.seeds:
-        report = train_and_judge(("--seed", str(seed)))
-        rows.append({"seed": seed, "predictor": "MOA", **report["test"], "kl_to_bayes": report["kl_to_bayes"]})
-        rows[-1] |= {"seconds": report["trained"]["seconds"], "samples_per_second": report["trained"]["samples_per_second"]}
+        folder, trained = train("--seed", str(seed), *flags)
+        report = judge(folder, "fresh")
+        rows.append({"seed": seed, "predictor": "MOA", **row_of(report, trained)})
         rows += [{"seed": seed, "predictor": n, **report[n]} for n in ("majority", "uniform", "table", "bayes", "known")]
         print(rows[-6], flush=True)
-    columns = ["top1", "top3", "nll", "brier", "ece", "kl", "kl_to_bayes", "seconds", "samples_per_second"]
-    return pd.DataFrame(rows).groupby("predictor", sort=False)[columns].agg(["mean", "std"]).dropna(axis=1, how="all")
+    table = pd.DataFrame(rows).drop(columns="seed").groupby("predictor", sort=False).agg(["mean", "std"])
+    return table.dropna(axis=1, how="all").T
+
+
+def million(options: Options) -> pd.DataFrame:
+    data = collected("million_2", "--samples", "1000000", "--seed", "2")
+    return moa(options, "--data", data, "--epochs", "3")
+
+
+def kl(options: Options) -> pd.DataFrame:
+    rows = []
+    for coef in options.kl_coefs:
+        folder, trained = train("--seed", str(options.seeds[0]), "--kl-coef", str(coef))
+        rows.append({"kl_coef": coef, **row_of(judge(folder, "fresh"), trained)})
+        print(rows[-1], flush=True)
+    return pd.DataFrame(rows).set_index("kl_coef").T
+
+
+def unseen(options: Options) -> pd.DataFrame:
+    """Hunters that play RANDOM, and hunters that turn from stag to hare or back at tick 6: calibration and NLL by tick."""
+    files = {
+        "as in training": "fresh",
+        "switch at 6": collected("switch_3", "--steps", "30000", "--seed", "3", "--switch-tick", "6"),
+        "RANDOM": collected("random_4", "--steps", "30000", "--seed", "4", "--strategies", "RANDOM"),
+    }
+    folder, _ = train("--seed", str(options.seeds[0]))
+    rows = []
+    for what, data in files.items():
+        report = judge(folder, data)
+        for when in ("all", "5", "6", "7", "8", "10", "15"):
+            found = report["by_tick"].get(when) if when != "all" else None
+            own = {"moa": report["test"]} | {n: report[n] for n in ("uniform", "bayes")} if when == "all" else found
+            for name in ("moa", "bayes", "uniform"):
+                if own:
+                    figures_ = {key: own[name].get(key) for key in ("top1", "nll", "ece")}
+                    rows.append({"hunters": what, "tick": when, "predictor": name} | figures_)
+    return pd.DataFrame(rows).set_index(["hunters", "tick", "predictor"]).unstack()
 
 
 def recon(options: Options) -> pd.DataFrame:
     rows = []
     for dim in options.latent_dims:
         for seed in options.seeds:
-            report = train_and_judge((*RECON, "--latent-dim", str(dim), "--seed", str(seed)))
+            folder, trained = train(*RECON, "--latent-dim", str(dim), "--seed", str(seed))
+            report = judge(folder, "fresh")
             test, bits = report["test"], report["bits"]
             rows.append({"latent_dim": dim, "seed": seed, "exact": test["recon_exact"], "recon_bits": bits["recon"]})
-            rows[-1] |= {"kl_bits": bits["kl"], "mse": test["recon_mse"], "seconds": report["trained"]["seconds"]}
+            rows[-1] |= {"kl_bits": bits["kl"], "mse": test["recon_mse"], "seconds": trained["seconds"]}
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
     figures.save(draw(table), options.figure)
     print(f"bits that a frame needs (4 hunters apart): {FRAME_BITS:.1f}")
-    return table.drop(columns="seed").groupby("latent_dim").agg(["mean", "std"])
+    return table.drop(columns="seed").groupby("latent_dim").agg(["mean", "std"]).T
 
 
 def draw(table: pd.DataFrame):
@@ -97,8 +171,13 @@ def draw(table: pd.DataFrame):
 def main() -> None:
     options = tracking.parse_args(Options, __doc__.split("\n")[0])
     print(machine())
-    with pd.option_context("display.width", 200, "display.max_columns", 99, "display.float_format", "{:.4f}".format):
-        print(moa(options).T if options.what == "moa" else recon(options).T)
+    with pd.option_context(
+        "display.width", 250, "display.max_rows", 200, "display.max_columns", 99, "display.float_format", "{:.4f}".format
+    ):
+        if options.what == "observation":
+            print(moa(options, "--context", "observation"))
+        else:
+            print(dict(moa=moa, million=million, kl=kl, unseen=unseen, recon=recon)[options.what](options))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ class Args:
     """probability that a hunter plays uniformly over its legal actions"""
     strategies: tuple[str, ...] = ("NS", "NH")
     """each hunter of each episode is one of these, equally likely, independently"""
+    switch_tick: int = 0
+    """if above 0: from this tick on each hunter plays the strategy after its own in `strategies`; recorded is its first"""
     rules: Rules = field(default_factory=Rules)
     """the game, `prey_moves` included"""
 
@@ -45,6 +47,8 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
     if not args.strategies:
         raise ValueError("--strategies must name at least one strategy")
     target = args.steps or args.samples
+    if args.switch_tick < 0:
+        raise ValueError(f"--switch-tick must be at least 0, got {args.switch_tick}")
     if args.steps < 0 or target < 1:
         raise ValueError(f"--samples and --steps must be positive, got {args.samples} and {args.steps}")
     parts, reached, first = [], 0, 0
@@ -77,7 +81,8 @@ def _play(args: Args, first: int) -> dict[str, np.ndarray]:
     states, cut = [env.state], np.zeros(BOARDS, bool)
     while not env.ended.all():
         probs = strategy_probs(env, args.strategies, args.epsilon)  # [B, A, S, 7]
-        own = probs[boards[:, None], np.arange(rules.hunters), strategies]
+        switched = 0 < args.switch_tick <= len(states) - 1
+        own = probs[boards[:, None], np.arange(rules.hunters), (strategies + switched) % len(args.strategies)]
         log["active"].append(env.active)
         log["playing"].append(~env.ended)
         log["policy_probs"].append(probs.astype(np.float32))
@@ -132,6 +137,7 @@ def _metadata(args: Args, arrays: dict[str, np.ndarray]) -> dict:
         "epsilon": args.epsilon,
         "strategies": list(args.strategies),
         "priors": [1.0 / len(args.strategies)] * len(args.strategies),
+        **({"switch_tick": args.switch_tick} if args.switch_tick else {}),
         "rules": asdict(rules),
         "channels": list(PLANES),
         "actions": list(ACTIONS),

@@ -37,6 +37,14 @@ class Samples:
     """int64 [M]"""
     strategies: np.ndarray
     """int8 [M], -1 where the file does not say"""
+    episodes: np.ndarray
+    """int64 [M], rising; each row its own where the file does not say"""
+    seats: np.ndarray
+    """int64 [M], which hunter of its episode"""
+    boards: np.ndarray
+    """uint8 [U, 3, H, W], BLOCKS, STAGS and HARES, each once for all hunters and ticks of an episode that share it"""
+    board: np.ndarray
+    """int64 [M], the board of each sample"""
     splits: dict[str, np.ndarray]
     """train, val, test: int64 indices into the M samples; `all` is all of them"""
     split_law: str
@@ -67,6 +75,12 @@ class Samples:
     def fits_table(self, counts: np.ndarray, names: list[str]) -> bool:
         """Can a table counted on another file, over the strategies `names`, speak of this one?"""
         return self.has_observers and self.strategy_names == names and self.trajectories.obs.shape[1] == counts.shape[-2] - 1
+
+    def posterior(self, index: np.ndarray) -> np.ndarray | None:
+        """P(strategy | what the hunter did before), float64 [m, S], of the samples `index`; None without `policy_probs`."""
+        if not self.has_observers:
+            return None
+        return observers.posterior(self.trajectories)[self.trajectories.active][index]
 
     def observers(self, index: np.ndarray, table_counts: np.ndarray | None) -> dict[str, np.ndarray]:
         """Predictions for the samples `index` (int [m]), each float32 [m, 7]: `uniform` over legal actions and, with
@@ -101,6 +115,7 @@ def load_samples(path: str | Path, layout: str = "auto", split: bool = True) -> 
 def _from_episodes(trajectories: Trajectories, split: bool) -> Samples:
     step, seat = np.nonzero(trajectories.active)
     seats, episode = trajectories.obs.shape[1], trajectories.episode[step]
+    boards, board = _boards(trajectories)
     splits = {}
     if split:
         for name, episodes in split_episodes(len(trajectories.episode_lengths), path=trajectories.path).items():
@@ -113,12 +128,27 @@ def _from_episodes(trajectories: Trajectories, split: bool) -> Samples:
         actions=trajectories.actions[step, seat].astype(np.int64),
         ticks=trajectories.tick[step],
         strategies=trajectories.strategies[episode, seat],
+        episodes=episode,
+        seats=seat,
+        boards=boards,
+        board=board[step],
         splits=splits,
         split_law="80/10/10 by episode",
         fingerprint=trajectories.fingerprint,
         inferred=[],
         trajectories=trajectories,
     )
+
+
+def _boards(trajectories: Trajectories) -> tuple[np.ndarray, np.ndarray]:
+    """What stands on the boards but hunters, uint8 [U, 3, H, W], and int64 [N], which of them stands before each step."""
+    new = np.ones(len(trajectories.obs), bool)
+    for start in range(1, len(new), CHUNK):
+        part = trajectories.obs[start - 1 : start + CHUNK, 0, 2:]
+        new[start : start + CHUNK] = (part[1:] != part[:-1]).any((1, 2, 3))
+    lengths = trajectories.episode_lengths + 1
+    new[np.cumsum(lengths) - lengths] = True  # the first of each episode
+    return trajectories.obs[new, 0, 2:], (np.cumsum(new) - 1)[trajectories.obs_row]
 
 
 def _from_rows(arrays: dict[str, np.ndarray], path, layout: str, split: bool) -> Samples:
@@ -145,6 +175,10 @@ def _from_rows(arrays: dict[str, np.ndarray], path, layout: str, split: bool) ->
         actions=actions,
         ticks=flat.ticks[rows],
         strategies=np.full(len(rows), -1, np.int8),
+        episodes=np.arange(len(rows)),
+        seats=np.zeros(len(rows), np.int64),
+        boards=flat.planes[:, 2:],
+        board=rows,
         splits=split_rows(len(rows), path) if split else {},
         split_law="80/10/10 by contiguous blocks",
         fingerprint=digest.hexdigest(),

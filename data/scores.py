@@ -46,6 +46,49 @@ def score(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     }
 
 
+def brief(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """top1, top3, nll and ece: what metrics.json has of each observer."""
+    found = score(probs, targets)
+    return {key: found[key] for key in ("top1", "top3", "nll", "ece")}
+
+
+def reliability(probs: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """float64 [3, n], of the n bins of `ece` that are not empty: mean confidence, accuracy, share of the samples."""
+    confidence, correct = probs.max(1), topk_credit(probs, targets, 1)
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    sums = np.stack([np.bincount(index, weights, bins) for weights in (confidence, correct, np.ones(len(targets)))])
+    sums = sums[:, sums[2] > 0]
+    return np.stack([sums[0] / sums[2], sums[1] / sums[2], sums[2] / len(targets)])
+
+
+def probe(x: np.ndarray, classes: np.ndarray, fold: np.ndarray, ridge: float = 1e-2, turns: int = 30) -> np.ndarray:
+    """What a linear probe reads in x: bool [M], is the class right?
+
+    Logistic regression, one class against the rest, by Newton's method; fitted on one fold and judged on the other, both
+    ways round.
+    Args: x: float [M, D]; classes: int [M]; fold: bool [M].
+    """
+    x = x.astype(np.float64)
+    x = np.pad((x - x.mean(0)) / (x.std(0) + 1e-9), ((0, 0), (0, 1)), constant_values=1.0)
+    found = np.unique(classes)
+    right = np.zeros(len(x), bool)
+    for fit in (fold, ~fold):
+        logits = np.zeros((len(x), len(found)))
+        for column, one in enumerate(found):
+            y, weight = (classes[fit] == one).astype(np.float64), np.zeros(x.shape[1])
+            for _ in range(turns):
+                p = 1.0 / (1.0 + np.exp(-np.clip(x[fit] @ weight, -30, 30)))
+                slope = x[fit].T @ (p - y) + ridge * weight
+                curve = (x[fit] * (p * (1 - p))[:, None]).T @ x[fit] + ridge * np.eye(len(weight))
+                step = np.linalg.solve(curve, slope)
+                weight -= step * min(1.0, 5.0 / (np.abs(step).max() + 1e-12))  # far from the optimum Newton overshoots
+                if np.abs(step).max() < 1e-6:
+                    break
+            logits[:, column] = x @ weight
+        right[~fit] = found[logits[~fit].argmax(1)] == classes[~fit]
+    return right
+
+
 def recall(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """float64 [7]: of the samples of each action, the share that top-1 gets right; NaN for an action never taken."""
     count = np.bincount(targets, minlength=7)

@@ -47,6 +47,20 @@ def returns(t):
     return np.add.reduceat(t.rewards, starts)
 
 
+def test_hunters_that_switch():
+    """Without epsilon every action is one of the first strategy before the tick, and of the next one from it on."""
+    t = collect(Args(samples=2000, epsilon=0.0, switch_tick=4))
+    assert t.metadata["switch_tick"] == 4 and "switch_tick" not in collect(Args(samples=50)).metadata
+    first = t.strategies[t.episode].astype(np.intp)
+    now = np.where(t.tick[:, None] >= 4, 1 - first, first)
+    rows, seats = np.nonzero(t.active)
+    played = t.policy_probs[rows, seats, :, t.actions[rows, seats]]  # [n, S]
+    assert (played[np.arange(len(rows)), now[rows, seats]] > 0).all()
+    assert (played[np.arange(len(rows)), first[rows, seats]][t.tick[rows] >= 4] == 0).any()
+    with pytest.raises(ValueError, match="--switch-tick must be at least 0, got -1"):
+        collect(Args(switch_tick=-1))
+
+
 # ---- the game
 
 

@@ -18,13 +18,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import pretrain_vae
 import tracking
-from data import DataError, load_samples, scores, symmetries
+from data import DataError, load_samples, observers, reports, scores, symmetries
+from data.batches import Batches
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.trajectories import legal_actions, save_arrays
-from envs import Rules, joint_to_hop, planes_to_joint
+from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
+from envs.stag_hunt import FAR, distance_fields
+from online import Online
 
+CPU = torch.device("cpu")
 ROOT = Path(pretrain_vae.__file__).resolve().parent
+DRAWN = ("vae_loss_curve", "confusion_matrix", "recall", "class_distribution", "reconstructions", "reliability", "by_tick")
 MOA_COLUMNS = ["action", "name", "count", "ratio", "precision", "recall", "f1", "table_recall", "bayes_recall"]
 
 
@@ -93,7 +98,8 @@ def test_the_files_agree_with_one_another(finished, data_file):
     with np.load(folder / "moa_eval_epoch1.npz") as archive:
         arrays = dict(archive)
     assert list(table.columns) == MOA_COLUMNS and list(table.name) == list(pretrain_vae.ACTIONS)
-    assert set(arrays) == {"targets", "predictions", "probabilities", "strategies", "ticks", "confusion_matrix"}
+    names = {"targets", "predictions", "probabilities", "strategies", "ticks", "confusion_matrix"}
+    assert set(arrays) == names | {"goal_probabilities", "z"}
     val = samples.splits["val"]
     np.testing.assert_array_equal(arrays["targets"], samples.actions[val])
     np.testing.assert_array_equal(arrays["predictions"], arrays["probabilities"].argmax(1))
@@ -106,10 +112,10 @@ def test_the_files_agree_with_one_another(finished, data_file):
     assert f"epoch 1: top1={top1:.4f}" in out
     loss = pd.read_csv(folder / "loss.csv")
     assert list(loss.epoch) == [0, 1] and loss.val_top1.iloc[1] == pytest.approx(top1, abs=1e-6)
-    # total = moa + recon + kl_coef * kl, the weight rising over the first epoch: after it, exactly
-    assert loss.total.iloc[1] == pytest.approx(loss.moa.iloc[1] + loss.recon.iloc[1] + 1e-3 * loss.kl.iloc[1], rel=1e-5)
-    assert loss.total.iloc[0] < loss.moa.iloc[0] + loss.recon.iloc[0] + 1e-3 * loss.kl.iloc[0]
-    for name in ("vae_loss_curve", "confusion_matrix", "recall", "class_distribution", "reconstructions"):
+    # total = moa + goal + recon + kl_coef * kl, the weight rising over the first epoch: after it, exactly
+    parts = loss.moa + loss.goal + loss.recon + 1e-3 * loss.kl
+    assert loss.total.iloc[1] == pytest.approx(parts.iloc[1], rel=1e-5) and loss.total.iloc[0] < parts.iloc[0]
+    for name in DRAWN:
         assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(cwd.rglob("*.tmp"))
 
@@ -135,13 +141,17 @@ def test_metrics_json(finished, data_file):
     assert sum(metrics["samples"].values()) == len(samples)
     names = {"top1", "top3", "nll", "brier", "ece", "kl", "recon_nll", "recon_mse", "recon_exact"}
     assert set(metrics["test"]) == names and all(math.isfinite(value) for value in metrics["test"].values())
-    assert set(metrics["bayes"]) == set(metrics["table"]) == set(metrics["known"]) == {"top1", "top3", "nll"}
+    assert set(metrics["bayes"]) == set(metrics["table"]) == set(metrics["known"]) == {"top1", "top3", "nll", "ece"}
     assert metrics["known"]["nll"] < metrics["bayes"]["nll"] < metrics["test"]["nll"]
     assert metrics["kl_to_bayes"] > 0 and set(metrics["by_strategy"]) == {"NS", "NH"}
     rows = pd.read_csv(folder / "moa_breakdown.csv", dtype={"value": str})
     for row in rows[rows.by == "strategy"].itertuples():
         assert row.nll == pytest.approx(metrics["by_strategy"][row.value][row.predictor]["nll"], abs=1e-6)
     assert set(rows.predictor) == {"moa", "uniform", "table", "bayes", "known", "majority"}
+    goal = metrics["goal"]
+    assert goal["known"] == metrics["known"] and goal["nll"] > goal["known"]["nll"] and goal["kl"] > 0
+    assert set(metrics["probe"]) == set(metrics["by_tick"]) and metrics["probe"]["0"]["posterior"] == 0.5
+    assert all(0 <= tick["probe"] <= 1 and 0 <= tick["posterior"] <= 1 for tick in metrics["probe"].values())
     total = sum(tick["samples"] for tick in metrics["by_tick"].values())
     assert total == metrics["samples"]["test"] == sum(s["samples"] for s in metrics["by_strategy"].values())
 
@@ -151,8 +161,7 @@ def test_tensorboard_has_it_all(finished):
     events = EventAccumulator(str(log)).Reload().Tags()
     assert log.name == run_folder(finished[0]).parent.name
     assert {"losses/moa", "losses/total", "val/top1", "val/recon_nll", "charts/SPS", "test/nll"} <= set(events["scalars"])
-    drawn = ("vae_loss_curve", "confusion_matrix", "recall", "class_distribution", "reconstructions")
-    assert {f"figures/{name}" for name in drawn} <= set(events["images"])
+    assert {f"figures/{name}" for name in DRAWN} <= set(events["images"])
     assert "hyperparameters/text_summary" in events["tensors"]
 
 
@@ -174,10 +183,9 @@ def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypat
     assert set(trained) <= set(report) and report["run"] == trained["run"]
     assert report["samples"] == {"train": 0, "val": 0, "test": len(samples)}
     model, checkpoint = pretrain_vae.load_vae(folder)
-    batches = pretrain_vae.Batches.of(samples, torch.device("cpu"))
-    planes, ticks, actions = batches.get(torch.arange(len(samples)))
+    batch = every(samples, "both")
     with torch.no_grad():  # z at its mean, best checkpoint, by hand
-        nll = torch.nn.functional.cross_entropy(model.moa(planes, ticks, model.encode(planes)[0]), actions)
+        nll = -model(batch).moa.gather(1, batch.action[:, None]).mean()
     assert report["test"]["nll"] == pytest.approx(nll.item(), abs=1e-5)
     table = samples.observers(samples.splits["all"], checkpoint["table"].numpy())["table"]
     assert report["table"]["nll"] == pytest.approx(scores.score(table, samples.actions)["nll"])
@@ -193,83 +201,291 @@ def test_what_was_trained_on_is_not_judged(finished, data_file, monkeypatch, cap
 # ---- the model and its losses
 
 
+def every(samples, loss="moa"):
+    """All samples of a file as one batch."""
+    batches = pretrain_vae.batches_of(samples, CPU, loss)
+    return batches.take(np.arange(len(batches.start)))
+
+
 @pytest.fixture(scope="module")
 def batches(data_file):
-    return pretrain_vae.Batches.of(load_samples(data_file), torch.device("cpu"))
+    return pretrain_vae.batches_of(load_samples(data_file), CPU, "moa")
+
+
+@pytest.fixture(scope="module")
+def batch(data_file):
+    return every(load_samples(data_file))
+
+
+def shaken(loss="moa", context="episode", seed=0, **sizes):
+    """A network whose every parameter is random and large enough to matter."""
+    torch.manual_seed(seed)
+    model = pretrain_vae.VAE(**dict(height=8, width=8, ticks=35, loss=loss, context=context) | sizes)
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=0.05 if "encoder" in name or "decoder" in name else 0.4)
+    return model
 
 
 @pytest.mark.parametrize("loss", ["moa", "recon", "both"])
-def test_what_a_loss_reaches_is_what_is_trained(loss, batches):
-    model = pretrain_vae.VAE(8, 8, 35)
-    planes, ticks, actions = batches.get(torch.arange(500))
-    terms = pretrain_vae.loss_terms(model, loss, planes, ticks, actions)
-    terms.sum().backward()
-    reached = {id(p) for p in model.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert reached == {id(p) for p in model.trained_parameters(loss)}
-    assert (terms[0] > 0) == (loss != "recon") and (terms[1] > 0) == (loss != "moa")
+@pytest.mark.parametrize("context", ["episode", "observation"])
+def test_every_parameter_is_trained(loss, context, batch):
+    torch.manual_seed(0)
+    model = pretrain_vae.VAE(8, 8, 35, loss=loss, context=context)
+    moa, goal, told, recon, kl = pretrain_vae.loss_terms(model(batch, torch.randn(len(batch.tick), 16)), batch)
+    (moa + goal + recon + kl).backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    # what attention does not choose between, it does not learn from: a constant that is the same for all things
+    assert not [name for name in still if name != "moa.code"], still
+    assert (moa > 0) == (goal > 0) == (loss != "recon") and (recon > 0) == (loss != "moa") and told == len(batch.tick)
 
 
 @pytest.mark.parametrize(
     "rules", [Rules(), Rules(height=4, width=4, blocks=0), Rules(height=3, width=6, hunters=2, blocks=2)]
 )
-def test_legal_mask_and_symmetries(rules, tmp_path):
+def test_legal_mask(rules, tmp_path):
     path = tmp_path / "x.npz"
     save_arrays(path, collect(CollectArgs(samples=600, rules=rules)).arrays())
-    samples = load_samples(path)
-    batches, model = pretrain_vae.Batches.of(samples, torch.device("cpu")), pretrain_vae.VAE(rules.height, rules.width, 35)
-    index = torch.arange(len(samples))
-    for planes, ticks, actions in (batches.get(index), batches.augmented(index)):
-        probs = model.moa(planes, ticks, torch.zeros(len(index), 16)).softmax(1)
-        frames = planes.unflatten(2, (rules.height, rules.width)).numpy()
-        np.testing.assert_array_equal(probs.detach().numpy() > 0, legal_actions(frames))
-        assert (probs.gather(1, actions[:, None]) > 0).all()  # what was done stays legal, turned round or not
+    batches = pretrain_vae.batches_of(load_samples(path), CPU, "moa")
+    model, groups = shaken(height=rules.height, width=rules.width), np.arange(len(batches.start))
+    for batch in (batches.take(groups), batches.take(groups, torch.randint(len(batches.cells), (len(groups),)))):
+        frames = batch.planes.unflatten(2, (rules.height, rules.width)).numpy()
+        said = model(batch)
+        for logs in (said.moa, *said.goals.unbind(1)):
+            np.testing.assert_array_equal(logs.detach().exp().numpy() > 0, legal_actions(frames))
+            np.testing.assert_allclose(logs.detach().exp().sum(1).numpy(), 1.0, atol=1e-5)
+        assert (said.moa.gather(1, batch.action[:, None]).exp() > 0).all()  # what was done stays legal, turned round or not
+
+
+@pytest.mark.parametrize("context", ["episode", "observation"])
+@pytest.mark.parametrize("shape", [(8, 8), (3, 6)])
+def test_symmetries_hold_by_construction(context, shape, data_file, tmp_path):
+    """A board seen through a symmetry: the same z, and the actions permuted along."""
+    path = data_file
+    if shape != (8, 8):
+        path = tmp_path / "x.npz"
+        rules = Rules(height=shape[0], width=shape[1], hunters=2, blocks=2)
+        save_arrays(path, collect(CollectArgs(samples=300, rules=rules)).arrays())
+    batches = pretrain_vae.batches_of(load_samples(path), CPU, "moa")
+    model, groups = shaken(context=context, height=shape[0], width=shape[1]), np.arange(8)
+    with torch.no_grad():
+        straight = model(batches.take(groups))
+        for turn, permuted in enumerate(symmetries(*shape)[1]):
+            turned = model(batches.take(groups, torch.full((8,), turn)))
+            torch.testing.assert_close(turned.mean, straight.mean, atol=1e-4, rtol=1e-4)
+            for one, other in ((turned.moa, straight.moa), (turned.goals, straight.goals)):
+                torch.testing.assert_close(one[..., permuted].exp(), other.exp(), atol=1e-5, rtol=1e-4)
+    assert straight.moa.exp()[:, :4].std(1).mean() > 0.01  # not all directions alike
+
+
+def test_nothing_of_the_future_leaks(batches):
+    """Another future (actions from a tick on, frames after it) changes nothing up to that tick, and something after it."""
+    model, batch = shaken(), batches.take(np.arange(6))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        before = model(batch)
+        for tick in (0, 1, 4, 9):
+            action = batch.action.clone()
+            redrawn = torch.randint(0, 4, action.shape, generator=generator)
+            legal = before.moa.gather(1, redrawn[:, None])[:, 0] > -1e6
+            action[(batch.tick >= tick) & legal] = redrawn[(batch.tick >= tick) & legal]
+            planes = batch.planes.clone()
+            planes[batch.tick > tick] = planes[batch.tick > tick].flip(0)
+            after = model(batch._replace(action=action, planes=planes))
+            past = batch.tick <= tick
+            for one, other in zip(before, after, strict=True):
+                if one is not None:
+                    assert torch.equal(one[past], other[past])
+            assert not torch.allclose(before.mean[~past], after.mean[~past])
+
+
+def test_the_history_is_the_hunters_own(batches):
+    """z of one hunter does not hang on what another did, nor on what else is in the batch; permuted seats permute it."""
+    model = shaken()
+    batch = batches.take(np.arange(5))
+    with torch.no_grad():
+        together = model(batch)
+        alone = [model(batches.take(np.array([group]))) for group in range(5)]
+        torch.testing.assert_close(together.moa, torch.cat([said.moa for said in alone]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together.mean, torch.cat([said.mean for said in alone]), atol=1e-5, rtol=1e-5)
+        first = batch.track % 4 == 0
+        action = batch.action.clone()
+        action[~first] = 4
+        other = model(batch._replace(action=action))
+        assert torch.equal(together.mean[first], other.mean[first])
+        assert not torch.equal(together.mean[~first], other.mean[~first])
+
+
+def test_seats_permuted_permute_what_is_said(data_file, tmp_path):
+    with np.load(data_file) as archive:
+        arrays, order = dict(archive), np.array([2, 0, 3, 1])
+    permuted = arrays | {
+        k: arrays[k][:, order] for k in ("obs", "actions", "rewards", "active", "strategies", "policy_probs")
+    }
+    save_arrays(tmp_path / "permuted.npz", permuted)
+    model, said = shaken(), []
+    for path in (data_file, tmp_path / "permuted.npz"):
+        samples = load_samples(path)
+        at = np.full(samples.trajectories.active.shape, -1)
+        at[samples.trajectories.active] = np.arange(len(samples))
+        with torch.no_grad():
+            said.append((model(every(samples)), at))
+    (one, at), (other, at_permuted) = said
+    for mine, its in zip(at[:, order].ravel(), at_permuted.ravel(), strict=True):
+        assert (mine < 0) == (its < 0)
+    both = at_permuted.ravel() >= 0
+    torch.testing.assert_close(one.moa[at[:, order].ravel()[both]], other.moa[at_permuted.ravel()[both]])
+    torch.testing.assert_close(one.mean[at[:, order].ravel()[both]], other.mean[at_permuted.ravel()[both]])
 
 
 def test_augmentation_turns_boards_and_actions_together(batches):
     torch.manual_seed(0)
-    planes, _, action = (array[0] for array in batches.get(torch.zeros(1, dtype=torch.int64)))
+    straight, group = batches.take(np.zeros(1, int)), np.zeros(200, int)
     cells, turned = symmetries(8, 8)
-    expected = {(planes.numpy()[:, c].tobytes(), int(a[action])) for c, a in zip(cells, turned, strict=True)}
-    drawn, _, actions = batches.augmented(torch.zeros(400, dtype=torch.int64))
-    assert {(p.numpy().tobytes(), int(a)) for p, a in zip(drawn, actions, strict=True)} == expected
+    expected = {
+        (straight.planes[0].numpy()[:, c].tobytes(), int(a[straight.action[0]])) for c, a in zip(cells, turned, strict=True)
+    }
+    drawn = batches.take(group, torch.randint(8, (200,)))
+    first = torch.arange(200) * len(straight.tick)
+    assert {(p.numpy().tobytes(), int(a)) for p, a in zip(drawn.planes[first], drawn.action[first], strict=True)} == expected
 
 
-def test_losses_take_logits(batches):
+def test_boards_are_read_once_and_are_what_the_frames_show(batches):
+    for turn in (None, torch.arange(6) % 8):
+        batch = batches.take(np.arange(6), turn)
+        assert torch.equal(batch.boards[batch.board], batch.planes[:, 2:])
+        assert len(batch.boards) < len(batch.planes) / 4
+
+
+def test_how_near_things_are_with_steps_that_cost_one(data_file):
+    """With a straight step at 1 and diagonal ones forbidden, value iteration is the shortest path."""
+    samples = load_samples(data_file)
+    model, boards = pretrain_vae.VAE(8, 8, 35), torch.as_tensor(samples.boards[:50]).flatten(2).float()
+    model.moa.step_costs.data = torch.tensor([math.log(math.e - 1), 50.0])  # softplus
+    near, kind, there = model.moa.spread(boards, 5)
+    for u, (blocks, stags, hares) in enumerate(samples.boards[:50].astype(bool)):
+        for p in range(5):
+            if not there[u, p]:
+                continue
+            source = near[u, p, :-1].view(8, 8) == 0
+            assert source.sum() == 1 and bool((stags if kind[u, p, 0] else hares)[source.numpy()].all())
+            distance = distance_fields(blocks[None], source.numpy()[None])[0]
+            expected = np.where(distance == FAR, -30, -distance.astype(float))
+            np.testing.assert_allclose(near[u, p, :-1].detach().view(8, 8).numpy(), expected, atol=1e-4)
+    assert (there.sum(1).numpy() == samples.boards[:50, 1:].sum((1, 2, 3))).all()
+
+
+def test_losses_take_log_probabilities(batches):
     """A memorised batch goes far below 1.165, where softmax fed to cross-entropy would stop (7 actions)."""
     torch.manual_seed(0)
-    planes, ticks, actions = batches.get(torch.arange(8))
+    batch = batches.take(np.arange(1))
     model = pretrain_vae.VAE(8, 8, 35)
-    optimizer = torch.optim.Adam(model.trained_parameters("moa"), 1e-2)
-    for _ in range(60):
-        terms = pretrain_vae.loss_terms(model, "moa", planes, ticks, actions)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(150):
+        loss = pretrain_vae.loss_terms(model(batch), batch)[0] / len(batch.tick)
         optimizer.zero_grad()
-        terms[0].backward()
+        loss.backward()
         optimizer.step()
-    assert terms[0].item() < 0.05
+    assert loss.item() < 0.6
 
 
-def test_terms_are_nats_per_action_and_per_frame(batches):
+def test_terms_are_nats_per_action_and_per_frame(batch):
     """An untrained network that says 1/2 everywhere costs 320 log 2 a frame; z at the prior costs no KL."""
-    model = pretrain_vae.VAE(8, 8, 35)
+    model = pretrain_vae.VAE(8, 8, 35, loss="both")
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
-    planes, ticks, actions = batches.get(torch.arange(300))
-    moa, recon, kl = pretrain_vae.loss_terms(model, "both", planes, ticks, actions).tolist()
-    legal = legal_actions(planes.unflatten(2, (8, 8)).numpy())
-    assert moa == pytest.approx(np.log(legal.sum(1)).mean(), rel=1e-5)
-    assert recon == pytest.approx(320 * math.log(2), rel=1e-5) and kl == pytest.approx(0.0, abs=1e-6)
+    n = len(batch.tick)
+    moa, goal, told, recon, kl = pretrain_vae.loss_terms(model(batch, torch.randn(n, 16)), batch).tolist()
+    legal = legal_actions(batch.planes.unflatten(2, (8, 8)).numpy())
+    assert [moa / n, goal / told] == pytest.approx([np.log(legal.sum(1)).mean()] * 2, rel=1e-5)
+    assert recon / n == pytest.approx(320 * math.log(2), rel=1e-5) and kl == pytest.approx(0.0, abs=1e-3)
+
+
+def test_goals_are_learnt_from_hunters_whose_goal_is_recorded(tmp_path):
+    """RANDOM hunters have no goal; the name decides, not the number."""
+    save_arrays(tmp_path / "x.npz", collect(CollectArgs(samples=500, strategies=("RANDOM", "NH", "NS"))).arrays())
+    samples = load_samples(tmp_path / "x.npz", split=False)
+    batch = every(samples)
+    np.testing.assert_array_equal(batch.goal.numpy(), np.array([-1, 1, 0])[samples.strategies])
+    with torch.no_grad():
+        said = shaken()(batch)
+    _, goal, told, *_ = pretrain_vae.loss_terms(said, batch)
+    by_hand = [-said.goals[i, g, a] for i, (g, a) in enumerate(zip(batch.goal, batch.action, strict=True)) if g >= 0]
+    assert told == len(by_hand) and goal == pytest.approx(float(sum(by_hand)), rel=1e-5)
+
+
+# ---- one tick at a time
+
+
+@pytest.mark.parametrize("loss", ["moa", "both"])
+@pytest.mark.parametrize("context", ["episode", "observation"])
+def test_online_equals_the_batch(loss, context, tmp_path):
+    """Twelve games played one tick at a time, and read whole: prey that move, boards that are dealt anew."""
+    rules = Rules(prey_moves=0.3)
+    trajectories = collect(CollectArgs(samples=900, rules=rules))
+    save_arrays(tmp_path / "x.npz", trajectories.arrays())
+    samples, model = load_samples(tmp_path / "x.npz"), shaken(loss, context)
+    with torch.no_grad():
+        said = model(every(samples, loss))
+    at = np.full(trajectories.active.shape, -1)
+    at[trajectories.active] = np.arange(len(samples))
+    lengths = trajectories.episode_lengths[:12]
+    starts = (np.cumsum(lengths) - lengths)[:12]
+    seats = np.array([3, 0, 1])
+    online = Online(model, boards=6, co_players=3)
+    for games in (np.arange(6), np.arange(6, 12)):
+        for tick in range(lengths[games].max()):
+            step = starts[games] + np.minimum(tick, lengths[games] - 1)  # a board that is over stands still
+            obs = torch.as_tensor(trajectories.obs[trajectories.obs_row[step]][:, seats])
+            probs, z, goal_probs = online.step(obs, torch.full((6,), tick))
+            for board in np.flatnonzero(lengths[games] > tick):
+                for player, seat in enumerate(seats):
+                    row = at[step[board], seat]
+                    if row < 0:
+                        assert probs[board, player].tolist() == [0, 0, 0, 0, 1, 0, 0]
+                        continue
+                    torch.testing.assert_close(probs[board, player], said.moa[row].exp(), atol=1e-5, rtol=0)
+                    torch.testing.assert_close(z[board, player], said.mean[row], atol=1e-5, rtol=1e-5)
+                    torch.testing.assert_close(goal_probs[board, player], said.goals[row].exp(), atol=1e-5, rtol=0)
+            online.observe(torch.as_tensor(trajectories.actions[step][:, seats]))
+        online.reset(torch.ones(6, dtype=torch.bool))
+
+
+def test_online_forgets_only_the_boards_that_are_reset(batches):
+    model, env = shaken(), StagHunt(4)
+    online, obs = Online(model, 4, 4), env.reset(seed=0)
+    for tick in range(3):
+        online.step(torch.as_tensor(obs), torch.full((4,), tick))
+        env.step(sample_actions(strategy_probs(env, ["NS"])[:, :, 0], env.uniform(4)))
+        online.observe(torch.as_tensor(env.effective_actions))
+    before = online.log_likelihood.clone()
+    online.reset(torch.tensor([False, True, False, False]))
+    kept = online.log_likelihood.view(4, 4, -1)
+    assert (kept[1] == 0).all() and torch.equal(kept[[0, 2, 3]], before.view(4, 4, -1)[[0, 2, 3]]) and (before != 0).all()
+
+
+def test_online_refuses_what_does_not_fit():
+    online = Online(shaken(), boards=2, co_players=3)
+    with pytest.raises(ValueError, match=r"expected shapes \(2, 3, 5, 8, 8\) and \(2,\), got \(2, 4, 5, 8, 8\)"):
+        online.step(torch.zeros(2, 4, 5, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="call step"):
+        online.observe(torch.zeros(2, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="no MOA head"):
+        Online(pretrain_vae.VAE(8, 8, 35, loss="recon"), 2, 3)
+
+
+# ---- tables
 
 
 def test_action_table_by_hand():
     targets = np.array([0, 0, 0, 1, 5])
     probs = np.full((5, 7), 0.05)
     probs[[0, 1, 2, 3, 4], [0, 0, 1, 1, 6]] = 0.7
-    rows, matrix = pretrain_vae.action_table(probs, targets, {})
+    rows, matrix = reports.action_table(probs, targets, {})
     assert matrix[0, 0] == 2 and matrix[0, 1] == 1 and matrix[1, 1] == 1 and matrix[5, 6] == 1 and matrix.sum() == 5
     assert (rows[0]["precision"], rows[0]["recall"]) == (1.0, 2 / 3) and rows[0]["f1"] == pytest.approx(0.8)
     assert (rows[1]["precision"], rows[1]["recall"], rows[1]["ratio"]) == (0.5, 1.0, 0.2)
     observed = {"table": probs[:, ::-1].copy(), "bayes": np.eye(7)[targets]}
-    rows_beside, _ = pretrain_vae.action_table(probs, targets, observed)
+    rows_beside, _ = reports.action_table(probs, targets, observed)
     assert [rows_beside[a]["bayes_recall"] for a in (0, 1, 5)] == [1.0, 1.0, 1.0]
     assert [rows_beside[a]["table_recall"] for a in (0, 1, 5)] == [0.0, 0.0, 0.0]
     assert rows[2]["count"] == 0 and rows[2]["f1"] == 0.0 and math.isnan(rows[0]["bayes_recall"])
@@ -308,6 +524,8 @@ def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
     assert f"[VAE] Loaded {active} samples." in out and "layout hop" in out and "contiguous" in out
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["bayes"] is None and metrics["table"] is None and metrics["kl_to_bayes"] is None
+    assert metrics["args"]["context"] == "observation" and metrics["goal"] is None and metrics["probe"] is None
+    assert "[DATA] no episodes in this file, so no history: --context observation" in out
     assert pd.read_csv(folder / "moa_eval_epoch0.csv").bayes_recall.isna().all()
 
 
@@ -316,35 +534,41 @@ def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
 
 def test_figures_by_hand(data_file):
     """predict and judge against formulas written out here."""
-    torch.manual_seed(0)
-    samples, model = load_samples(data_file), pretrain_vae.VAE(8, 8, 35, latent_dim=3)
-    batches, index = pretrain_vae.Batches.of(samples, torch.device("cpu")), samples.splits["test"]
+    samples, model = load_samples(data_file), shaken("both", latent_dim=8)
+    batches, index = pretrain_vae.batches_of(samples, CPU, "both"), samples.splits["test"]
     torch.nn.init.normal_(model.decoder.last.bias, -4.0, 2.0)
     counts, table = [1, 2, 3, 4, 5, 6, 79], torch.as_tensor(samples.count_table())
-    checkpoint = {"args": {"loss": "both"}, "table": table, "strategies": ["NS", "NH"], "counts": counts}
+    checkpoint = {"table": table, "strategies": ["NS", "NH"], "counts": counts}
     report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
-    planes, ticks, actions = batches.get(torch.as_tensor(index))
+    whole = every(samples)
     with torch.no_grad():
-        mean, log_var = model.encode(planes)
-        cells = model.decode(mean).sigmoid().double()
-        probs = model.moa(planes, ticks, mean).softmax(1).double().numpy()
+        said = model(whole)
+        mean, log_var, cells = said.mean[index], said.log_var[index], said.cells[index].sigmoid().double()
+        probs, goal_probs = said.moa[index].exp().double().numpy(), said.goals[index].exp().double().numpy()
+    planes, actions = whole.planes[index], whole.action[index]
     prior = torch.distributions.Normal(torch.zeros_like(mean), 1.0)
-    kl = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (0.5 * log_var).exp()), prior).sum(1)
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (0.5 * log_var).exp()), prior)
     nll = -(planes * cells.log() + (1 - planes) * (1 - cells).log()).sum((1, 2))
     exact = [bool(((frame > 0.5) == (truth > 0.5)).all()) for frame, truth in zip(cells, planes, strict=True)]
     expected = {
-        "kl": kl.mean(),
+        "kl": kl.sum(1).mean(),
         "recon_nll": nll.mean(),
         "recon_mse": ((cells - planes) ** 2).mean(),
         "recon_exact": np.mean(exact),
     }
     for key, value in expected.items():
         assert report["test"][key] == pytest.approx(float(value), rel=1e-4, abs=1e-9), key
+    assert report["used_dimensions"] == int((kl.mean(0) > 0.01).sum())
     assert report["bits"]["recon"] == pytest.approx(float(nll.mean()) / math.log(2), rel=1e-4)
-    bayes = samples.observers(index, None)["bayes"].astype(float)
-    assert report["kl_to_bayes"] == pytest.approx(
-        np.mean([(p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum() for p, q in zip(bayes, probs, strict=True)]), rel=1e-4
-    )
+    observed = samples.observers(index, None)
+    for name, key, mine in (
+        ("bayes", report["kl_to_bayes"], probs),
+        ("known", report["goal"]["kl"], goal_probs[np.arange(len(index)), samples.strategies[index]]),
+    ):
+        by_row = [
+            (p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum() for p, q in zip(observed[name].astype(float), mine, strict=True)
+        ]
+        assert key == pytest.approx(np.mean(by_row), rel=1e-4)
     assert report["majority"]["nll"] == pytest.approx(-np.log(np.array(counts) / 100)[actions].mean(), rel=1e-5)
     assert report["majority"]["top1"] == pytest.approx((actions == 6).double().mean().item())
     taken = probs[np.arange(len(index)), actions]
@@ -353,30 +577,45 @@ def test_figures_by_hand(data_file):
             found = report[key][str(group) if key == "by_tick" else ("NS", "NH")[group]]
             assert found["samples"] == (groups == group).sum()
             assert found["moa"]["nll"] == pytest.approx(-np.log(taken[groups == group]).mean(), rel=1e-4)
+    belief, step = observers.posterior(samples.trajectories), np.argwhere(samples.trajectories.active)[index]
+    right = belief[step[:, 0], step[:, 1], samples.strategies[index]]
+    for tick, found in report["probe"].items():
+        own = right[samples.ticks[index] == int(tick)]
+        assert found["samples"] == len(own)
+        assert found["posterior"] == pytest.approx(((own > 0.5) + 0.5 * (own == 0.5)).mean())
 
 
-def test_exact_frames_need_every_plane(batches):
+def test_exact_frames_need_every_plane(data_file, monkeypatch):
     """A decoder that knows all planes but one has no frame right."""
-    model = pretrain_vae.VAE(8, 8, 35)
-    planes = batches.get(torch.arange(1))[0]
+    model, batches = pretrain_vae.VAE(8, 8, 35, loss="recon"), pretrain_vae.batches_of(load_samples(data_file), CPU, "recon")
+    planes = batches.take(np.arange(1)).planes
     for wrong in (None, 0, 4):
         logits = (2 * planes - 1) * 9.0
         if wrong is not None:
             logits[:, wrong] *= -1
-        model.decode = lambda z, logits=logits: logits
-        _, means = pretrain_vae.predict(model, batches, np.arange(1), "recon")
-        assert means["recon_exact"] == (1.0 if wrong is None else 0.0)
+        monkeypatch.setattr(model, "decode", lambda z, logits=logits: logits)
+        said = pretrain_vae.predict(model, batches, np.arange(1))
+        assert said.means["recon_exact"] == (1.0 if wrong is None else 0.0)
 
 
-def test_an_epoch_is_each_training_sample_once_augmented(data_file, tmp_path, monkeypatch):
-    samples, seen = load_samples(data_file), []
-    augmented = pretrain_vae.Batches.augmented
-    monkeypatch.setattr(pretrain_vae.Batches, "augmented", lambda self, index: seen.append(index) or augmented(self, index))
+@pytest.mark.parametrize("loss", ["moa", "recon"])
+def test_an_epoch_is_each_training_sample_once_augmented(loss, data_file, tmp_path, monkeypatch):
+    samples, seen, turns = load_samples(data_file), [], set()
+    take = Batches.take
+
+    def spy(self, groups, turn=None):
+        if turn is not None:
+            seen.append(np.concatenate([np.arange(self.start[g], self.start[g] + self.length[g]) for g in groups]))
+            turns.update(turn.tolist())
+        return take(self, groups, turn)
+
+    monkeypatch.setattr(Batches, "take", spy)
     monkeypatch.chdir(tmp_path)
-    assert call(monkeypatch, "--data", data_file, "--epochs", 2) == 0
-    for part in np.array_split(torch.cat(seen).numpy(), 2):
+    assert call(monkeypatch, "--data", data_file, "--epochs", 2, "--loss", loss) == 0
+    epochs = np.array_split(np.concatenate(seen), 2)
+    for part in epochs:
         np.testing.assert_array_equal(np.sort(part), samples.splits["train"])
-    assert not torch.equal(torch.cat(seen)[: len(part)], torch.cat(seen)[len(part) :])  # another order each time
+    assert not np.array_equal(*epochs) and turns == set(range(8))  # another order each time
 
 
 def test_best_is_the_epoch_of_the_lowest_validation_nll(data_file, tmp_path, monkeypatch):
@@ -401,7 +640,8 @@ def test_the_kl_weight_holds_z_back(data_file, tmp_path, monkeypatch):
     for coef in (0.0, 1.0):
         (tmp_path / str(coef)).mkdir()
         monkeypatch.chdir(tmp_path / str(coef))
-        assert call(monkeypatch, "--data", data_file, "--epochs", 3, "--batch-size", 64, "--kl-coef", coef) == 0
+        flags = ("--epochs", 6, "--batch-size", 64, "--learning-rate", 0.02, "--kl-coef", coef)
+        assert call(monkeypatch, "--data", data_file, *flags) == 0
         kls.append(json.loads((run_folder(tmp_path / str(coef)) / "metrics.json").read_text())["test"]["kl"])
     assert kls[1] < 0.2 * kls[0]
 
@@ -454,6 +694,59 @@ def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_learn_what_one_does(data_file, tmp_path):
+    """torchrun on CPU: the same batches and the same noise, so the same losses but for rounding; saved once, logged once;
+    and a run of two processes can be resumed by one, and the other way round."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    folders = {}
+    for name, launch, epochs in (("one", [sys.executable], 3), ("two", torchrun, 3), ("mixed", torchrun, 3)):
+        (tmp_path / name).mkdir()
+        words, how = command("--data", data_file, "--epochs", epochs, "--batch-size", 64, cwd=tmp_path / name)
+        if name == "mixed":  # killed after its first epoch, as soon as it is saved
+            process = subprocess.Popen([*launch, *words[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
+            deadline = time.monotonic() + 90
+            while not list((tmp_path / name).glob("vae_ckpts/*/*/moa_eval_epoch1.csv")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.terminate()
+            process.wait()
+            words, how = command("--resume", run_folder(tmp_path / name).parent, cwd=tmp_path / name)
+            launch = [sys.executable]
+        done = subprocess.run([*launch, *words[1:]], capture_output=True, **how)
+        assert done.returncode == 0, done.stderr
+        assert name == "mixed" or done.stdout.count("[VAE] Begin offline training...") == 1
+        folders[name] = run_folder(tmp_path / name)
+        assert len(list((tmp_path / name / "runs").iterdir())) == 1
+    one = pd.read_csv(folders["one"] / "loss.csv")
+    for name in ("two", "mixed"):
+        other = pd.read_csv(folders[name] / "loss.csv")
+        np.testing.assert_allclose(other.val_nll, one.val_nll, atol=1e-3)
+        np.testing.assert_allclose(other.total, one.total, rtol=1e-3)
+
+
+def test_more_processes_than_episodes_in_a_batch(data_file, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words, how = command("--data", data_file, "--epochs", 1, "--batch-size", 1, cwd=tmp_path)
+    done = subprocess.run([*torchrun, *words[1:]], capture_output=True, **how)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_users_mistake_is_said_once_by_two_processes(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words, how = command("--data", "nowhere.npz", cwd=tmp_path)
+    done = subprocess.run([*torchrun, *words[1:]], capture_output=True, **how)
+    assert done.returncode != 0 and done.stderr.count("error: nowhere.npz: no such file") == 1
+
+
+def test_a_latent_that_carries_nothing_shows(data_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ("--epochs", 12, "--batch-size", 64, "--learning-rate", 0.02, "--kl-coef", 1)
+    assert call(monkeypatch, "--data", data_file, *flags) == 0
+    metrics = json.loads((run_folder(tmp_path) / "metrics.json").read_text())
+    assert metrics["used_dimensions"] == 0 and "posterior collapse" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_two_seeds_differ_and_a_run_beside_gets_its_own_folder(data_file, tmp_path):
     processes = []
     for seed in (1, 2):
@@ -486,6 +779,8 @@ def refused(monkeypatch, capsys, *flags) -> str:
         (["--learning-rate", "nan"], "--learning-rate: must be a positive number, got nan"),
         (["--kl-coef", -1], "--kl-coef: must be a number of at least 0"),
         (["--loss", "mae"], "'mae'"),
+        (["--context", "future"], "'future'"),
+        (["--loss", "both", "--latent-dim", 1], "--latent-dim: must be at least 2 with --loss both"),
         (["--batch-size", "many"], "--batch-size"),
         (["--exp-name", "a/b"], "--exp-name"),
         (["--resume", "x", "--evaluate", "x"], "--resume and --evaluate exclude each other"),

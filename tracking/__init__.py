@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import pickle
+import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -67,7 +69,37 @@ def parse_args(args_type: type, description: str, argv: list[str] | None = None)
         os.environ.pop("COLUMNS", None) if columns is None else os.environ.update(COLUMNS=columns)
 
 
+def check_ranges(args, least: dict[str, int], above_zero: tuple[str, ...] = (), from_zero: tuple[str, ...] = ()) -> None:
+    """least: whole numbers and the smallest that each may be. above_zero, from_zero: finite numbers.
+
+    Raises: UsageError: a setting is out of its range, --exp-name is no name, or flags exclude each other.
+    """
+    for name, value in ((name, getattr(args, name)) for name in (*least, *above_zero, *from_zero)):
+        flag = f"--{name.replace('_', '-')}"
+        if name in least and value < least[name]:
+            raise UsageError(f"{flag}: must be at least {least[name]}, got {value}")
+        if name in least and value >= 2**31:
+            raise UsageError(f"{flag}: must be below 2**31, got {value}")
+        if name in above_zero and not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{flag}: must be a positive number, got {value}")
+        if name in from_zero and not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"{flag}: must be a number of at least 0, got {value}")
+    if not re.fullmatch(r"[\w-][\w.-]*", args.exp_name):
+        raise UsageError(f"--exp-name: must be letters, digits, '_', '-' and '.', got {args.exp_name!r}")
+    if args.resume and getattr(args, "evaluate", ""):
+        raise UsageError("--resume and --evaluate exclude each other: choose one")
+
+
 # ---- folders
+
+
+def find_folder(run: str | Path) -> Path:
+    """The folder with the checkpoints of a run: itself, or its one `dim<latent_dim>/`. Raises: UsageError."""
+    run = Path(run)
+    found = [run] if (run / "last.pt").is_file() else sorted(path.parent for path in run.glob("dim*/last.pt"))
+    if not found:
+        raise UsageError(f"{run}: no checkpoint there; name the folder of a run, such as vae_ckpts/vae__1758375079")
+    return found[0]
 
 
 def new_run(prefix: str, ckpt_root: str | Path, log_root: str | Path = "runs") -> str:
@@ -191,6 +223,57 @@ def set_rng_state(state: dict[str, torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
+# ---- several processes
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, and this one's device. One process alone is a world of size 1."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def wrap(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model whose gradients are averaged over all processes."""
+        return model if self.size == 1 else torch.nn.parallel.DistributedDataParallel(model)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Over all processes."""
+        if self.size > 1:
+            values = values.clone()
+            torch.distributed.all_reduce(values)
+        return values
+
+    @contextlib.contextmanager
+    def one_first(self):
+        """The first process does it, then the others: what is made on first use is made once."""
+        if self.rank > 0:
+            torch.distributed.barrier()
+        yield
+        if self.rank == 0 and self.size > 1:
+            torch.distributed.barrier()
+
+
+@contextlib.contextmanager
+def join_world(cuda: bool):
+    """This process's World: that of `torchrun` (gloo on CPUs, nccl on GPUs), else one of its own. Only the first prints."""
+    cuda = cuda and torch.cuda.is_available()
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if size == 1:
+        yield World(rank, size, device)
+        return
+    if cuda:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        with contextlib.redirect_stdout(sys.stdout if rank == 0 else io.StringIO()):
+            yield World(rank, size, device)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 # ---- TensorBoard
 
 
@@ -203,8 +286,9 @@ def open_log(run_name: str, args: dict, log_root: str | Path = "runs", purge_ste
     return writer
 
 
-def log_scalars(writer: SummaryWriter, prefix: str, values: dict, step: int) -> None:
-    """Each number of `values` as `prefix/key`; what is not a number is passed over."""
+def log_scalars(writer: SummaryWriter | None, prefix: str, values: dict, step: int) -> None:
+    """Each number of `values` as `prefix/key`; what is not a number is passed over.
+    No writer, no log: only one process of several has one."""
     for key, value in values.items():
-        if isinstance(value, (int, float)):
+        if writer is not None and isinstance(value, (int, float)):
             writer.add_scalar(f"{prefix}/{key}", value, step)

@@ -68,6 +68,43 @@ def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
+def reliability(bins: dict[str, np.ndarray], title: str) -> Figure:
+    """Accuracy by confidence; bins[label] is [3, n]: confidence, accuracy, share of the samples (the size of a dot)."""
+    figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="0.35", lw=1, ls="--", label="calibrated")
+    for colour, (label, (confidence, accuracy, share)) in zip(COLOURS, bins.items(), strict=False):
+        axis.plot(confidence, accuracy, color=colour, lw=1, label=label)
+        axis.scatter(confidence, accuracy, 8 + 250 * share, color=colour, alpha=0.6, lw=0)
+    axis.set(xlabel="confidence (p of the most likely action)", ylabel="accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def by_tick(panels: dict[str, dict[str, dict[int, float]]], title: str) -> Figure:
+    """One panel a figure, one curve a predictor: panels[title][label][tick]."""
+    figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    for axis, (name, series) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        for i, (label, values) in enumerate(series.items()):
+            axis.plot(values.keys(), values.values(), "-o" if i == 0 else "--", ms=3, color=COLOURS[i], label=label)
+        axis.set(title=name, xlabel="tick")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def of_actions(arrays: dict, names: Sequence[str], title: str) -> dict[str, Figure]:
+    """Predicted actions, file name -> figure. arrays: confusion, recall, reliability and by_tick, as drawn below."""
+    return {
+        "confusion_matrix": confusion(arrays["confusion"], names, f"MOA, {title}"),
+        "recall": bars(names, arrays["recall"], "recall", f"recall per action, {title}"),
+        "reliability": reliability(arrays["reliability"], title),
+        "by_tick": by_tick(arrays["by_tick"], title),
+    }
+
+
 def planes(rows: dict[str, np.ndarray], channels: Sequence[str], columns: Sequence[str]) -> Figure:
     """Frames beside each other: rows[label] is [n, C, H, W] in [0, 1], n columns; shades are never rounded.
 
