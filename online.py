@@ -3,7 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from pretrain_vae import ACTIONS, BLOCKS, PLANES, SELF, STAY, VAE
+from pretrain_vae import ACTIONS, BLOCKS, PLANES, SELF, STAY, VAE, Reading
+
+CHUNK = 512  # co-players whose behaviours are worked out at once: what fits a processor's cache is twice as fast
 
 
 class Online:
@@ -41,7 +43,9 @@ class Online:
         ticks = tick.to(self.device).repeat_interleave(C)
         self._spread(planes.unflatten(0, (B, C))[:, 0, BLOCKS:])
         reading = moa.read(planes, torch.arange(B, device=self.device).repeat_interleave(C), self.fields)
-        self.behaved, self.gone = moa.behave(reading, ticks), planes[:, SELF].amax(1) == 0
+        parts = zip(*(whole.split(CHUNK) for whole in (*reading, ticks)), strict=True)
+        self.behaved = torch.cat([moa.behave(Reading(*part[:-1]), part[-1]) for part in parts])
+        self.gone = planes[:, SELF].amax(1) == 0
         history = self.log_likelihood if self.model.context == "episode" else None
         moments = [self.model.recognise(reading, ticks, history)]
         if self.model.loss == "both":

@@ -164,13 +164,13 @@ class MOA(nn.Module):
         context = torch.cat([self.code.expand(B, -1, -1), now[:, None].expand(-1, len(self.code), -1)], 2)  # [B, C, D + 9]
         scores = self.choice(self.thing(torch.cat([thing, kind], 2))[:, None] + self.context(context)[:, :, None])[..., 0]
         scores = scores.masked_fill(~there[:, None], MASKED)  # [B, C, P]
-        choice = torch.cat([scores, self.nothing(context)], 2).log_softmax(2)
+        choice = torch.cat([scores, self.nothing(context)], 2).softmax(2)  # [B, C, P + 1]
         toward = F.pad(toward.clamp(-3, 3), (0, 3))[..., None]  # [B, P, 7, 1]
         seen = torch.cat([thing[:, :, :2], kind], 2)[:, :, None].expand(-1, -1, 7, -1)
         seen = torch.cat([seen, toward, (toward > 0).float(), self.action_kind.expand(B, P, -1, -1)], 3)
         action = F.pad(self.action(seen)[..., 0], (0, 0, 0, 1))  # [B, P + 1, 7]; after nothing, all are alike
-        action = action.masked_fill(~legal[:, None], MASKED).log_softmax(2)
-        return torch.logsumexp(choice[..., None] + action[:, None], 2)
+        action = action.masked_fill(~legal[:, None], MASKED).softmax(2)
+        return (choice @ action).clamp(min=1e-20).log().masked_fill(~legal[:, None], MASKED)
 
     def forward(self, behaved: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """behaved: what `behave` gives; z: float [B, who]. Returns: log p(action | observation, tick, z), [B, 7]."""

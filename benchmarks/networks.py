@@ -1,6 +1,6 @@
 """Which network reads the board best? `python -m benchmarks.networks`
 
-Each learns p(action | observation, goal) from the same training episodes for the same seconds on one thread, with and
+Each learns p(action | observation, goal) from the same training episodes for the same seconds of one processor, with and
 without the board's symmetries as augmentation, and is judged on the same held-out episodes beside the *known* observer,
 which is told the goal and knows the rules.
 
@@ -36,7 +36,7 @@ BATCH = 256
 @dataclass
 class Options:
     seconds: float = 60.0
-    """of training, each"""
+    """of processor time for training, each: whatever else the machine does"""
     seeds: tuple[int, ...] = (1, 2, 3)
 
 
@@ -184,14 +184,14 @@ def train(network: nn.Module, rate: float, batches: Batches, index: np.ndarray, 
     while True:
         parts = np.array_split(groups[torch.randperm(len(groups)).numpy()], len(index) // BATCH)
         for part in parts:
-            start = time.perf_counter()
+            start = time.process_time()
             optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 100) * (1.0 - used / seconds)
             batch = batches.take(part, torch.randint(len(batches.cells), (len(part),)) if augment else None)
             loss = F.nll_loss(network(batch), batch.action)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            used, seen, step = used + time.perf_counter() - start, seen + len(batch.tick), step + 1
+            used, seen, step = used + time.process_time() - start, seen + len(batch.tick), step + 1
             if used >= seconds:
                 return seen
 

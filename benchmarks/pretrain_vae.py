@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tracking
 from benchmarks import machine
-from data import DEFAULT_DATA, default_or_fresh, load_samples, scores
-from pretrain_vae import MOA, VAE, Args, Batches, loss_terms, predict, run_epoch
+from data import DEFAULT_DATA, Samples, default_or_fresh, load_samples, scores
+from data.batches import Batches
+from pretrain_vae import MASKED, MOA, VAE, Args, batches_of, loss_terms, predict, run_epoch
 
 
 @dataclass
@@ -44,7 +45,7 @@ class EarlierRecipe(nn.Module):
         features = 32 * height * width
         self.latent = nn.Linear(features, 2 * latent_dim)
         self.head = nn.Sequential(nn.Linear(features + 1 + latent_dim, 512), nn.ReLU(), nn.Linear(512, 7))
-        self.legal = MOA(height, width, 1, 1, 1, 1, 0)  # for its mask alone
+        self.legal = MOA(height, width, 1, 1, 1, 1)  # for its mask alone
         self.shape = (height, width)
 
     @staticmethod
@@ -58,69 +59,76 @@ class EarlierRecipe(nn.Module):
         mean, log_var = self.latent(self.encoder(board)).chunk(2, 1)
         z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if noise else mean
         logits = self.head(torch.cat([self.trunk(board), tick[:, None].float(), z], 1))
-        legal = self.legal.legal(board, planes[:, 0].argmax(1))
+        legal = self.legal.legal(planes, planes[:, 0].argmax(1))
         kl = 0.5 * (mean**2 + log_var.exp() - 1.0 - log_var).sum(1)
-        return logits.masked_fill(~legal, torch.finfo(logits.dtype).min), kl
+        return logits.masked_fill(~legal, MASKED), kl
 
 
-def train_earlier(batches: Batches, train: np.ndarray, val: np.ndarray, epochs: int) -> list[tuple[float, float]]:
-    """(a). Returns: after each epoch, seconds of training so far and the held-out NLL."""
-    index = torch.as_tensor(train)
-    data = TensorDataset(batches.frames[batches.rows[index]].float(), batches.ticks[index], batches.actions[index])
-    height = int(batches.frames.shape[2] ** 0.5)
+def train_earlier(samples: Samples, epochs: int, doubled_softmax: bool = False) -> list[dict[str, float]]:
+    """(a). doubled_softmax: the cross-entropy is fed probabilities where it takes logits, as the earlier loss was.
+
+    Returns: after each epoch, seconds of training so far, the mean loss of the epoch, and the held-out nll and top1.
+    """
+    frames, height = torch.as_tensor(samples.frames).flatten(2), samples.frames.shape[2]
+    train, val = (torch.as_tensor(samples.splits[name]) for name in ("train", "val"))
+    ticks, actions = torch.as_tensor(samples.ticks), torch.as_tensor(samples.actions)
+    rows = torch.as_tensor(samples.rows)
+    data = TensorDataset(frames[rows[train]].float(), ticks[train], actions[train])
     model = EarlierRecipe(height, height)
     optimizer = torch.optim.Adam([p for n, p in model.named_parameters() if not n.startswith("legal")], 5e-4, eps=1e-5)
     loader, curve, seconds, step = DataLoader(data, batch_size=128, shuffle=True), [], 0.0, 0
     for _ in range(epochs):
-        start = time.perf_counter()
+        start, losses = time.perf_counter(), torch.zeros(())
         for planes, tick, action in loader:
             logits, kl = model(planes, tick)
-            loss = F.cross_entropy(logits, action) + 1e-3 * min(1.0, step / len(loader)) * kl.mean()
+            action_loss = F.cross_entropy(logits.softmax(1) if doubled_softmax else logits, action)
+            loss = action_loss + 1e-3 * min(1.0, step / len(loader)) * kl.mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
             step += 1
+            losses += action_loss.detach()
         seconds += time.perf_counter() - start
         with torch.no_grad():
-            parts = [(model(p, t, noise=False)[0], a) for p, t, a in map(batches.get, torch.as_tensor(val).split(4096))]
-        nll = sum(F.cross_entropy(logits, action, reduction="sum").item() for logits, action in parts) / len(val)
-        curve.append((seconds, nll))
-        print(f"  (a) epoch {len(curve)}: {seconds:6.1f} s, held-out NLL {nll:.4f}", flush=True)
+            parts = [model(frames[rows[p]].float(), ticks[p], noise=False)[0].softmax(1) for p in val.split(4096)]
+        held_out = scores.brief(torch.cat(parts).numpy(), samples.actions[samples.splits["val"]])
+        curve.append({"seconds": seconds, "loss": losses.item() / len(loader), **held_out})
+        print(f"  (a) epoch {len(curve)}: {seconds:.1f} s, loss {curve[-1]['loss']:.4f}, NLL {held_out['nll']:.4f}, "
+              f"top-1 {held_out['top1']:.4f}", flush=True)  # fmt: skip
     return curve
 
 
-def our_model(batches: Batches, args: Args) -> tuple[VAE, torch.optim.Optimizer]:
-    height = int(batches.frames.shape[2] ** 0.5)
-    model = VAE(height, height, int(batches.ticks.max()) + 1, args.latent_dim)
-    return model, torch.optim.AdamW(model.trained_parameters(args.loss), args.learning_rate)
+def our_model(batches: Batches, height: int, args: Args) -> tuple[VAE, torch.optim.Optimizer]:
+    model = VAE(height, height, batches.last_tick + 1, args.latent_dim)
+    return model, torch.optim.AdamW(model.parameters(), args.learning_rate)
 
 
-def bare_speed(model, optimizer, batches: Batches, args: Args, train: torch.Tensor, steps: int = 100) -> float:
-    """(b), samples/s."""
-    batch = batches.augmented(train[: args.batch_size])
-    start = time.perf_counter()
-    for _ in range(steps):
-        terms = loss_terms(model, args.loss, *batch)
+def bare_speed(model: VAE, optimizer, batches: Batches, args: Args, parts: list[np.ndarray]) -> float:
+    """(b), samples/s, on one batch: of the parts, the one whose size is nearest the mean."""
+    length = np.array([batches.length[part].sum() for part in parts])
+    batch = batches.take(parts[np.abs(length - length.mean()).argmin()])
+    noise, start = torch.randn(len(batch.tick), args.latent_dim), time.perf_counter()
+    for _ in range(100):
+        moa, goal, told, _, kl = loss_terms(model(batch, noise), batch)
         optimizer.zero_grad()
-        (terms[0] + terms[1] + args.kl_coef * terms[2]).backward()
+        ((moa + args.kl_coef * kl) / len(batch.tick) + goal / told).backward()
         optimizer.step()
-    return steps * args.batch_size / (time.perf_counter() - start)
+    return 100 * len(batch.tick) / (time.perf_counter() - start)
 
 
-def seconds_until(
-    target: float, batches: Batches, args: Args, train: torch.Tensor, val: np.ndarray, actions, writer
-) -> float:
-    """Seconds of our training until its held-out NLL is at most `target`; looked at every 50 steps, which is not timed."""
-    model, optimizer = our_model(batches, args)
-    seconds, step, steps_per_epoch = 0.0, 0, math.ceil(len(train) / args.batch_size)
+def seconds_until(target: float, batches: Batches, height: int, args: Args, samples: Samples, writer) -> float:
+    """Seconds of our training until its held-out NLL is at most `target`; looked at every 10 steps, which is not timed."""
+    (model, optimizer), world = our_model(batches, height, args), tracking.World(0, 1, torch.device("cpu"))
+    train, val = samples.splits["train"], samples.splits["val"]
+    seconds, step = 0.0, 0
+    episodes = np.unique(batches.group[train])
     for _ in range(args.epochs):
-        for part in train[torch.randperm(len(train))].split(50 * args.batch_size):
-            start = time.perf_counter()
-            _, step = run_epoch(model, optimizer, batches, part, args, step, steps_per_epoch, writer)
+        for part in np.array_split(np.random.default_rng(0).permutation(episodes), len(train) // (10 * args.batch_size)):
+            index, start = np.flatnonzero(np.isin(batches.group, part)), time.perf_counter()
+            _, step = run_epoch(model, optimizer, batches, index, args, step, world, writer)
             seconds += time.perf_counter() - start
-            probs, _ = predict(model, batches, val, "moa")
-            if scores.nll(probs, actions).mean() <= target:
+            if scores.nll(predict(model, batches, val).probs, samples.actions[val]).mean() <= target:
                 return seconds
     return math.nan
 
@@ -129,34 +137,32 @@ def main() -> None:
     options = tracking.parse_args(Options, __doc__.split("\n")[0])
     print(f"{machine()}, PyTorch {torch.__version__}")
     samples, args = load_samples(default_or_fresh(DEFAULT_DATA)), Args()
-    batches = Batches.of(samples, torch.device("cpu"))
-    train, val = samples.splits["train"], samples.splits["val"]
-    train_index, actions = torch.as_tensor(train), samples.actions[val]
-    steps_per_epoch = math.ceil(len(train) / args.batch_size)
+    batches, height = batches_of(samples, torch.device("cpu"), "moa"), samples.frames.shape[2]
+    world, train = tracking.World(0, 1, torch.device("cpu")), samples.splits["train"]
+    parts = np.array_split(np.unique(batches.group[train]), len(train) // args.batch_size)
+    index = np.flatnonzero(np.isin(batches.group, np.concatenate(parts[:100])))
     with tempfile.TemporaryDirectory() as folder:
         writer = tracking.open_log("benchmark", {}, folder)
         for threads in options.torch_threads:
             torch.set_num_threads(threads)
             torch.manual_seed(options.seed)
-            model, optimizer = our_model(batches, args)
+            model, optimizer = our_model(batches, height, args)
             bare, ours = [], []
             for _ in range(options.repeats):  # in turns, so that both meet the same machine
-                bare.append(bare_speed(model, optimizer, batches, args, train_index))
-                start, part = time.perf_counter(), train_index[: 100 * args.batch_size]
-                run_epoch(model, optimizer, batches, part, args, 0, steps_per_epoch, writer)
-                ours.append(len(part) / (time.perf_counter() - start))
+                bare.append(bare_speed(model, optimizer, batches, args, parts))
+                start = time.perf_counter()
+                run_epoch(model, optimizer, batches, index, args, 0, world, writer)
+                ours.append(len(index) / (time.perf_counter() - start))
             ratio = np.median(np.array(ours) / np.array(bare))
             print(f"{threads} thread(s), batch {args.batch_size}: training {np.median(ours):.0f} samples/s, "
                   f"(b) bare step {np.median(bare):.0f} samples/s, ratio {ratio:.3f}", flush=True)  # fmt: skip
         torch.manual_seed(options.seed)
-        curve = train_earlier(batches, train, val, options.epochs)
-        seconds, target = curve[-1]
-        print(
-            f"(a) earlier recipe: {len(train) * options.epochs / seconds:.0f} samples/s, {seconds:.1f} s, NLL {target:.4f}"
-        )
+        last = train_earlier(samples, options.epochs)[-1]
+        speed = len(train) * options.epochs / last["seconds"]
+        print(f"(a) earlier recipe: {speed:.0f} samples/s, {last['seconds']:.1f} s, NLL {last['nll']:.4f}")
         torch.manual_seed(options.seed)
-        needed = seconds_until(target, batches, args, train_index, val, actions, writer)
-        print(f"ours until NLL {target:.4f}: {needed:.1f} s, {needed / seconds:.3f} of (a)'s time")
+        needed = seconds_until(last["nll"], batches, height, args, samples, writer)
+        print(f"ours until NLL {last['nll']:.4f}: {needed:.1f} s, {needed / last['seconds']:.4f} of (a)'s time")
         writer.close()
 
 
