@@ -1,0 +1,756 @@
+"""Train a world model on trajectories of the Markov stag hunt: the next joint state, the rewards, the end.
+
+`--model moves`: each object stays, goes to a neighbour cell, or leaves: a softmax over these six outcomes, hunters first,
+then prey, one after another, each seeing what was decided before, so that every sample is a possible board; the reward as
+a class, given the outcome. `--model regression`: planes and rewards by mean squared error, the earlier kind, to compare.
+
+Built in: an object is in one place, and moves one cell at most; blocks do not change; who leaves from one cell shares what
+is paid there. Learnt: which action leads where, that blocks and borders stop, who leaves and when, what is paid, when prey
+walk and where to, when a board ends. Nothing is masked but cells that are off the board.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import tracking
+from data import DEFAULT_DATA, DataError, default_or_fresh, symmetries
+from data.outcomes import LEAVE, AllOutcomes, Outcomes, outcomes_of
+from data.transitions import Transitions, load_transitions
+from tracking import figures
+
+KIND = "train_world_model"  # what a checkpoint says it is
+ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
+MASKED = -1e9  # a logit of what cannot be
+EVAL_BATCH = 4096
+LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch
+
+
+@dataclass
+class Args:
+    exp_name: str = "wm"
+    """the run is called <exp-name>__<unix seconds>"""
+    seed: int = 1
+    """seed of the weights and the batches"""
+    torch_deterministic: bool = True
+    """use deterministic algorithms: same seed, same bytes (on a GPU: where PyTorch has them, with a warning where not)"""
+    cuda: bool = True
+    """train on the GPU where there is one"""
+    torch_threads: int = 1
+    """CPU threads of a process"""
+
+    model: Literal["moves", "regression"] = "moves"
+    """each object by its possible moves, or planes and rewards by mean squared error"""
+    actions: Literal["joint", "own"] = "joint"
+    """what the model is told: everyone's actions, or one hunter's"""
+    data: str = DEFAULT_DATA
+    """trajectories or a flat file in a HOP layout; the default file and `fresh` are collected on first use"""
+    layout: Literal["auto", "hop", "hop-first"] = "auto"
+    """layout of a flat file, where its shape does not tell: [N, H, W, A+3] or [N, A+3, H, W]"""
+    max_transitions: int = 0
+    """if above 0, train on so many transitions of the training split, the first ones"""
+    epochs: int = 30
+    """passes over the training split"""
+    batch_size: int = 256
+    """transitions a step"""
+    learning_rate: float = 2e-2
+    """of Adam, a twentieth of it for the regression; rises over the first 100 steps, then falls linearly to zero"""
+    contrastive_coef: float = 0.0
+    """weight of an InfoNCE loss against next states that break a rule and next states of the batch"""
+
+    resume: str = ""
+    """go on with the run in this folder; its settings come from its checkpoint"""
+
+
+# ---- what both models say
+
+
+class Prediction(NamedTuple):
+    """Of B joint states and joint actions; K cells, hunters in seat order, then BLOCKS, STAGS, HARES."""
+
+    likely: torch.Tensor  # uint8 [B, A+3, K], the most likely next planes
+    expected: torch.Tensor  # float [B, A+3, K], the expected ones
+    rewards: torch.Tensor  # float [B, A], the most likely ones
+    expected_rewards: torch.Tensor  # float [B, A]
+    positive: torch.Tensor | None  # float [B, A], P(reward > 0)
+    ends: torch.Tensor  # float [B], P(the board terminates)
+
+
+class Boards(NamedTuple):
+    """A batch of joint states as cells: what moves is a number, K for what has left."""
+
+    blocks: torch.Tensor  # float [B, K]
+    hunters: torch.Tensor  # int64 [B, A]
+    prey: torch.Tensor  # int64 [B, P], stags first
+    stags: int  # how many of the P are stags
+
+    @classmethod
+    def of(cls, states: torch.Tensor, stags: int, hares: int) -> "Boards":
+        """states: uint8 [B, A+3, K]; stags, hares: the most that one of them has. Prey are in the order of their cells."""
+        K, A = states.shape[2], states.shape[1] - 3
+        order = torch.arange(K, 0, -1, device=states.device)  # so that topk finds the first cells first
+        cells = []
+        for planes, most in ((states[:, :A].flatten(0, 1), 1), (states[:, A + 1], stags), (states[:, A + 2], hares)):
+            value, cell = (planes * order).topk(most, 1)
+            cells.append(torch.where(value > 0, cell, K))
+        return cls(states[:, A].float(), cells[0].view(len(states), A), torch.cat(cells[1:], 1), stags)
+
+    def planes(self) -> torch.Tensor:
+        """uint8 [B, A+3, K]"""
+        B, A = self.hunters.shape
+        K = self.blocks.shape[1]
+        planes = self.blocks.new_zeros(B, A + 3, K + 1)
+        planes[:, :A].scatter_(2, self.hunters[:, :, None], 1.0)
+        planes[:, A, :K] = self.blocks
+        planes[:, A + 1].scatter_(1, self.prey[:, : self.stags], 1.0)
+        planes[:, A + 2].scatter_(1, self.prey[:, self.stags :], 1.0)
+        return planes[:, :, :K].to(torch.uint8)
+
+
+# ---- the model of moves
+
+
+class Scorer(nn.Module):
+    """Logits of the six outcomes of an object: up, down, left, right, stay, leave. All four steps share one scorer."""
+
+    def __init__(self, context: int, step: int, hidden: int):
+        super().__init__()
+        self.context, self.step = nn.Linear(context, 2 * hidden), nn.Linear(step, hidden, bias=False)
+        self.middle, self.out = nn.Linear(hidden, hidden), nn.Linear(hidden, 1)
+        self.rest = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+
+    def forward(self, context: torch.Tensor, step: torch.Tensor, off_board: torch.Tensor) -> torch.Tensor:
+        """context: [.., c]; step: [.., 4, s]; off_board: bool [.., 4]. Returns: [.., 6]."""
+        first, second = self.context(context).chunk(2, -1)
+        steps = self.out(F.relu(self.middle(F.relu(first[..., None, :] + self.step(step)))))[..., 0]
+        return torch.cat([steps.masked_fill(off_board, MASKED), self.rest(F.relu(second))], -1)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    )
+
+
+def at_least(counts: torch.Tensor, most: int) -> torch.Tensor:
+    """How many, so that five look like four and one more: float [..] -> [.., most]: at least 1, .., at least `most`."""
+    return (counts[..., None] > torch.arange(most, device=counts.device) + 0.5).to(counts.dtype)
+
+
+class Moves(nn.Module):
+    """p(next joint state, rewards, end | joint state, joint action), object by object, on boards of any size.
+
+    totals: what a capture can pay in all, read off the training data; it is shared by those who leave from one cell.
+    """
+
+    kind = "moves"
+    hunters = None
+
+    def __init__(self, height: int, width: int, totals: list[float], joint: bool = True, hidden: int = 32):
+        super().__init__()
+        self.sizes = dict(height=height, width=width, totals=totals, joint=joint, hidden=hidden)
+        self.joint = joint
+        self.hunter = Scorer(19, 4, hidden)
+        self.prey = Scorer(19, 3, hidden)
+        self.reward, self.end = _mlp(18, hidden, len(totals)), _mlp(1, hidden, 1)
+        self.register_buffer("totals", torch.tensor(totals, dtype=torch.float32))
+        self.on(height, width)
+
+    def on(self, height: int, width: int) -> "Moves":
+        """The same model, for boards of this size."""
+        K = height * width
+        cell = F.pad(torch.arange(K).view(height, width), (1, 1, 1, 1), value=K)
+        around = (cell[:-2, 1:-1], cell[2:, 1:-1], cell[1:-1, :-2], cell[1:-1, 2:], cell[1:-1, 1:-1])
+        around = F.pad(torch.stack(around, 2).flatten(0, 1), (0, 1, 0, 1), value=K)
+        self.board, self.around = (height, width), around.to(self.totals.device)  # [K + 1, 6], where an outcome leads
+        return self
+
+    # -- what an object sees
+
+    def _hunters_see(self, boards: Boards, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """actions: int64 [B, A], -1 where not known. Returns: context [B, A, 17], step [B, A, 4, 4], same [B, A, A]: who
+        else stands on one's cell."""
+        blocks, hunters, prey, stags = boards
+        K, A = blocks.shape[1], hunters.shape[1]
+        ways = self.around[hunters][..., :4]  # [B, A, 4]
+        wall = F.pad(blocks, (0, 1), value=1.0).gather(1, ways.flatten(1)).view(ways.shape)
+        chosen = (actions[..., None] == torch.arange(4, device=actions.device)).float()
+        hunt_stag, hunt_hare, unknown = (actions == HUNT_STAG).float(), (actions == HUNT_HARE).float(), (actions < 0).float()
+        on = ((hunters[:, :, None] == prey[:, None]) & (hunters < K)[..., None]).float()  # [B, A, P]
+        same = (hunters[:, :, None] == hunters[:, None]) & (hunters < K)[..., None]
+        same = (same & ~torch.eye(A, dtype=torch.bool, device=same.device)).float()
+        crowd = same @ torch.stack([hunt_stag, hunt_hare, unknown], 2)  # [B, A, 3]
+        own = [chosen.sum(2), (actions == STAY).float(), hunt_stag, hunt_hare, unknown, (chosen * wall).sum(2)]
+        own += [on[..., :stags].sum(2), on[..., stags:].sum(2)]
+        context = torch.cat([torch.stack(own, 2), at_least(crowd, 3).flatten(2)], 2)
+        step = torch.cat([chosen[..., None], wall[..., None], self._toward(boards, ways) * unknown[..., None, None]], 3)
+        return context, step, same
+
+    def _toward(self, boards: Boards, ways: torch.Tensor) -> torch.Tensor:
+        """Does a step bring the nearest stag or hare nearer, as the crow flies? [B, A, 4, 2] in {-1, 0, 1}: all that a
+        hunter's move can be guessed from whose action is not known."""
+        if self.joint:
+            return ways.new_zeros((*ways.shape, 2), dtype=torch.float32)
+        width, K, far = self.board[1], boards.blocks.shape[1], 99
+        cells = torch.cat([ways, boards.hunters[..., None]], 2)[..., None]  # [B, A, 5, 1]
+        prey = boards.prey[:, None, None]
+        steps = (cells // width - prey // width).abs() + (cells % width - prey % width).abs()
+        steps = torch.where((prey < K) & (cells < K), steps, far)  # [B, A, 5, P]
+        kinds = (steps[..., : boards.stags], steps[..., boards.stags :])
+        near = torch.stack([F.pad(kind, (0, 1), value=far).amin(3) for kind in kinds], 3)  # [B, A, 5, 2]
+        return (near[:, :, 4:] - near[:, :, :4]).clamp(-1, 1).float()
+
+    def _prey_see(self, boards: Boards, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns: context [B, P, 13], wall [B, P, 4], under [B, P, A]: hunters on a prey's cell."""
+        blocks, hunters, prey, stags = boards
+        ways = self.around[prey][..., :4]
+        wall = F.pad(blocks, (0, 1), value=1.0).gather(1, ways.flatten(1)).view(ways.shape)
+        under = (prey[:, :, None] == hunters[:, None]).float()
+        crowd = under @ torch.stack([actions == HUNT_STAG, actions == HUNT_HARE, actions < 0], 2).float()
+        is_stag = (torch.arange(prey.shape[1], device=prey.device) < stags).float().expand(len(prey), -1)
+        context = [torch.stack([is_stag, 1.0 - is_stag], 2), at_least(crowd[..., :2], 4).flatten(2)]
+        return torch.cat([*context, at_least(crowd[..., 2], 3)], 2), wall, under
+
+    def _prey_logits(
+        self, seen: tuple, boards: Boards, left: torch.Tensor, now: torch.Tensor, p: int | None
+    ) -> torch.Tensor:
+        """left: float [B, A], hunters that leave; now: int64 [B, P], where the prey are that were decided before, and the
+        others were; p: the prey to decide, None for all, each after those before it. Returns: [B, P or 1, 6]."""
+        context, wall, under = seen
+        P = boards.prey.shape[1]
+        own = slice(None) if p is None else slice(p, p + 1)
+        ways, cell = self.around[boards.prey[:, own]][..., :4], boards.prey[:, own]
+        index = torch.arange(P, device=cell.device)
+        earlier = index < index[own, None]  # [P or 1, P]
+        later = index > index[own, None]
+        where = now[:, None, None]  # [B, 1, 1, P]
+        taken = ((ways[..., None] == where) & earlier[:, None]).any(3).float()  # [B, P or 1, 4]
+        waiting = ((ways[..., None] == boards.prey[:, None, None]) & later[:, None]).any(3).float()
+        ousted = ((cell[..., None] == now[:, None]) & earlier).any(2).float()
+        shot = at_least((under[:, own] * left[:, None]).sum(2), 2)
+        step = torch.stack([wall[:, own], taken, waiting], 3)
+        context = torch.cat([context[:, own], shot, ousted[..., None], step.sum(2) / 4], 2)
+        return self.prey(context, step, ways == boards.blocks.shape[1])
+
+    def _reward_logits(self, context: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """context: [B, A, 17]; left: float [B, A]. Returns: over `totals`, [B, A, n]."""
+        return self.reward(torch.cat([context, left[..., None]], 2))
+
+    # -- what is likely
+
+    def terms(self, boards: Boards, actions: torch.Tensor, outcome: Outcomes, rewards: torch.Tensor, ends: torch.Tensor,
+              contrast: bool = False) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """log p of what happened, in nats: float [B, 4], of hunters, prey, rewards (0 where not known), end; and the InfoNCE
+        loss [B] (van den Oord et al. 2018) of that against what breaks a rule, 0 unless `contrast`.
+
+        A next state does not say which of two hares is which: its probability is the sum over all ways to tell.
+        """
+        (context, step, same), K = self._hunters_see(boards, actions), boards.blocks.shape[1]
+        left = (outcome.hunters == LEAVE).float()
+        earlier = torch.tril(same, -1) @ left[..., None]  # [B, A, 1], left before from one's cell
+        off_board = self.around[boards.hunters][..., :4] == K
+        hunters = self.hunter(torch.cat([context, at_least(earlier[..., 0], 2)], 2), step, off_board).log_softmax(2)
+        there = boards.hunters < K
+
+        told = Boards(*(array[outcome.row] for array in boards[:3]), boards.stags)  # a row a way to tell the prey apart
+        now = self.around[told.prey].gather(2, outcome.prey[..., None])[..., 0]
+        seen = self._prey_see(told, actions[outcome.row])
+        prey = self._prey_logits(seen, told, left[outcome.row], now, None).log_softmax(2)
+        each = (_at(prey, outcome.prey) * (told.prey < K)).sum(1)
+        by_way = each.new_full((len(actions), outcome.ways), MASKED).index_put((outcome.row, outcome.way), each)
+
+        paid = self._reward_logits(context, left).log_softmax(2)
+        known = there & ~rewards.isnan()
+        total = (rewards[..., None].nan_to_num() * self._sharers(same, left) - self.totals).abs().argmin(2)
+        end = -F.softplus(-self._end_logit(left, there) * (2 * ends - 1))
+        found = [(_at(hunters, outcome.hunters) * there).sum(1), by_way.logsumexp(1), (_at(paid, total) * known).sum(1), end]
+        lost = found[0].new_zeros(len(actions))
+        if contrast:
+            first = outcome.way == 0
+            gone = torch.where(outcome.prey == LEAVE, STAY, LEAVE)  # one prey missing, or there though it was captured
+            less = [self._wrong(hunters, outcome.hunters, there), self._wrong(paid, total, known),
+                    _one_of((_at(prey, gone) - _at(prey, outcome.prey))[first], (told.prey < K)[first])]  # fmt: skip
+            # Next states of the batch are on other boards: impossible here by construction, they would add nothing.
+            lost = torch.logsumexp(torch.stack([torch.zeros_like(lost), *less]), 0)
+        return torch.stack(found, 1), lost
+
+    def _wrong(self, log_probs: torch.Tensor, right: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        """How much less likely another class of one random object is, [B]."""
+        other = (right + torch.randint_like(right, 1, log_probs.shape[2])) % log_probs.shape[2]
+        return _one_of((_at(log_probs, other) - _at(log_probs, right)).clamp(min=MASKED), there)
+
+    def _sharers(self, same: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """How many leave from one's cell, oneself included; 1 for who stays. [B, A, 1]"""
+        return (1.0 + (same @ left[..., None])[..., 0] * left)[..., None]
+
+    def _end_logit(self, left: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        """Is anybody left on the board? [B]"""
+        stay = ((left == 0) & there).any(1, keepdim=True).float()
+        return self.end(stay)[:, 0]
+
+    @torch.no_grad()
+    def log_prob(self, states, actions, next_states, rewards, ends) -> torch.Tensor:
+        """log p(next state, rewards, end | state, actions), float [B] in nats; about -1e9 for what cannot be said."""
+        most = max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max()))
+        boards, device = Boards.of(states, *most), states.device
+        outcome = outcomes_of(states.cpu().numpy(), next_states.cpu().numpy(), self.board, *most)
+        found = torch.full((len(states),), MASKED, device=device)
+        good = torch.as_tensor(np.flatnonzero(outcome.possible), device=device)
+        part = Boards(*(array[good] for array in boards[:3]), boards.stags)
+        told = outcome.batch(np.flatnonzero(outcome.possible), device)
+        terms, _ = self.terms(part, actions[good], told, rewards[good], ends[good].float())
+        return found.index_put((good,), terms.sum(1))
+
+    # -- what happens
+
+    @torch.no_grad()
+    def imagine(self, boards: Boards, actions: torch.Tensor, likely: bool = False):
+        """One tick on all boards, sampled, or with every object's likeliest outcome given those before it. No step waits
+        for the device.
+
+        Returns: boards, rewards float [B, A], ends bool [B]; with `likely`, also what the expected planes are made of.
+        """
+        K, (B, A), P = boards.blocks.shape[1], boards.hunters.shape, boards.prey.shape[1]
+        context, step, same = self._hunters_see(boards, actions)
+        there, to = boards.hunters < K, self.around[boards.hunters]
+        left, outcomes, probs = context.new_zeros(B, A), [], []
+        for i in range(A):
+            earlier = at_least((same[:, i] * left).sum(1), 2)
+            logits = self.hunter(torch.cat([context[:, i], earlier], 1), step[:, i], to[:, i, :4] == K)
+            outcomes.append(_pick(logits, likely))
+            probs.append(logits)
+            left[:, i] = ((outcomes[i] == LEAVE) & there[:, i]).float()
+        hunters = to.gather(2, torch.stack(outcomes, 1)[..., None])[..., 0]
+
+        seen, now, prey_probs = self._prey_see(boards, actions), boards.prey.clone(), []
+        for p in range(P):
+            logits = self._prey_logits(seen, boards, left, now, p)[:, 0]
+            prey_probs.append(logits)
+            now[:, p] = self.around[boards.prey[:, p]].gather(1, _pick(logits, likely)[:, None])[:, 0]
+
+        paid = self._reward_logits(context, left)
+        sharers = self._sharers(same, left)[..., 0]
+        rewards = self.totals[_pick(paid, likely)] / sharers * there
+        end = self._end_logit(left, there)
+        after = boards._replace(hunters=hunters, prey=now)
+        if not likely:
+            return after, rewards, torch.rand_like(end) < end.sigmoid()
+        return after, rewards, end > 0, (torch.stack(probs, 1), torch.stack(prey_probs, 1), context, end, sharers, there)
+
+    @torch.no_grad()
+    def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
+        """`expected` adds up each object's outcomes, given the likeliest ones of those before it."""
+        boards = self._boards(states)
+        after, rewards, _, (hunters, prey, context, end, sharers, there) = self.imagine(boards, actions, likely=True)
+        (B, A), K = boards.hunters.shape, boards.blocks.shape[1]
+        planes = states.new_zeros(B, A + 3, K + 1, dtype=torch.float32)
+        planes[:, :A].scatter_add_(2, self.around[boards.hunters], hunters.softmax(2))
+        planes[:, A, :K] = boards.blocks
+        for plane, own in ((A + 1, slice(None, boards.stags)), (A + 2, slice(boards.stags, None))):
+            planes[:, plane].scatter_add_(1, self.around[boards.prey[:, own]].flatten(1), prey[:, own].softmax(2).flatten(1))
+        leaves = hunters.softmax(2)[..., LEAVE]
+        paid = [self._reward_logits(context, torch.full_like(leaves, left)).softmax(2) for left in (0.0, 1.0)]
+        paid = paid[0] + leaves[..., None] * (paid[1] - paid[0])  # [B, A, n]
+        positive, expected = paid[..., self.totals > 0].sum(2) * there, (paid * self.totals).sum(2) / sharers * there
+        return Prediction(after.planes(), planes[:, :, :K], rewards, expected, positive, end.sigmoid())
+
+    @torch.no_grad()
+    def sample(self, states: torch.Tensor, actions: torch.Tensor):
+        """Returns: planes uint8 [B, A+3, K], rewards [B, A], ends bool [B]."""
+        after, rewards, ends = self.imagine(self._boards(states), actions)
+        return after.planes(), rewards, ends
+
+    def _boards(self, states: torch.Tensor) -> Boards:
+        return Boards.of(states, max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max())))
+
+
+def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return values.gather(-1, index[..., None])[..., 0]
+
+
+def _one_of(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    """The value of a random object that is there, [B, n] -> [B]; MASKED where none is."""
+    pick = (torch.rand_like(values) + there).argmax(1, keepdim=True)
+    return torch.where(there.gather(1, pick), values.gather(1, pick), MASKED)[:, 0]
+
+
+def _pick(logits: torch.Tensor, likely: bool) -> torch.Tensor:
+    """The likeliest, or a draw: the largest of logits + Gumbel noise is one (Gumbel 1954)."""
+    return (logits if likely else logits - torch.log(torch.empty_like(logits).exponential_())).argmax(-1)
+
+
+# ---- the earlier kind
+
+
+class Regression(nn.Module):
+    """The next planes and the rewards as numbers, by mean squared error. What may happen is averaged into one picture."""
+
+    kind = "regression"
+
+    def __init__(self, height: int, width: int, hunters: int, joint: bool = True, hidden: int = 64):
+        super().__init__()
+        self.sizes = dict(height=height, width=width, hunters=hunters, joint=joint, hidden=hidden)
+        self.hunters, self.joint, self.board = hunters, joint, (height, width)
+        convolutions = [(ACTIONS * hunters + hunters + 3, hidden), (hidden, hidden), (hidden, hidden)]
+        layers = [layer for i, o in convolutions for layer in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
+        self.trunk, self.planes = nn.Sequential(*layers), nn.Conv2d(hidden, hunters + 3, 3, padding=1)
+        self.rest = _mlp(2 * hidden, hidden, hunters + 1)
+
+    def on(self, height: int, width: int) -> "Regression":
+        """The same model, for boards of this size."""
+        self.board = (height, width)
+        return self
+
+    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns: planes [B, A+3, K], rewards [B, A], end [B]."""
+        planes = states.float().unflatten(2, self.board)
+        chosen = F.one_hot(actions + 1, ACTIONS + 1)[..., 1:].flatten(1).float()  # no action known: all zero
+        h = self.trunk(torch.cat([planes, chosen[..., None, None].expand(-1, -1, *self.board)], 1))
+        rest = self.rest(torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1))
+        return self.planes(h).flatten(2), rest[:, :-1], rest[:, -1]
+
+    @torch.no_grad()
+    def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
+        planes, rewards, end = self(states, actions)
+        return Prediction((planes > 0.5).to(torch.uint8), planes, rewards, rewards, None, end.clamp(0, 1))
+
+    def sample(self, states: torch.Tensor, actions: torch.Tensor):
+        """There is nothing to draw from: the rounded prediction."""
+        said = self.predict(states, actions)
+        return said.likely, said.rewards, said.ends > 0.5
+
+    def log_prob(self, states, actions, next_states, rewards, ends) -> None:
+        return None
+
+    def terms(self, states, actions, next_states, rewards, ends, contrast: bool = False):
+        """Squared errors [B, 3]: mean over the planes, mean over known rewards, end; and InfoNCE [B], where a next state is
+        as likely as it is near: against one hunter shifted, a prey missing, a wrong reward, and four of the batch."""
+        planes, said, end = self(states, actions)
+        truth, known = next_states.float(), ~rewards.isnan()
+        rewards = rewards.nan_to_num()
+        wrong = ((said - rewards).square() * known).sum(1) / known.sum(1).clamp(min=1)
+        squares, lost = (planes - truth).square(), said.new_zeros(len(said))
+        if contrast:
+            B, A = len(truth), self.hunters
+            who = _one_hot_of(truth[:, :A].any(2))  # [B, A], a hunter that is there
+            turned = truth[:, :A].unflatten(2, self.board).roll(1, 2 + int(torch.randint(2, ()))).flatten(2)
+            shifted = torch.where(who[..., None], turned, truth[:, :A])
+            lacking = truth[:, A + 1 :].flatten(1) * ~_one_hot_of(truth[:, A + 1 :].flatten(1) > 0)
+            paid = rewards + _one_hot_of(known) * torch.where(rewards > 0, -rewards, 1.0)
+            base = squares.sum((1, 2)) + wrong
+            far = [base + (planes[:, :A] - shifted).square().sum((1, 2)) - squares[:, :A].sum((1, 2)),
+                   base + (planes[:, A + 1 :].flatten(1) - lacking).square().sum(1) - squares[:, A + 1 :].sum((1, 2)),
+                   base + ((said - paid).square() * known).sum(1) / known.sum(1).clamp(min=1) - wrong]  # fmt: skip
+            far += [(planes - truth.roll(i, 0)).square().sum((1, 2)) + wrong for i in range(1, 5) if i < B]
+            lost = base + torch.logsumexp(-torch.stack([base, *far]), 0)
+        return torch.stack([squares.mean((1, 2)), wrong, (end - ends).square()], 1), lost
+
+
+def _one_hot_of(there: torch.Tensor) -> torch.Tensor:
+    """A random one of those that are there, bool [B, n]; none where none is."""
+    pick = (torch.rand(there.shape, device=there.device) + there).argmax(1, keepdim=True)
+    return torch.zeros_like(there).scatter(1, pick, True) & there
+
+
+MODELS = {"moves": Moves, "regression": Regression}
+
+
+def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Moves | Regression, dict]:
+    """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
+    path = tracking.find_folder(folder) / "best.pt"
+    checkpoint = tracking.load_checkpoint(path, KIND, device)
+    model = MODELS[checkpoint["args"]["model"]](**checkpoint["sizes"]).to(device)
+    tracking.load_weights(model, checkpoint["model"], path)
+    return model.eval(), checkpoint
+
+
+# ---- the data, resident on the device
+
+
+@dataclass
+class Batches:
+    """Transitions as tensors on the device, what became of each object, and the symmetries that augment them."""
+
+    states: torch.Tensor  # uint8 [R, A+3, K]
+    before: torch.Tensor  # int64 [M]
+    after: torch.Tensor  # int64 [M]
+    actions: torch.Tensor  # int64 [M, A]
+    rewards: torch.Tensor  # float [M, A], NaN where not known
+    ends: torch.Tensor  # float [M]
+    cells: torch.Tensor  # int64 [S, K]
+    turned: torch.Tensor  # int64 [S, 7]
+    outcomes: AllOutcomes
+    most: tuple[int, int]  # stags and hares on a board
+    own: bool  # tell only one hunter's action
+
+    @classmethod
+    def of(cls, data: Transitions, device: torch.device, own: bool):
+        states, board = data.states.reshape(*data.states.shape[:2], -1), data.states.shape[2:]
+        most = tuple(max(1, int(states[:, plane].sum(1, dtype=np.int64).max())) for plane in (-2, -1))
+        outcomes = outcomes_of(states[data.before], states[data.after], board, *most)
+        arrays = (
+            states,
+            data.before,
+            data.after,
+            data.actions,
+            data.rewards,
+            data.ends.astype(np.float32),
+            *symmetries(*board),
+        )
+        return cls(*(torch.as_tensor(array, device=device) for array in arrays), outcomes, most, own)
+
+    def take(self, index: np.ndarray, random: bool) -> tuple[torch.Tensor, ...]:
+        """States, actions, next states, rewards, ends of the transitions `index`. With --actions own, one hunter that is on
+        the board keeps its action: the first one or, if `random`, any."""
+        where = torch.as_tensor(index, device=self.states.device)
+        states, actions = self.states[self.before[where]], self.actions[where]
+        if self.own:
+            there = states[:, :-3].any(2)
+            order = torch.rand(there.shape, device=there.device) if random else -torch.arange(there.shape[1]) / 100
+            told = (order + 2 * (there & (actions >= 0))).argmax(1, keepdim=True)
+            actions = torch.full_like(actions, -1).scatter(1, told, actions.gather(1, told))
+        return states, actions, self.states[self.after[where]], self.rewards[where], self.ends[where]
+
+    def terms(self, model: nn.Module, index: np.ndarray, contrast: bool, augment: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's terms of the transitions `index`. The moves' scorers share all directions, so that a turned board
+        tells them nothing new; the regression sees each transition through a random symmetry."""
+        states, actions, next_states, rewards, ends = self.take(index, random=augment)
+        if model.kind == "moves":
+            outcome = self.outcomes.batch(index, states.device)
+            return model.terms(Boards.of(states, *self.most), actions, outcome, rewards, ends, contrast)
+        if augment:
+            turn = torch.randint(len(self.cells), (len(index),), device=states.device)
+            cells = self.cells[turn][:, None].expand_as(states)
+            states, next_states = states.gather(2, cells), next_states.gather(2, cells)
+            actions = torch.where(actions < 0, actions, self.turned[turn].gather(1, actions.clamp(min=0)))
+        return model.terms(states, actions, next_states, rewards, ends, contrast)
+
+
+# ---- judging
+
+
+@torch.no_grad()
+def judge(model: nn.Module, batches: Batches, index: np.ndarray) -> dict[str, float | None]:
+    """In short: what test_obs_reward_model.py says at length. Means over the transitions `index`; of the regression's
+    rounded planes and of its rewards within 0.01."""
+    sums, count = 0.0, len(index)
+    for part in np.array_split(index, math.ceil(count / EVAL_BATCH)):
+        states, actions, truth, rewards, _ = batches.take(part, random=False)
+        said = model.predict(states, actions)
+        known = ~rewards.isnan()
+        error = (said.expected_rewards - rewards).square()[known].sum() / max(1, rewards.shape[1])
+        right = (((said.rewards - rewards).abs() < 0.01) | ~known).all(1)
+        exact = (said.likely == truth).all(2).all(1)
+        found = [(said.expected - truth).square().mean((1, 2)).sum(), error, exact.sum(), right.sum()]
+        terms, _ = batches.terms(model, part, contrast=False, augment=False)
+        sums = sums + torch.stack([*found, terms.sum()]).double()
+    means = dict(
+        zip(("obs_mse", "reward_mse", "exact_transitions", "exact_rewards", "nll"), (sums / count).tolist(), strict=True)
+    )
+    return means | {"nll": -means["nll"] if model.kind == "moves" else None}
+
+
+# ---- training
+
+
+def read_transitions(args: Args) -> Transitions:
+    data = load_transitions(default_or_fresh(args.data), args.layout)
+    print(f"[WM] Loaded {len(data)} transitions.")
+    for line in data.inferred:
+        print(f"[DATA] inferred: {line}")
+    if args.actions == "joint" and (data.actions < 0).any():
+        print("[DATA] not everyone's action is in this file: --actions own")
+        args.actions = "own"
+    return data
+
+
+def rates(step: int, args: Args, steps_per_epoch: int) -> float:
+    """Learning rate of a step: it rises and falls linearly."""
+    rate = args.learning_rate * (0.05 if args.model == "regression" else 1.0)
+    return rate * min(1.0, (step + 1) / 100) * (1.0 - step / (args.epochs * steps_per_epoch))
+
+
+def run_epoch(model, optimizer, batches: Batches, index: np.ndarray, args: Args, step: int, world: tracking.World, writer):
+    """Train once on the transitions `index`, in random order, `step` steps having been taken before. Of several processes
+    each takes its share of every batch.
+
+    Returns: the means over the epoch of the loss's terms, and the steps so far.
+    """
+    names = ("hunters", "prey", "rewards", "end") if args.model == "moves" else ("obs", "rewards", "end")
+    sign = -1.0 if args.model == "moves" else 1.0  # log-probabilities, or errors
+    names += ("contrastive",) * (args.contrastive_coef > 0) + ("total",)
+    order = index[torch.randperm(len(index)).numpy()]
+    parts = np.array_split(order, math.ceil(len(index) / args.batch_size))
+    sums, logged = torch.zeros(2, len(names), device=world.device)  # over the epoch; over the steps since the last log
+    with tqdm(total=len(index), unit=" transitions", leave=False, mininterval=1.0, disable=world.rank > 0) as bar:
+        for done, part in enumerate(parts, 1):
+            optimizer.param_groups[0]["lr"] = rates(step, args, len(parts))
+            mine = part[world.rank :: world.size]
+            terms, contrast = model(batches, mine, args.contrastive_coef > 0)
+            terms = sign * terms.sum(0) / len(part)
+            loss = terms.sum() + args.contrastive_coef * contrast.sum() / len(part)
+            optimizer.zero_grad()
+            (loss * world.size).backward()  # the processes' gradients are averaged
+            optimizer.step()
+            extra = [contrast.sum()[None] / len(part)] * (args.contrastive_coef > 0)
+            seen = torch.cat([terms, *extra, loss[None]]).detach()
+            sums += seen
+            logged += seen
+            step += 1
+            bar.update(len(part))
+            if done % LOG_STEPS == 0 or done == len(parts):
+                means = (world.sum(logged) / ((done - 1) % LOG_STEPS + 1)).tolist()
+                tracking.log_scalars(writer, "losses", dict(zip(names, means, strict=True)), step)
+                tracking.log_scalars(writer, "charts", {"learning_rate": optimizer.param_groups[0]["lr"]}, step)
+                logged.zero_()
+    return dict(zip(names, (world.sum(sums) / len(parts)).tolist(), strict=True)), step
+
+
+class Loss(nn.Module):
+    """The terms of a batch as a module's forward pass, which is what several processes share."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batches: Batches, index: np.ndarray, contrast: bool):
+        return batches.terms(self.model, index, contrast, augment=True)
+
+
+def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
+    start, device = time.perf_counter(), world.device
+    with world.one_first():  # the default file is collected once
+        data = read_transitions(args)
+    if resumed and resumed["fingerprint"] != data.fingerprint:
+        raise tracking.UsageError(f"{args.data}: not the data that the run was trained on; name that file with --data")
+    tracking.seed_everything(args.seed, args.torch_deterministic)
+    batches = Batches.of(data, device, args.actions == "own")
+    splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
+    impossible = len(data) - len(splits["all"])
+    if impossible:
+        print(f"[DATA] {impossible} transitions left out in which an object goes further than a neighbour cell")
+    if args.max_transitions:
+        splits["train"] = splits["train"][: args.max_transitions]
+    parts = {name: len(splits[name]) for name in ("train", "val", "test")}
+    if min(parts.values()) < 1:
+        raise tracking.UsageError(f"{args.data}: expected transitions to train, validate and test on, found {parts}")
+    print(f"[DATA] split {data.split_law}: {parts['train']} train, {parts['val']} val, {parts['test']} test transitions")
+    height, width = data.states.shape[2:]
+    if resumed:
+        model = MODELS[args.model](**resumed["sizes"])
+    elif args.model == "regression":
+        model = Regression(height, width, data.actions.shape[1], args.actions == "joint")
+    else:
+        model = Moves(height, width, totals_of(batches, splits["train"], args.data), args.actions == "joint")
+    model = model.to(device).on(height, width)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
+
+    state = dict(epoch=0, step=0, best=math.inf, history=[], seconds=0.0, train_seconds=0.0)
+    if resumed:
+        folder, run_name = tracking.find_folder(args.resume), resumed["run"]
+        state = {key: resumed[key] for key in state}
+        tracking.load_weights(model, resumed["model"], folder / "last.pt")
+        optimizer.load_state_dict(resumed["optimizer"])
+        tracking.set_rng_state(resumed["rng"])
+    else:
+        run_name = tracking.new_run(args.exp_name, "wm_ckpts") if world.rank == 0 else ""
+        folder = Path("wm_ckpts") / run_name
+    settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
+    fixed = dict(kind=KIND, run=run_name, args=settings, sizes=model.sizes, fingerprint=data.fingerprint)
+
+    def save(name: str) -> None:
+        now = state | dict(seconds=state["seconds"] + time.perf_counter() - start)
+        learnt = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state())
+        tracking.save_checkpoint(folder / name, fixed | now | learnt)
+
+    purge = state["step"] + 1 if resumed else None
+    writer = tracking.open_log(run_name, settings, purge_step=purge) if world.rank == 0 else None
+    if not resumed and world.rank == 0:
+        save("last.pt")  # so that a run killed in its first epoch can be resumed too
+    print("[WM] Begin offline training...", flush=True)
+
+    shared = world.wrap(Loss(model))
+    for epoch in range(state["epoch"], args.epochs):
+        print(f"\n[Epoch {epoch + 1}/{args.epochs}]", flush=True)
+        epoch_start = time.perf_counter()
+        means, state["step"] = run_epoch(shared, optimizer, batches, splits["train"], args, state["step"], world, writer)
+        seconds = time.perf_counter() - epoch_start
+        state["train_seconds"] += seconds
+        if not math.isfinite(means["total"]):
+            raise tracking.UsageError(f"epoch {epoch}: the loss is {means['total']}; try a smaller --learning-rate")
+        state["epoch"] = epoch + 1
+        if world.rank > 0:  # the first process judges and saves
+            continue
+        tracking.log_scalars(writer, "charts", {"SPS": parts["train"] / seconds}, state["step"])
+        val = judge(model, batches, splits["val"])
+        tracking.log_scalars(writer, "val", val, state["step"])
+        row = means | {f"val_{key}": value for key, value in val.items() if value is not None}
+        print("[WM] " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
+        state["history"].append(dict(epoch=epoch) | row)
+        tracking.write_csv(folder / "loss.csv", state["history"])
+        score = val["obs_mse"] + val["reward_mse"] if val["nll"] is None else val["nll"]
+        if score < state["best"]:
+            state["best"] = score
+            save("best.pt")
+        save("last.pt")
+    if world.rank > 0:
+        return
+
+    print(f"\n[WM] model saved to: {folder.as_posix()}")
+    model, best = load_world_model(folder, device)
+    test = judge(model.on(height, width), batches, splits["test"])
+    said = ", ".join(f"{key} {value:.6g}" for key, value in test.items() if value is not None)
+    print(f"[WM] epoch {best['epoch'] - 1} (best on validation) on the test split: {parts['test']} transitions: {said}")
+    column = {key: [row[key] for row in state["history"]] for key in state["history"][0]}
+    panels = {"training loss": {key: column[key] for key in means}}
+    panels |= {key: {"val": column[f"val_{key}"]} for key in val if f"val_{key}" in column}
+    figures.save(figures.curves(panels, {}, "epoch"), folder / "wm_loss_curve.png", writer, state["step"])
+    tracking.log_scalars(writer, "test", test, state["step"])
+    seconds = state["seconds"] + time.perf_counter() - start
+    speed = args.epochs * parts["train"] / state["train_seconds"]
+    head = dict(
+        run=run_name, seed=args.seed, args=settings, seconds=seconds, transitions_per_second=speed, transitions=parts
+    )
+    tracking.write_json(folder / "metrics.json", head | {"test": test})
+    writer.close()
+    print(f"[WM] {seconds:.0f} s, {speed:.0f} transitions/s in training; judge it: python test_obs_reward_model.py "
+          f"--checkpoint {folder.as_posix()}")  # fmt: skip
+
+
+def totals_of(batches: Batches, index: np.ndarray, data: str) -> list[float]:
+    """What leaving a cell paid in all, by the training data: each hunter's reward times those who left with it."""
+    states, left = batches.states[batches.before[index]].cpu().numpy(), batches.outcomes.hunters[index] == LEAVE
+    cell = np.where(left, states[:, :-3].argmax(2), -1 - np.arange(left.shape[1]))
+    sharers = (cell[:, :, None] == cell[:, None]).sum(2)
+    paid = (batches.rewards[index].cpu().numpy() * sharers)[states[:, :-3].any(2)]
+    totals = np.unique(np.append(0.0, paid[np.isfinite(paid)].round(3)))
+    if len(totals) > 64:
+        raise tracking.UsageError(
+            f"{data}: rewards: expected at most 64 values, found {len(totals)}: try --model regression"
+        )
+    return totals.tolist()
+
+
+def main() -> None:
+    args = tracking.parse_args(Args, __doc__.split("\n")[0])
+    least = dict(max_transitions=0, epochs=1, batch_size=1, torch_threads=1, seed=0)
+    tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("contrastive_coef",))
+    resumed = None
+    if args.resume:
+        resumed = tracking.load_checkpoint(tracking.find_folder(args.resume) / "last.pt", KIND)
+        args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
+    torch.set_num_threads(args.torch_threads)
+    with tracking.join_world(args.cuda) as world:
+        train(args, world, resumed)
+
+
+if __name__ == "__main__":
+    tracking.run(main, DataError)
