@@ -1,12 +1,16 @@
-# make moa: train the VAE with a MOA head.   make test: lint and run the tests.   Windows: see README.md.
+# make moa: train the VAE with a MOA head.   make wm: train a world model and judge it.   make test: lint and run the tests.   Windows: see README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: moa test clean
+.PHONY: moa wm test clean
 
 moa: $(VENV)/.run
 	$(BIN)/python pretrain_vae.py --loss moa
+
+wm: $(VENV)/.run
+	$(BIN)/python train_world_model.py
+	$(BIN)/python test_obs_reward_model.py
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

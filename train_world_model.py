@@ -22,14 +22,16 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import tracking
-from data import DEFAULT_DATA, DataError, default_or_fresh, symmetries
-from data.outcomes import LEAVE, AllOutcomes, Outcomes, outcomes_of
+from data import DEFAULT_DATA, DataError, default_or_fresh
+from data.batches import TransitionBatches
+from data.outcomes import LEAVE, Outcomes, outcomes_of
 from data.transitions import Transitions, load_transitions
 from tracking import figures
 
 KIND = "train_world_model"  # what a checkpoint says it is
 ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
 MASKED = -1e9  # a logit of what cannot be
+MOST_TOTALS = 64  # reward classes; a reward that takes more values is no class
 EVAL_BATCH = 4096
 LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch
 
@@ -170,7 +172,8 @@ class Moves(nn.Module):
         cell = F.pad(torch.arange(K).view(height, width), (1, 1, 1, 1), value=K)
         around = (cell[:-2, 1:-1], cell[2:, 1:-1], cell[1:-1, :-2], cell[1:-1, 2:], cell[1:-1, 1:-1])
         around = F.pad(torch.stack(around, 2).flatten(0, 1), (0, 1, 0, 1), value=K)
-        self.board, self.around = (height, width), around.to(self.totals.device)  # [K + 1, 6], where an outcome leads
+        self.register_buffer("around", around.to(self.totals.device), persistent=False)  # [K + 1, 6], where an outcome leads
+        self.board = (height, width)
         return self
 
     # -- what an object sees
@@ -472,73 +475,26 @@ def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> 
     return model.eval(), checkpoint
 
 
-# ---- the data, resident on the device
-
-
-@dataclass
-class Batches:
-    """Transitions as tensors on the device, what became of each object, and the symmetries that augment them."""
-
-    states: torch.Tensor  # uint8 [R, A+3, K]
-    before: torch.Tensor  # int64 [M]
-    after: torch.Tensor  # int64 [M]
-    actions: torch.Tensor  # int64 [M, A]
-    rewards: torch.Tensor  # float [M, A], NaN where not known
-    ends: torch.Tensor  # float [M]
-    cells: torch.Tensor  # int64 [S, K]
-    turned: torch.Tensor  # int64 [S, 7]
-    outcomes: AllOutcomes
-    most: tuple[int, int]  # stags and hares on a board
-    own: bool  # tell only one hunter's action
-
-    @classmethod
-    def of(cls, data: Transitions, device: torch.device, own: bool):
-        states, board = data.states.reshape(*data.states.shape[:2], -1), data.states.shape[2:]
-        most = tuple(max(1, int(states[:, plane].sum(1, dtype=np.int64).max())) for plane in (-2, -1))
-        outcomes = outcomes_of(states[data.before], states[data.after], board, *most)
-        arrays = (
-            states,
-            data.before,
-            data.after,
-            data.actions,
-            data.rewards,
-            data.ends.astype(np.float32),
-            *symmetries(*board),
-        )
-        return cls(*(torch.as_tensor(array, device=device) for array in arrays), outcomes, most, own)
-
-    def take(self, index: np.ndarray, random: bool) -> tuple[torch.Tensor, ...]:
-        """States, actions, next states, rewards, ends of the transitions `index`. With --actions own, one hunter that is on
-        the board keeps its action: the first one or, if `random`, any."""
-        where = torch.as_tensor(index, device=self.states.device)
-        states, actions = self.states[self.before[where]], self.actions[where]
-        if self.own:
-            there = states[:, :-3].any(2)
-            order = torch.rand(there.shape, device=there.device) if random else -torch.arange(there.shape[1]) / 100
-            told = (order + 2 * (there & (actions >= 0))).argmax(1, keepdim=True)
-            actions = torch.full_like(actions, -1).scatter(1, told, actions.gather(1, told))
-        return states, actions, self.states[self.after[where]], self.rewards[where], self.ends[where]
-
-    def terms(self, model: nn.Module, index: np.ndarray, contrast: bool, augment: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's terms of the transitions `index`. The moves' scorers share all directions, so that a turned board
-        tells them nothing new; the regression sees each transition through a random symmetry."""
-        states, actions, next_states, rewards, ends = self.take(index, random=augment)
-        if model.kind == "moves":
-            outcome = self.outcomes.batch(index, states.device)
-            return model.terms(Boards.of(states, *self.most), actions, outcome, rewards, ends, contrast)
-        if augment:
-            turn = torch.randint(len(self.cells), (len(index),), device=states.device)
-            cells = self.cells[turn][:, None].expand_as(states)
-            states, next_states = states.gather(2, cells), next_states.gather(2, cells)
-            actions = torch.where(actions < 0, actions, self.turned[turn].gather(1, actions.clamp(min=0)))
-        return model.terms(states, actions, next_states, rewards, ends, contrast)
+def terms_of(model: nn.Module, batches: TransitionBatches, index: np.ndarray, contrast: bool, augment: bool):
+    """The model's terms of the transitions `index`, and its InfoNCE loss. A turned board tells the moves nothing new, since
+    their scorers share all directions; the regression is trained on random symmetries."""
+    states, actions, next_states, rewards, ends = batches.take(index, random=augment)
+    if model.kind == "moves":
+        outcome = batches.outcomes.batch(index, states.device)
+        return model.terms(Boards.of(states, *batches.most), actions, outcome, rewards, ends, contrast)
+    if augment:
+        turn = torch.randint(len(batches.cells), (len(index),), device=states.device)
+        cells = batches.cells[turn][:, None].expand_as(states)
+        states, next_states = states.gather(2, cells), next_states.gather(2, cells)
+        actions = torch.where(actions < 0, actions, batches.turned[turn].gather(1, actions.clamp(min=0)))
+    return model.terms(states, actions, next_states, rewards, ends, contrast)
 
 
 # ---- judging
 
 
 @torch.no_grad()
-def judge(model: nn.Module, batches: Batches, index: np.ndarray) -> dict[str, float | None]:
+def judge(model: nn.Module, batches: TransitionBatches, index: np.ndarray) -> dict[str, float | None]:
     """In short: what test_obs_reward_model.py says at length. Means over the transitions `index`; of the regression's
     rounded planes and of its rewards within 0.01."""
     sums, count = 0.0, len(index)
@@ -550,7 +506,7 @@ def judge(model: nn.Module, batches: Batches, index: np.ndarray) -> dict[str, fl
         right = (((said.rewards - rewards).abs() < 0.01) | ~known).all(1)
         exact = (said.likely == truth).all(2).all(1)
         found = [(said.expected - truth).square().mean((1, 2)).sum(), error, exact.sum(), right.sum()]
-        terms, _ = batches.terms(model, part, contrast=False, augment=False)
+        terms, _ = terms_of(model, batches, part, contrast=False, augment=False)
         sums = sums + torch.stack([*found, terms.sum()]).double()
     means = dict(
         zip(("obs_mse", "reward_mse", "exact_transitions", "exact_rewards", "nll"), (sums / count).tolist(), strict=True)
@@ -578,16 +534,16 @@ def rates(step: int, args: Args, steps_per_epoch: int) -> float:
     return rate * min(1.0, (step + 1) / 100) * (1.0 - step / (args.epochs * steps_per_epoch))
 
 
-def run_epoch(model, optimizer, batches: Batches, index: np.ndarray, args: Args, step: int, world: tracking.World, writer):
-    """Train once on the transitions `index`, in random order, `step` steps having been taken before. Of several processes
-    each takes its share of every batch.
+def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: int, world: tracking.World, writer):
+    """Train once on the transitions `index`, in an order of this seed and step, `step` steps having been taken before. Of
+    several processes each takes its share of every batch.
 
     Returns: the means over the epoch of the loss's terms, and the steps so far.
     """
     names = ("hunters", "prey", "rewards", "end") if args.model == "moves" else ("obs", "rewards", "end")
     sign = -1.0 if args.model == "moves" else 1.0  # log-probabilities, or errors
     names += ("contrastive",) * (args.contrastive_coef > 0) + ("total",)
-    order = index[torch.randperm(len(index)).numpy()]
+    order = index[np.random.default_rng((args.seed, step)).permutation(len(index))]  # the same in every process
     parts = np.array_split(order, math.ceil(len(index) / args.batch_size))
     sums, logged = torch.zeros(2, len(names), device=world.device)  # over the epoch; over the steps since the last log
     with tqdm(total=len(index), unit=" transitions", leave=False, mininterval=1.0, disable=world.rank > 0) as bar:
@@ -621,8 +577,8 @@ class Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batches: Batches, index: np.ndarray, contrast: bool):
-        return batches.terms(self.model, index, contrast, augment=True)
+    def forward(self, batches: TransitionBatches, index: np.ndarray, contrast: bool):
+        return terms_of(self.model, batches, index, contrast, augment=True)
 
 
 def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
@@ -632,7 +588,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     if resumed and resumed["fingerprint"] != data.fingerprint:
         raise tracking.UsageError(f"{args.data}: not the data that the run was trained on; name that file with --data")
     tracking.seed_everything(args.seed, args.torch_deterministic)
-    batches = Batches.of(data, device, args.actions == "own")
+    batches = TransitionBatches.of(data, device, args.actions == "own")
     splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
     impossible = len(data) - len(splits["all"])
     if impossible:
@@ -649,7 +605,11 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     elif args.model == "regression":
         model = Regression(height, width, data.actions.shape[1], args.actions == "joint")
     else:
-        model = Moves(height, width, totals_of(batches, splits["train"], args.data), args.actions == "joint")
+        totals = batches.totals(splits["train"])
+        if len(totals) > MOST_TOTALS:
+            raise tracking.UsageError(f"{args.data}: rewards: expected at most {MOST_TOTALS} values, found {len(totals)}: "
+                                      "try --model regression")  # fmt: skip
+        model = Moves(height, width, totals, args.actions == "joint")
     model = model.to(device).on(height, width)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
 
@@ -723,20 +683,6 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     writer.close()
     print(f"[WM] {seconds:.0f} s, {speed:.0f} transitions/s in training; judge it: python test_obs_reward_model.py "
           f"--checkpoint {folder.as_posix()}")  # fmt: skip
-
-
-def totals_of(batches: Batches, index: np.ndarray, data: str) -> list[float]:
-    """What leaving a cell paid in all, by the training data: each hunter's reward times those who left with it."""
-    states, left = batches.states[batches.before[index]].cpu().numpy(), batches.outcomes.hunters[index] == LEAVE
-    cell = np.where(left, states[:, :-3].argmax(2), -1 - np.arange(left.shape[1]))
-    sharers = (cell[:, :, None] == cell[:, None]).sum(2)
-    paid = (batches.rewards[index].cpu().numpy() * sharers)[states[:, :-3].any(2)]
-    totals = np.unique(np.append(0.0, paid[np.isfinite(paid)].round(3)))
-    if len(totals) > 64:
-        raise tracking.UsageError(
-            f"{data}: rewards: expected at most 64 values, found {len(totals)}: try --model regression"
-        )
-    return totals.tolist()
 
 
 def main() -> None:

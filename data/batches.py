@@ -1,4 +1,4 @@
-"""Samples as tensors, resident on the device: whole episodes at once, each board once, seen through the symmetries."""
+"""Samples and transitions as tensors, resident on the device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from data.outcomes import LEAVE, AllOutcomes, outcomes_of
 from data.samples import Samples
 from data.symmetries import symmetries
+from data.transitions import Transitions
 
 
 class Batch(NamedTuple):
@@ -92,3 +94,50 @@ class Batches:
         """The groups of the samples `index`, in parts of about so many samples."""
         groups = np.unique(self.group[index])
         return np.array_split(groups, min(len(groups), math.ceil(len(index) / samples)))
+
+
+@dataclass
+class TransitionBatches:
+    """Transitions as tensors on the device, what became of each object, and the symmetries that augment them."""
+
+    states: torch.Tensor  # uint8 [R, A+3, K]
+    before: torch.Tensor  # int64 [M]
+    after: torch.Tensor  # int64 [M]
+    actions: torch.Tensor  # int64 [M, A]
+    rewards: torch.Tensor  # float [M, A], NaN where not known
+    ends: torch.Tensor  # float [M]
+    cells: torch.Tensor  # int64 [S, K]
+    turned: torch.Tensor  # int64 [S, 7]
+    outcomes: AllOutcomes
+    most: tuple[int, int]  # stags and hares on a board
+    own: bool  # tell only one hunter's action
+
+    @classmethod
+    def of(cls, data: Transitions, device: torch.device, own: bool):
+        states, board = data.states.reshape(*data.states.shape[:2], -1), data.states.shape[2:]
+        most = tuple(max(1, int(states[:, plane].sum(1, dtype=np.int64).max())) for plane in (-2, -1))
+        outcomes = outcomes_of(states[data.before], states[data.after], board, *most)
+        arrays = (states, data.before, data.after, data.actions, data.rewards, data.ends.astype(np.float32))
+        arrays += symmetries(*board)
+        return cls(*(torch.as_tensor(array, device=device) for array in arrays), outcomes, most, own)
+
+    def take(self, index: np.ndarray, random: bool) -> tuple[torch.Tensor, ...]:
+        """States, actions, next states, rewards, ends of the transitions `index`. With --actions own, one hunter that is on
+        the board keeps its action: the first one or, if `random`, any."""
+        where = torch.as_tensor(index, device=self.states.device)
+        states, actions = self.states[self.before[where]], self.actions[where]
+        if self.own:
+            there = states[:, :-3].any(2)
+            first = -torch.arange(there.shape[1], device=there.device) / 100
+            order = torch.rand(there.shape, device=there.device) if random else first
+            told = (order + 2 * (there & (actions >= 0))).argmax(1, keepdim=True)
+            actions = torch.full_like(actions, -1).scatter(1, told, actions.gather(1, told))
+        return states, actions, self.states[self.after[where]], self.rewards[where], self.ends[where]
+
+    def totals(self, index: np.ndarray) -> list[float]:
+        """What leaving a cell paid in all, in the transitions `index`: a hunter's reward times those who left with it."""
+        states, left = self.states[self.before[index]].cpu().numpy(), self.outcomes.hunters[index] == LEAVE
+        cell = np.where(left, states[:, :-3].argmax(2), -1 - np.arange(left.shape[1]))
+        sharers = (cell[:, :, None] == cell[:, None]).sum(2)
+        paid = (self.rewards[index].cpu().numpy() * sharers)[states[:, :-3].any(2)]
+        return np.unique(np.append(0.0, paid[np.isfinite(paid)].round(3))).tolist()

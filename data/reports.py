@@ -8,7 +8,7 @@ from data import scores
 from data.samples import Samples
 from envs import ACTIONS
 
-LEAST = 30  # samples of a tick below which its figure is not drawn
+LEAST = 30  # samples of a tick or a bin below which its figure is not drawn
 
 
 def of_actions(
@@ -66,7 +66,7 @@ def of_actions(
     report["arrays"] |= {
         "confusion": action_table(probs, targets, observed)[1],
         "recall": {name: scores.recall(p, targets) for name, p in compared.items()},
-        "reliability": {name: scores.reliability(p, targets) for name, p in compared.items()},
+        "reliability": {name: _enough(scores.reliability(p, targets), len(targets)) for name, p in compared.items()},
         "by_tick": _tick_curves(report),
     }
     return report
@@ -74,6 +74,10 @@ def of_actions(
 
 def _scores_of(everyone: dict[str, np.ndarray], targets: np.ndarray, part: np.ndarray) -> dict:
     return {"samples": int(part.sum())} | {name: scores.score(p[part], targets[part]) for name, p in everyone.items()}
+
+
+def _enough(bins: np.ndarray, samples: int) -> np.ndarray:
+    return bins[:, bins[2] * samples >= LEAST]
 
 
 def _tick_curves(report: dict) -> dict[str, dict[str, dict[int, float]]]:

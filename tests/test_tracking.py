@@ -7,10 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 import tracking
+from tracking import figures
 
 
 @dataclass
@@ -157,3 +161,57 @@ def test_random_state_goes_round():
     first = torch.randn(4)
     tracking.set_rng_state(state)
     assert torch.equal(first, torch.randn(4))
+
+
+# ---- pictures of joint boards
+
+
+def test_a_joint_board_is_drawn_in_shades():
+    board = np.zeros((5, 2, 3))  # two hunters
+    board[0, 0, 1], board[1, 0, 1], board[2, 1, 2], board[3, 1, 0] = 0.5, 1.0, 1.0, 0.25
+    image = figures.joint_picture(board)
+    cells = image.reshape(2, 12, 3, 12, 3).swapaxes(1, 2)  # [row, column, y, x, colour]
+    colour = [np.array(to_rgb(c)) for c in (*figures.COLOURS[:2], "#444444", "#8C2D04")]
+    assert image.shape == (24, 36, 3) and (cells[0, 0] == 1).all()
+    assert np.allclose(cells[0, 1, 0, 0], (1 + colour[0]) / 2), "half a hunter is half a shade"
+    assert np.allclose(cells[0, 1, 0, 11], colour[1]) and (cells[0, 1, 11] == 1).all()
+    assert np.allclose(cells[1, 2], colour[2]) and np.allclose(cells[1, 0, 11, 0], 0.75 + 0.25 * colour[3])
+    board[0, 1, 2] = 1.0
+    shown = figures.joint_picture(board).reshape(2, 12, 3, 12, 3)[1, :, 2]
+    assert np.allclose(shown[0, 0], colour[0]), "a hunter in a block shows"
+    board[:] = -0.5
+    assert (figures.joint_picture(board) == 1).all()
+
+
+@pytest.mark.parametrize("hunters", [1, 4, 6, 9])
+def test_each_plane_has_its_place(hunters):
+    for plane in range(hunters + 3):
+        board = np.zeros((hunters + 3, 1, 1))
+        board[plane] = 1
+        seen = (figures.joint_picture(board) != 1).any(2)
+        assert seen.any() and seen.all() == (plane == hunters)
+        if plane != hunters:
+            rest = np.ones_like(board)
+            rest[[plane, hunters]] = 0
+            assert not (seen & (figures.joint_picture(rest) != 1).any(2)).any()
+
+
+def test_titles_of_transitions():
+    assert figures.told_and_paid([0, 5, -1], [0.0, 5.0, 1 / 3]) == "↑ stag ?\npaid 0 5 0.333"
+    assert figures.told_and_paid([4], [float("nan")]) == "stay\npaid nan"
+
+
+def test_a_film_and_figures_of_predictions(tmp_path):
+    boards = np.random.default_rng(0).random((2, 3, 6, 4, 5))
+    figures.joint_film({"real": boards[0], "imagined": boards[1]}, ["a", "b", "c"], tmp_path / "x.gif")
+    with Image.open(tmp_path / "x.gif") as film:
+        assert film.n_frames == 3
+    curve = np.array([[0.0, 0.4, 1.0], [0.0, 0.5, 1.0], [9.0, 2.0, 3.0]])
+    drawn = figures.of_predictions({"hunter 0": curve, "reward > 0": curve}, {"MSE": {0: 0.1}}, {"MSE": [0.1, 0.2]}, "title")
+    assert list(drawn) == ["calibration", "error_by_tick", "error_by_depth"]
+    assert [axis.get_title() for axis in drawn["calibration"].axes] == ["cells, by channel", "reward > 0"]
+    acts, paid = np.zeros((3, 3), int), np.zeros((3, 3))
+    figure = figures.predicted_boards(*boards[[0, 1, 0]], acts, paid, paid, ["x", "y", "z"], "title")
+    for name, one in (drawn | {"boards": figure}).items():
+        figures.save(one, tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000

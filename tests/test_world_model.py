@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import tracking
 import train_world_model
 from data import DataError
+from data.batches import TransitionBatches
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.flatten import Args as FlatArgs
@@ -28,7 +29,7 @@ from data.symmetries import symmetries
 from data.trajectories import save_arrays
 from data.transitions import load_transitions
 from envs import Rules
-from train_world_model import Batches, Boards, Moves, Regression
+from train_world_model import Boards, Moves, Regression, terms_of
 
 CPU = torch.device("cpu")
 ROOT = Path(train_world_model.__file__).resolve().parent
@@ -121,7 +122,7 @@ def test_boards_and_back(tmp_path):
 
 
 def every(data, own=False):
-    return Batches.of(data, CPU, own)
+    return TransitionBatches.of(data, CPU, own)
 
 
 @pytest.mark.parametrize("kind", ["moves", "regression"])
@@ -131,7 +132,7 @@ def test_every_parameter_is_trained(kind, joint, tmp_path):
     batches = every(data, own=not joint)
     torch.manual_seed(0)
     model = Moves(4, 4, [0.0, 1.0, 10.0], joint) if kind == "moves" else Regression(4, 4, 4, joint)
-    terms, contrast = batches.terms(model, np.arange(len(data)), contrast=True, augment=True)
+    terms, contrast = terms_of(model, batches, np.arange(len(data)), contrast=True, augment=True)
     (terms.sum() + contrast.sum()).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     assert contrast.shape == (len(data),) and (contrast >= 0).all() and contrast.mean() > 0
@@ -238,7 +239,7 @@ def test_unknown_rewards_cost_nothing(tmp_path):
 def test_what_a_capture_pays_in_all(tmp_path):
     rules = Rules(stag_reward=7, hare_reward=3, horizon=20)
     data = transitions(tmp_path, rules, samples=6000)
-    assert train_world_model.totals_of(every(data), np.arange(len(data)), "x") == [0.0, 3.0, 7.0]
+    assert every(data).totals(np.arange(len(data))) == [0.0, 3.0, 7.0]
 
 
 # ---- the script
