@@ -31,6 +31,7 @@ from tracking import figures
 KIND = "train_world_model"  # what a checkpoint says it is
 ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
 MASKED = -1e9  # a logit of what cannot be
+REWARD_WEIGHT = 10.0  # of the regression's reward error, beside the sum over its cells
 MOST_TOTALS = 64  # reward classes; a reward that takes more values is no class
 EVAL_BATCH = 4096
 LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch
@@ -434,7 +435,7 @@ class Regression(nn.Module):
         return None
 
     def terms(self, states, actions, next_states, rewards, ends, contrast: bool = False):
-        """Squared errors [B, 3]: mean over the planes, mean over known rewards, end; and InfoNCE [B], where a next state is
+        """Squared errors [B, 3]: sum over the cells, mean over known rewards, weighted, end; and InfoNCE [B], where a next state is
         as likely as it is near: against one hunter shifted, a prey missing, a wrong reward, and four of the batch."""
         planes, said, end = self(states, actions)
         truth, known = next_states.float(), ~rewards.isnan()
@@ -454,7 +455,7 @@ class Regression(nn.Module):
                    base + ((said - paid).square() * known).sum(1) / known.sum(1).clamp(min=1) - wrong]  # fmt: skip
             far += [(planes - truth.roll(i, 0)).square().sum((1, 2)) + wrong for i in range(1, 5) if i < B]
             lost = base + torch.logsumexp(-torch.stack([base, *far]), 0)
-        return torch.stack([squares.mean((1, 2)), wrong, (end - ends).square()], 1), lost
+        return torch.stack([squares.sum((1, 2)), REWARD_WEIGHT * wrong, (end - ends).square()], 1), lost
 
 
 def _one_hot_of(there: torch.Tensor) -> torch.Tensor:

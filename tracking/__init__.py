@@ -99,7 +99,7 @@ def find_folder(run: str | Path) -> Path:
     found = [run] if (run / "last.pt").is_file() else sorted(path.parent for path in run.glob("dim*/last.pt"))
     if not found:
         raise UsageError(
-            f"{run}: no checkpoint there; name the folder of a run, such as vae_ckpts/vae__1758375079 or wm_ckpts/wm__1758375079"
+            f"{run}: no checkpoint there; name the folder of a run, such as vae_ckpts/vae__1758375079 or wm_ckpts/wm__.."
         )
     return found[0]
 
