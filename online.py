@@ -45,7 +45,7 @@ class Online:
         reading = moa.read(planes, torch.arange(B, device=self.device).repeat_interleave(C), self.fields)
         parts = zip(*(whole.split(CHUNK) for whole in (*reading, ticks)), strict=True)
         self.behaved = torch.cat([moa.behave(Reading(*part[:-1]), part[-1]) for part in parts])
-        self.gone = planes[:, SELF].amax(1) == 0
+        self.gone, self.legal = planes[:, SELF].amax(1) == 0, reading.legal
         history = self.log_likelihood if self.model.context == "episode" else None
         moments = [self.model.recognise(reading, ticks, history)]
         if self.model.loss == "both":
@@ -59,12 +59,14 @@ class Online:
 
     @torch.no_grad()
     def observe(self, actions: torch.Tensor) -> None:
-        """actions: integers [B, C], the effective actions that the co-players took after the last `step`."""
+        """actions: integers [B, C], what the co-players did after the last `step`; an illegal action counts as STAY."""
         if self.behaved is None:
             raise ValueError("nothing was predicted yet: call step() before observe()")
         if actions.shape != self.shape:
             raise ValueError(f"actions: expected shape {self.shape}, got {tuple(actions.shape)}")
-        taken = self.model.evidence(self.behaved, actions.to(self.device).flatten().long())
+        actions = actions.to(self.device).flatten().long()
+        legal = self.legal.gather(1, actions[:, None])[:, 0]
+        taken = self.model.evidence(self.behaved, torch.where(legal, actions, STAY))
         self.log_likelihood += taken.masked_fill(self.gone[:, None], 0.0)
 
     def reset(self, boards: torch.Tensor) -> None:
@@ -73,7 +75,7 @@ class Online:
 
     def _spread(self, boards: torch.Tensor) -> None:
         """Spread the things of the boards [B, 3, K] that changed since the last tick."""
-        things = int((boards[:, 1] + boards[:, 2]).sum(1).amax())
+        things = max(1, int((boards[:, 1] + boards[:, 2]).clamp(max=1).sum(1).amax()))
         if self.boards is None or things > self.fields[1].shape[1]:
             self.boards, self.fields = boards.clone(), self.model.moa.spread(boards, things)
             return

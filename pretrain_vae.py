@@ -319,9 +319,7 @@ def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = tracking.load_checkpoint(path, KIND, device)
-    model = VAE(**checkpoint["sizes"]).to(device)
-    tracking.load_weights(model, checkpoint["model"], path)
-    return model.eval(), checkpoint
+    return tracking.build(VAE, checkpoint, path).to(device).eval(), checkpoint
 
 
 # ---- judging
@@ -665,7 +663,8 @@ def main() -> None:
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:
         if args.evaluate:
-            evaluate(args, world.device)
+            if world.rank == 0:
+                evaluate(args, world.device)
         else:
             train(args, world, resumed)
 

@@ -4,9 +4,10 @@
 then prey, one after another, each seeing what was decided before, so that every sample is a possible board; the reward as
 a class, given the outcome. `--model regression`: planes and rewards by mean squared error, the earlier kind, to compare.
 
-Built in: an object is in one place, and moves one cell at most; blocks do not change; who leaves from one cell shares what
-is paid there. Learnt: which action leads where, that blocks and borders stop, who leaves and when, what is paid, when prey
-walk and where to, when a board ends. Nothing is masked but cells that are off the board.
+Built in: an object is in one place, and moves one cell at most; actions 0 to 3 name the four neighbours, in which all
+directions are alike; nothing goes off the board; blocks do not change; who has left stays away and is paid nothing; who
+leaves from one cell shares what is paid there; the end hangs on whether anybody is left. Learnt: that an action moves its
+hunter, that blocks and borders stop it, who leaves and when, what is paid, when prey walk and where to, when a board ends.
 """
 
 import math
@@ -24,15 +25,16 @@ from tqdm import tqdm
 import tracking
 from data import DEFAULT_DATA, DataError, default_or_fresh
 from data.batches import TransitionBatches
-from data.outcomes import LEAVE, Outcomes, outcomes_of
+from data.laws import neighbours
+from data.outcomes import LEAVE, STAYED, Outcomes, outcomes_of
 from data.transitions import Transitions, load_transitions
 from tracking import figures
 
 KIND = "train_world_model"  # what a checkpoint says it is
 ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
 MASKED = -1e9  # a logit of what cannot be
+SHARP = 4.0  # scale of all logits: certainty is reached in fewer steps
 REWARD_WEIGHT = 10.0  # of the regression's reward error, beside the sum over its cells
-MOST_TOTALS = 64  # reward classes; a reward that takes more values is no class
 EVAL_BATCH = 4096
 LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch
 
@@ -134,7 +136,7 @@ class Scorer(nn.Module):
         """context: [.., c]; step: [.., 4, s]; off_board: bool [.., 4]. Returns: [.., 6]."""
         first, second = self.context(context).chunk(2, -1)
         steps = self.out(F.relu(self.middle(F.relu(first[..., None, :] + self.step(step)))))[..., 0]
-        return torch.cat([steps.masked_fill(off_board, MASKED), self.rest(F.relu(second))], -1)
+        return torch.cat([(SHARP * steps).masked_fill(off_board, MASKED), SHARP * self.rest(F.relu(second))], -1)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -145,7 +147,7 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 def at_least(counts: torch.Tensor, most: int) -> torch.Tensor:
     """How many, so that five look like four and one more: float [..] -> [.., most]: at least 1, .., at least `most`."""
-    return (counts[..., None] > torch.arange(most, device=counts.device) + 0.5).to(counts.dtype)
+    return (counts[..., None] > torch.arange(most, device=counts.device) + 0.5).float()
 
 
 class Moves(nn.Module):
@@ -170,9 +172,7 @@ class Moves(nn.Module):
     def on(self, height: int, width: int) -> "Moves":
         """The same model, for boards of this size."""
         K = height * width
-        cell = F.pad(torch.arange(K).view(height, width), (1, 1, 1, 1), value=K)
-        around = (cell[:-2, 1:-1], cell[2:, 1:-1], cell[1:-1, :-2], cell[1:-1, 2:], cell[1:-1, 1:-1])
-        around = F.pad(torch.stack(around, 2).flatten(0, 1), (0, 1, 0, 1), value=K)
+        around = torch.as_tensor(np.pad(neighbours(height, width)[:, :5], ((0, 0), (0, 1)), constant_values=K))
         self.register_buffer("around", around.to(self.totals.device), persistent=False)  # [K + 1, 6], where an outcome leads
         self.board = (height, width)
         return self
@@ -233,10 +233,8 @@ class Moves(nn.Module):
         own = slice(None) if p is None else slice(p, p + 1)
         ways, cell = self.around[boards.prey[:, own]][..., :4], boards.prey[:, own]
         index = torch.arange(P, device=cell.device)
-        earlier = index < index[own, None]  # [P or 1, P]
-        later = index > index[own, None]
-        where = now[:, None, None]  # [B, 1, 1, P]
-        taken = ((ways[..., None] == where) & earlier[:, None]).any(3).float()  # [B, P or 1, 4]
+        earlier, later = index < index[own, None], index > index[own, None]  # [P or 1, P]
+        taken = ((ways[..., None] == now[:, None, None]) & earlier[:, None]).any(3).float()  # [B, P or 1, 4]
         waiting = ((ways[..., None] == boards.prey[:, None, None]) & later[:, None]).any(3).float()
         ousted = ((cell[..., None] == now[:, None]) & earlier).any(2).float()
         shot = at_least((under[:, own] * left[:, None]).sum(2), 2)
@@ -246,7 +244,7 @@ class Moves(nn.Module):
 
     def _reward_logits(self, context: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
         """context: [B, A, 17]; left: float [B, A]. Returns: over `totals`, [B, A, n]."""
-        return self.reward(torch.cat([context, left[..., None]], 2))
+        return SHARP * self.reward(torch.cat([context, left[..., None]], 2))
 
     # -- what is likely
 
@@ -258,7 +256,7 @@ class Moves(nn.Module):
         A next state does not say which of two hares is which: its probability is the sum over all ways to tell.
         """
         (context, step, same), K = self._hunters_see(boards, actions), boards.blocks.shape[1]
-        left = (outcome.hunters == LEAVE).float()
+        left = outcome.left()
         earlier = torch.tril(same, -1) @ left[..., None]  # [B, A, 1], left before from one's cell
         off_board = self.around[boards.hunters][..., :4] == K
         hunters = self.hunter(torch.cat([context, at_least(earlier[..., 0], 2)], 2), step, off_board).log_softmax(2)
@@ -279,7 +277,7 @@ class Moves(nn.Module):
         lost = found[0].new_zeros(len(actions))
         if contrast:
             first = outcome.way == 0
-            gone = torch.where(outcome.prey == LEAVE, STAY, LEAVE)  # one prey missing, or there though it was captured
+            gone = torch.where(outcome.prey == LEAVE, STAYED, LEAVE)  # one prey missing, or there though it was captured
             less = [self._wrong(hunters, outcome.hunters, there), self._wrong(paid, total, known),
                     _one_of((_at(prey, gone) - _at(prey, outcome.prey))[first], (told.prey < K)[first])]  # fmt: skip
             # Next states of the batch are on other boards: impossible here by construction, they would add nothing.
@@ -288,8 +286,9 @@ class Moves(nn.Module):
 
     def _wrong(self, log_probs: torch.Tensor, right: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
         """How much less likely another class of one random object is, [B]."""
-        other = (right + torch.randint_like(right, 1, log_probs.shape[2])) % log_probs.shape[2]
-        return _one_of((_at(log_probs, other) - _at(log_probs, right)).clamp(min=MASKED), there)
+        classes = log_probs.shape[2]
+        other = (right + torch.randint_like(right, 1, max(2, classes))) % classes
+        return _one_of((_at(log_probs, other) - _at(log_probs, right)).clamp(min=MASKED), there & (other != right))
 
     def _sharers(self, same: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
         """How many leave from one's cell, oneself included; 1 for who stays. [B, A, 1]"""
@@ -298,7 +297,7 @@ class Moves(nn.Module):
     def _end_logit(self, left: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
         """Is anybody left on the board? [B]"""
         stay = ((left == 0) & there).any(1, keepdim=True).float()
-        return self.end(stay)[:, 0]
+        return SHARP * self.end(stay)[:, 0]
 
     @torch.no_grad()
     def log_prob(self, states, actions, next_states, rewards, ends) -> torch.Tensor:
@@ -311,7 +310,10 @@ class Moves(nn.Module):
         part = Boards(*(array[good] for array in boards[:3]), boards.stags)
         told = outcome.batch(np.flatnonzero(outcome.possible), device)
         terms, _ = self.terms(part, actions[good], told, rewards[good], ends[good].float())
-        return found.index_put((good,), terms.sum(1))
+        same = (part.hunters[:, :, None] == part.hunters[:, None]).float()
+        paid = rewards[good].nan_to_num()[..., None] * self._sharers(same - torch.eye(same.shape[1]).to(same), told.left())
+        odd = ((paid - self.totals).abs().amin(2) > 0.01).any(1)  # a reward that is no class
+        return found.index_put((good,), torch.where(odd, MASKED, terms.sum(1)))
 
     # -- what happens
 
@@ -435,8 +437,8 @@ class Regression(nn.Module):
         return None
 
     def terms(self, states, actions, next_states, rewards, ends, contrast: bool = False):
-        """Squared errors [B, 3]: sum over the cells, mean over known rewards, weighted, end; and InfoNCE [B], where a next state is
-        as likely as it is near: against one hunter shifted, a prey missing, a wrong reward, and four of the batch."""
+        """Squared errors [B, 3], of the cells in all, of known rewards, weighted, of the end; and InfoNCE [B], where a next
+        state is as likely as it is near: against one hunter shifted, a prey missing, a wrong reward, four of the batch."""
         planes, said, end = self(states, actions)
         truth, known = next_states.float(), ~rewards.isnan()
         rewards = rewards.nan_to_num()
@@ -471,24 +473,18 @@ def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> 
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = tracking.load_checkpoint(path, KIND, device)
-    model = MODELS[checkpoint["args"]["model"]](**checkpoint["sizes"]).to(device)
-    tracking.load_weights(model, checkpoint["model"], path)
-    return model.eval(), checkpoint
+    return tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path).to(device).eval(), checkpoint
 
 
 def terms_of(model: nn.Module, batches: TransitionBatches, index: np.ndarray, contrast: bool, augment: bool):
     """The model's terms of the transitions `index`, and its InfoNCE loss. A turned board tells the moves nothing new, since
     their scorers share all directions; the regression is trained on random symmetries."""
-    states, actions, next_states, rewards, ends = batches.take(index, random=augment)
-    if model.kind == "moves":
-        outcome = batches.outcomes.batch(index, states.device)
-        return model.terms(Boards.of(states, *batches.most), actions, outcome, rewards, ends, contrast)
-    if augment:
-        turn = torch.randint(len(batches.cells), (len(index),), device=states.device)
-        cells = batches.cells[turn][:, None].expand_as(states)
-        states, next_states = states.gather(2, cells), next_states.gather(2, cells)
-        actions = torch.where(actions < 0, actions, batches.turned[turn].gather(1, actions.clamp(min=0)))
-    return model.terms(states, actions, next_states, rewards, ends, contrast)
+    batch = batches.take(index, random=augment, turned=augment and model.kind == "regression")
+    if model.kind == "regression":
+        return model.terms(*batch, contrast)
+    states, actions, _, rewards, ends = batch
+    outcome = batches.outcomes.batch(index, states.device)
+    return model.terms(Boards.of(states, *batches.most), actions, outcome, rewards, ends, contrast)
 
 
 # ---- judging
@@ -498,21 +494,20 @@ def terms_of(model: nn.Module, batches: TransitionBatches, index: np.ndarray, co
 def judge(model: nn.Module, batches: TransitionBatches, index: np.ndarray) -> dict[str, float | None]:
     """In short: what test_obs_reward_model.py says at length. Means over the transitions `index`; of the regression's
     rounded planes and of its rewards within 0.01."""
-    sums, count = 0.0, len(index)
-    for part in np.array_split(index, math.ceil(count / EVAL_BATCH)):
+    sums = 0.0
+    for part in np.array_split(index, math.ceil(len(index) / EVAL_BATCH)):
         states, actions, truth, rewards, _ = batches.take(part, random=False)
         said = model.predict(states, actions)
         known = ~rewards.isnan()
-        error = (said.expected_rewards - rewards).square()[known].sum() / max(1, rewards.shape[1])
-        right = (((said.rewards - rewards).abs() < 0.01) | ~known).all(1)
-        exact = (said.likely == truth).all(2).all(1)
-        found = [(said.expected - truth).square().mean((1, 2)).sum(), error, exact.sum(), right.sum()]
+        right = (((said.rewards - rewards).abs() < 0.01) | ~known).all(1) & known.any(1)
         terms, _ = terms_of(model, batches, part, contrast=False, augment=False)
-        sums = sums + torch.stack([*found, terms.sum()]).double()
-    means = dict(
-        zip(("obs_mse", "reward_mse", "exact_transitions", "exact_rewards", "nll"), (sums / count).tolist(), strict=True)
-    )
-    return means | {"nll": -means["nll"] if model.kind == "moves" else None}
+        found = [(said.expected - truth).square().mean((1, 2)), (said.likely == truth).all(2).all(1), -terms, known.any(1),
+                 right, known, (said.expected_rewards - rewards)[known].square()]  # fmt: skip
+        sums = sums + torch.stack([array.double().sum() for array in found])
+    obs, exact, nll, rows, right, known, error = sums.tolist()
+    means = {"obs_mse": obs / len(index), "reward_mse": error / known if known else None}
+    means |= {"exact_transitions": exact / len(index), "exact_rewards": right / rows if rows else None}
+    return means | {"nll": nll / len(index) if model.kind == "moves" else None}
 
 
 # ---- training
@@ -529,12 +524,6 @@ def read_transitions(args: Args) -> Transitions:
     return data
 
 
-def rates(step: int, args: Args, steps_per_epoch: int) -> float:
-    """Learning rate of a step: it rises and falls linearly."""
-    rate = args.learning_rate * (0.05 if args.model == "regression" else 1.0)
-    return rate * min(1.0, (step + 1) / 100) * (1.0 - step / (args.epochs * steps_per_epoch))
-
-
 def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: int, world: tracking.World, writer):
     """Train once on the transitions `index`, in an order of this seed and step, `step` steps having been taken before. Of
     several processes each takes its share of every batch.
@@ -544,12 +533,16 @@ def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: in
     names = ("hunters", "prey", "rewards", "end") if args.model == "moves" else ("obs", "rewards", "end")
     sign = -1.0 if args.model == "moves" else 1.0  # log-probabilities, or errors
     names += ("contrastive",) * (args.contrastive_coef > 0) + ("total",)
+    torch.manual_seed(int(np.random.default_rng((args.seed, step, world.rank)).integers(2**62)))
     order = index[np.random.default_rng((args.seed, step)).permutation(len(index))]  # the same in every process
     parts = np.array_split(order, math.ceil(len(index) / args.batch_size))
     sums, logged = torch.zeros(2, len(names), device=world.device)  # over the epoch; over the steps since the last log
     with tqdm(total=len(index), unit=" transitions", leave=False, mininterval=1.0, disable=world.rank > 0) as bar:
         for done, part in enumerate(parts, 1):
-            optimizer.param_groups[0]["lr"] = rates(step, args, len(parts))
+            rise, fall = min(1.0, (step + 1) / 100), 1.0 - step / (args.epochs * len(parts))
+            optimizer.param_groups[0]["lr"] = (
+                args.learning_rate * (0.05 if args.model == "regression" else 1.0) * rise * fall
+            )
             mine = part[world.rank :: world.size]
             terms, contrast = model(batches, mine, args.contrastive_coef > 0)
             terms = sign * terms.sum(0) / len(part)
@@ -590,6 +583,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         raise tracking.UsageError(f"{args.data}: not the data that the run was trained on; name that file with --data")
     tracking.seed_everything(args.seed, args.torch_deterministic)
     batches = TransitionBatches.of(data, device, args.actions == "own")
+    odd = data.ends & data.states[data.after][:, :-3].any((1, 2, 3))
+    if odd.any():
+        print(f"[DATA] {odd.sum()} boards end with hunters on them: a joint state does not tell when")
     splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
     impossible = len(data) - len(splits["all"])
     if impossible:
@@ -607,9 +603,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         model = Regression(height, width, data.actions.shape[1], args.actions == "joint")
     else:
         totals = batches.totals(splits["train"])
-        if len(totals) > MOST_TOTALS:
-            raise tracking.UsageError(f"{args.data}: rewards: expected at most {MOST_TOTALS} values, found {len(totals)}: "
-                                      "try --model regression")  # fmt: skip
+        if len(totals) > 64:  # no classes
+            reason = f"expected at most 64 values, found {len(totals)}: try --model regression"
+            raise tracking.UsageError(f"{args.data}: rewards: {reason}")
         model = Moves(height, width, totals, args.actions == "joint")
     model = model.to(device).on(height, width)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
@@ -657,7 +653,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         print("[WM] " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
         state["history"].append(dict(epoch=epoch) | row)
         tracking.write_csv(folder / "loss.csv", state["history"])
-        score = val["obs_mse"] + val["reward_mse"] if val["nll"] is None else val["nll"]
+        score = val["obs_mse"] + (val["reward_mse"] or 0.0) if val["nll"] is None else val["nll"]
         if score < state["best"]:
             state["best"] = score
             save("best.pt")
@@ -671,8 +667,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     said = ", ".join(f"{key} {value:.6g}" for key, value in test.items() if value is not None)
     print(f"[WM] epoch {best['epoch'] - 1} (best on validation) on the test split: {parts['test']} transitions: {said}")
     column = {key: [row[key] for row in state["history"]] for key in state["history"][0]}
-    panels = {"training loss": {key: column[key] for key in means}}
-    panels |= {key: {"val": column[f"val_{key}"]} for key in val if f"val_{key}" in column}
+    val = [key for key in column if key.startswith("val_")]
+    panels = {"training loss": {key: column[key] for key in column if key not in ("epoch", *val)}}
+    panels |= {key: {"val": column[key]} for key in val}
     figures.save(figures.curves(panels, {}, "epoch"), folder / "wm_loss_curve.png", writer, state["step"])
     tracking.log_scalars(writer, "test", test, state["step"])
     seconds = state["seconds"] + time.perf_counter() - start

@@ -32,7 +32,9 @@ class Options:
     seeds: tuple[int, ...] = (1, 2, 3)
     transitions: tuple[int, ...] = (500, 1000, 2500, 5000, 10000, 25000)
     """for `curve`"""
-    coefs: tuple[float, ...] = (0.0, 0.1, 1.0)
+    models: tuple[str, ...] = ("moves", "regression")
+    """for `curve`"""
+    coefs: tuple[float, ...] = (0.0, 0.1)
     """for `contrast`"""
     run: str = ""
     """for `speed`: folder of a run"""
@@ -92,7 +94,7 @@ def curve(options: Options) -> pd.DataFrame:
     """Exact transitions and rewards on the test split, by how many transitions were learnt from: 4,000 steps of 64."""
     rows = []
     for seed in options.seeds:
-        for model in ("moves", "regression"):
+        for model in options.models:
             for n in options.transitions:
                 epochs = math.ceil(4000 * 64 / n)
                 flags = ("--model", model, "--max-transitions", str(n), "--batch-size", "64", "--epochs", str(epochs))
@@ -116,26 +118,18 @@ def curve(options: Options) -> pd.DataFrame:
 
 
 def contrast(options: Options) -> pd.DataFrame:
-    """The moves with few transitions, where there is something to cure; the regression with all of them."""
+    """The moves with few transitions, where there is something to cure; the regression with as many as the time allows."""
+    settings = {
+        "moves, 500 transitions": ("--max-transitions", "500", "--batch-size", "64", "--epochs", "100"),
+        "regression, 10,000 transitions": ("--model", "regression", "--max-transitions", "10000", "--epochs", "10"),
+    }
+    keys = ("obs_mse", "reward_mse", "exact_transitions", "exact_rewards", "violations_argmax", "jumps", "hits_at_1")
     rows = []
-    few = ("--max-transitions", "500", "--batch-size", "64", "--epochs", "100")
     for seed in options.seeds:
         for coef in options.coefs:
-            for model, flags in (
-                ("moves, 500 transitions", few),
-                ("regression", ("--model", "regression", "--epochs", "4")),
-            ):
+            for model, flags in settings.items():
                 folder, _ = train("--seed", str(seed), *flags, "--contrastive-coef", str(coef))
                 found = judged(folder, "fresh", "--max-samples", "20000")
-                keys = (
-                    "obs_mse",
-                    "reward_mse",
-                    "exact_transitions",
-                    "exact_rewards",
-                    "violations_argmax",
-                    "jumps",
-                    "hits_at_1",
-                )
                 rows.append({"model": model, "coef": coef} | {key: found[key] for key in keys})
                 print(rows[-1], flush=True)
     return summary(rows, ["model", "coef"]).T

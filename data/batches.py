@@ -67,7 +67,7 @@ class Batches:
         flat += (samples.actions, samples.ticks, goal_of[samples.strategies], samples.seats)
         tensors = (torch.as_tensor(a, device=device) for a in (*flat, *symmetries(*samples.frames.shape[2:])))
         told = np.add.reduceat((goal_of[samples.strategies] >= 0).astype(np.int64), start)
-        things = max(1, int(samples.boards[:, 1:].sum((1, 2, 3)).max()))
+        things = max(1, int(samples.boards[:, 1:].max(1).sum((1, 2), dtype=np.int64).max()))
         return cls(*tensors, start, length, told, group, things, int(samples.seats.max()) + 1,
                    int(samples.ticks.max()))  # fmt: skip
 
@@ -83,7 +83,9 @@ class Batches:
         if turn is not None:
             turn = turn[which]
             planes = planes.gather(2, self.cells[turn][:, None].expand(-1, planes.shape[1], -1))
-            board_turn = turn.new_zeros(len(rows)).scatter(0, board, turn)  # a board belongs to one group
+            board_turn = turn.new_zeros(len(rows)).scatter(
+                0, board, turn
+            )  # an episode's board is its own; single samples read no boards
             boards = boards.gather(2, self.cells[board_turn][:, None].expand(-1, boards.shape[1], -1))
             actions = self.turned[turn, actions]
         return Batch(planes.float(), boards.float(), board, self.things, self.ticks[index], actions, self.goals[index],
@@ -121,9 +123,9 @@ class TransitionBatches:
         arrays += symmetries(*board)
         return cls(*(torch.as_tensor(array, device=device) for array in arrays), outcomes, most, own)
 
-    def take(self, index: np.ndarray, random: bool) -> tuple[torch.Tensor, ...]:
+    def take(self, index: np.ndarray, random: bool, turned: bool = False) -> tuple[torch.Tensor, ...]:
         """States, actions, next states, rewards, ends of the transitions `index`. With --actions own, one hunter that is on
-        the board keeps its action: the first one or, if `random`, any."""
+        the board keeps its action: the first one or, if `random`, any. turned: each through a random symmetry."""
         where = torch.as_tensor(index, device=self.states.device)
         states, actions = self.states[self.before[where]], self.actions[where]
         if self.own:
@@ -132,7 +134,13 @@ class TransitionBatches:
             order = torch.rand(there.shape, device=there.device) if random else first
             told = (order + 2 * (there & (actions >= 0))).argmax(1, keepdim=True)
             actions = torch.full_like(actions, -1).scatter(1, told, actions.gather(1, told))
-        return states, actions, self.states[self.after[where]], self.rewards[where], self.ends[where]
+        after = self.states[self.after[where]]
+        if turned:
+            turn = torch.randint(len(self.cells), (len(index),), device=states.device)
+            cells = self.cells[turn][:, None].expand_as(states)
+            states, after = states.gather(2, cells), after.gather(2, cells)
+            actions = torch.where(actions < 0, actions, self.turned[turn].gather(1, actions.clamp(min=0)))
+        return states, actions, after, self.rewards[where], self.ends[where]
 
     def totals(self, index: np.ndarray) -> list[float]:
         """What leaving a cell paid in all, in the transitions `index`: a hunter's reward times those who left with it."""

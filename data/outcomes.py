@@ -22,6 +22,10 @@ class Outcomes(NamedTuple):
     prey: torch.Tensor  # int64 [R, P], stags first, each kind in the order of its cells before
     ways: int  # the most that a transition has
 
+    def left(self) -> torch.Tensor:
+        """float [B, A]: hunters that leave."""
+        return (self.hunters == LEAVE).float()
+
 
 @dataclass
 class AllOutcomes:
@@ -76,7 +80,7 @@ def outcomes_of(before: np.ndarray, after: np.ndarray, board: tuple[int, int], s
 
 
 def _ways(before: list[int], after: frozenset[int], around: np.ndarray) -> list[tuple[int, ...]]:
-    """All ways in which prey on the cells `before` can be those on the cells `after`, an outcome each."""
+    """All ways in which prey on the cells `before` can be those on the cells `after`, an outcome each, or LEAVE."""
     if not before:
         return [()] if not after else []
     if len(after) > len(before):

@@ -52,8 +52,9 @@ def of_actions(
         if (strategies == s).any()
     }
     report["by_tick"] = {str(tick): _scores_of(everyone, targets, ticks == tick) for tick in np.unique(ticks)}
-    if len(np.unique(strategies)) > 1:
-        credit = {"probe": scores.probe(z, strategies, samples.episodes[index] % 2 == 0)}
+    fold = np.unique(samples.episodes[index], return_inverse=True)[1] % 2 == 0
+    if all(len(np.unique(strategies[part])) > 1 for part in (fold, ~fold)):
+        credit = {"probe": scores.probe(z, strategies, fold)}
         belief = samples.posterior(index)
         if belief is not None:
             credit["posterior"] = scores.topk_credit(belief, strategies.astype(np.int64), 1)

@@ -232,7 +232,7 @@ def test_unknown_rewards_cost_nothing(tmp_path):
     outcome = outcomes_of(states.numpy(), after.numpy(), (8, 8), 1, 4).batch(np.arange(len(data)))
     boards = Boards.of(states, 1, 4)
     (with_, _), (without, _) = (model.terms(boards, actions, outcome, r, ends.float()) for r in (rewards, hidden))
-    assert (without[:, 2] == 0).all() and (with_[:, 2] < 0).all()
+    assert (without[:, 2] == 0).all() and with_[:, 2].sum() < -100
     assert torch.equal(with_[:, [0, 1, 3]], without[:, [0, 1, 3]])
 
 

@@ -198,7 +198,19 @@ def resumed_args(now, checkpoint: dict, free: tuple[str, ...]):
         if key not in free and value != default[key] and value != saved.get(key):
             flag = f"--{key.replace('_', '-')}"
             raise UsageError(f"{flag} {value}: the run to be resumed has {saved.get(key)}; leave {flag} out")
+    if set(saved) != set(default):
+        raise UsageError("--resume: the run was made by another version of this script: train anew")
     return type(now)(**saved | {key: getattr(now, key) for key in free if getattr(now, key) != default[key]})
+
+
+def build(make: Callable[..., torch.nn.Module], checkpoint: dict, path: str | Path) -> torch.nn.Module:
+    """The network that a checkpoint describes, its weights in it. Raises: UsageError: it is of another version or size."""
+    try:
+        model = make(**checkpoint["sizes"])
+    except TypeError:
+        raise UsageError(f"{path}: the checkpoint was made by another version of this script: train anew") from None
+    load_weights(model, checkpoint["model"], path)
+    return model
 
 
 # ---- randomness
