@@ -34,6 +34,9 @@ KIND = "train_world_model"  # what a checkpoint says it is
 ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
 MASKED = -1e9  # a logit of what cannot be
 SHARP = 4.0  # scale of all logits: certainty is reached in fewer steps
+RARE = (
+    14.0  # nats; what is a million times less likely than the likeliest is not drawn: training leaves it of the impossible
+)
 REWARD_WEIGHT = 10.0  # of the regression's reward error, beside the sum over its cells
 EVAL_BATCH = 4096
 LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch
@@ -242,8 +245,7 @@ class Moves(nn.Module):
         context = torch.cat([context[:, own], shot, ousted[..., None], step.sum(2) / 4], 2)
         return self.prey(context, step, ways == boards.blocks.shape[1])
 
-    def _reward_logits(self, context: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-        """context: [B, A, 17]; left: float [B, A]. Returns: over `totals`, [B, A, n]."""
+    def _reward_logits(self, context: torch.Tensor, left: torch.Tensor) -> torch.Tensor:  # over `totals`, [B, A, n]
         return SHARP * self.reward(torch.cat([context, left[..., None]], 2))
 
     # -- what is likely
@@ -294,8 +296,7 @@ class Moves(nn.Module):
         """How many leave from one's cell, oneself included; 1 for who stays. [B, A, 1]"""
         return (1.0 + (same @ left[..., None])[..., 0] * left)[..., None]
 
-    def _end_logit(self, left: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        """Is anybody left on the board? [B]"""
+    def _end_logit(self, left: torch.Tensor, there: torch.Tensor) -> torch.Tensor:  # is anybody left on the board? [B]
         stay = ((left == 0) & there).any(1, keepdim=True).float()
         return SHARP * self.end(stay)[:, 0]
 
@@ -389,8 +390,11 @@ def _one_of(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
 
 
 def _pick(logits: torch.Tensor, likely: bool) -> torch.Tensor:
-    """The likeliest, or a draw: the largest of logits + Gumbel noise is one (Gumbel 1954)."""
-    return (logits if likely else logits - torch.log(torch.empty_like(logits).exponential_())).argmax(-1)
+    """The likeliest, or a draw: the largest of logits + Gumbel noise (Gumbel 1954), among those not RARE."""
+    if likely:
+        return logits.argmax(-1)
+    logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) - RARE, MASKED)
+    return (logits - torch.empty_like(logits).exponential_().log_()).argmax(-1)
 
 
 # ---- the earlier kind

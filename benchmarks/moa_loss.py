@@ -73,14 +73,14 @@ def main() -> None:
     observed = samples.observers(val, samples.count_table())
     observed = {name: float(scores.nll(p, samples.actions[val]).mean()) for name, p in observed.items()}
     print("entropy that is left, held out, nats per action:", {name: round(nll, 4) for name, nll in observed.items()})
-    bars = {"action: uniform over legal": observed["uniform"], "action: table": observed["table"]}
-    bars |= {"action: bayes": observed["bayes"], "action: known": observed["known"]}
-    for run in options.runs:
+    bars = {}
+    for run in options.runs:  # each run's test split, the observers' too
         metrics = json.loads((tracking.find_folder(Path(run)) / "metrics.json").read_text())
-        dim = metrics["args"]["latent_dim"]
-        for key, label in (("nll", "action: MOA"), ("recon_nll", f"frame: z of {dim}")):
-            if metrics["test"][key] is not None:
-                bars[label] = metrics["test"][key]
+        if metrics["test"]["nll"] is not None:
+            bars |= {f"action: {name}": metrics[name]["nll"] for name in ("uniform", "table", "bayes", "known")}
+            bars["action: MOA"] = metrics["test"]["nll"]
+        if metrics["test"]["recon_nll"] is not None:
+            bars[f"frame: z of {metrics['args']['latent_dim']}"] = metrics["test"]["recon_nll"]
     print({name: round(value, 4) for name, value in bars.items()})
     figures.save(draw(curves, observed, bars), options.figure)
 

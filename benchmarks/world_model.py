@@ -15,6 +15,8 @@ import torch
 import tracking
 from benchmarks import machine
 from benchmarks.results import ROOT, collected, run
+from data.batches import TransitionBatches
+from data.transitions import load_transitions
 from envs import Rules, StagHunt, planes_to_joint, random_actions
 from tracking import figures
 from train_world_model import Boards, load_world_model
@@ -26,9 +28,9 @@ REGRESSION = ("--model", "regression", "--epochs", "10")
 
 @dataclass
 class Options:
-    what: Literal["main", "regression", "curve", "contrast", "random", "own", "flat", "speed"] = "main"
+    what: Literal["main", "regression", "curve", "contrast", "random", "own", "flat", "speed", "case"] = "main"
     """the default model on fresh, RANDOM and larger boards; the regression; transitions needed; the contrastive loss; prey
-    that move; one hunter's action alone; flat files; imagined steps a second"""
+    that move; one hunter's action alone; flat files; imagined steps a second; why hunters jump"""
     seeds: tuple[int, ...] = (1, 2, 3)
     transitions: tuple[int, ...] = (500, 1000, 2500, 5000, 10000, 25000)
     """for `curve`"""
@@ -40,6 +42,8 @@ class Options:
     """for `speed`: folder of a run"""
     figure: str = "docs/images/wm_curve.png"
     """for `curve`: where it is drawn"""
+    case_figure: str = "docs/images/wm_case.png"
+    """for `case`: where it is drawn"""
 
 
 def train(*flags: str) -> tuple[str, dict]:
@@ -197,13 +201,53 @@ def speed(options: Options) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def case(options: Options) -> pd.DataFrame:
+    """Rows of 4x4x7 that tell one hunter's action: a held-out row that pays nothing, for which the regression promises some
+    0.04 and paints a hunter two cells away, and what the moves say of it."""
+    path = ROOT / "data" / "flat_own.npz"
+    if not path.exists():
+        run("-m", "data.flatten", "--out", str(path), "--rows", "50000", "--own-actions")
+    flags = ("--data", str(path), "--actions", "own")
+    models = [load_world_model(ROOT / train(*flags, *extra)[0])[0] for extra in (REGRESSION, ())]
+    batches = TransitionBatches.of(load_transitions(path), torch.device("cpu"), own=False)
+    index = np.flatnonzero(batches.outcomes.possible)[-5000:]  # of the test split
+    states, actions, truth, rewards, _ = batches.take(index, random=False)
+    regression, moves = (model.predict(states, actions) for model in models)
+    there, at = states[:, :4].any(2), states[:, :4].float().argmax(2)
+    far = (torch.arange(16) // 4 - at[..., None] // 4).abs() + (torch.arange(16) % 4 - at[..., None] % 4).abs() >= 2
+    jumped = (regression.expected[:, :4] * far).amax(2)  # [n, 4], the most that is painted further than a cell away
+    other = there & (actions < 0) & truth[:, :4].any(2)
+    odd = (regression.rewards - 0.042).abs() + torch.where((actions >= 0) & there & (rewards == 0), 0.0, 9.0)
+    score = torch.where(other, jumped, 0.0).amax(1) - 50 * odd.amin(1)
+    best = score.topk(3).indices
+    rows = []
+    for i in best.tolist():
+        own, who = int((actions[i] >= 0).int().argmax()), int(torch.where(other[i], jumped[i], 0.0).argmax())
+        rows.append({"row": int(index[i]), "own": own, "action": int(actions[i, own])})
+        rows[-1] |= {"regression pays": float(regression.rewards[i, own])}
+        rows[-1] |= {"P(reward > 0)": float(moves.positive[i, own]), "moves' mean": float(moves.expected_rewards[i, own])}
+        rows[-1] |= {"true": float(rewards[i, own]), "hunter": who, "painted two cells away": float(jumped[i, who])}
+        rows[-1] |= {"where it may go, moves": [round(p, 3) for p in moves.expected[i, who].tolist() if p > 0.005]}
+    shape = (-1, 7, 4, 4)
+    boards = {"before": states, "true next": truth, "regression": regression.expected, "moves": moves.expected}
+    boards |= {"moves, a sample": models[1].sample(states[best], actions[best])[0]}
+    boards = {name: (b if len(b) == len(best) else b[best]).float().numpy().reshape(shape) for name, b in boards.items()}
+    text = "row {row}, hunter {own}'s action is told\nregression pays it {regression pays:.3f}, truth {true:.0f}"
+    heads = [text.format(**row) for row in rows]
+    figures.save(
+        figures.joint_boards(boards, heads, "what may happen, painted as one board, and as moves"), options.case_figure
+    )
+    return pd.DataFrame(rows).T
+
+
 def main() -> None:
     options = tracking.parse_args(Options, __doc__.split("\n")[0])
     print(machine(), flush=True)
     parts = dict(main=main_, regression=regression, curve=curve, contrast=contrast, random=random, own=own, flat=flat)
+    parts |= dict(speed=speed, case=case)
     with pd.option_context("display.width", 250, "display.max_rows", 300, "display.max_columns", 99,
                            "display.float_format", "{:.6g}".format):  # fmt: skip
-        print((parts | {"speed": speed})[options.what](options))
+        print(parts[options.what](options))
 
 
 if __name__ == "__main__":
