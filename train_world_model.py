@@ -167,7 +167,7 @@ class Moves(nn.Module):
         self.sizes = dict(height=height, width=width, totals=totals, joint=joint, hidden=hidden)
         self.joint = joint
         self.hunter = Scorer(19, 4, hidden)
-        self.prey = Scorer(19, 3, hidden)
+        self.prey = Scorer(21, 5, hidden)
         self.reward, self.end = _mlp(18, hidden, len(totals)), _mlp(1, hidden, 1)
         self.register_buffer("totals", torch.tensor(totals, dtype=torch.float32))
         self.on(height, width)
@@ -179,8 +179,6 @@ class Moves(nn.Module):
         self.register_buffer("around", around.to(self.totals.device), persistent=False)  # [K + 1, 6], where an outcome leads
         self.board = (height, width)
         return self
-
-    # -- what an object sees
 
     def _hunters_see(self, boards: Boards, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """actions: int64 [B, A], -1 where not known. Returns: context [B, A, 17], step [B, A, 4, 4], same [B, A, A]: who
@@ -229,26 +227,27 @@ class Moves(nn.Module):
     def _prey_logits(
         self, seen: tuple, boards: Boards, left: torch.Tensor, now: torch.Tensor, p: int | None
     ) -> torch.Tensor:
-        """left: float [B, A], hunters that leave; now: int64 [B, P], where the prey are that were decided before, and the
-        others were; p: the prey to decide, None for all, each after those before it. Returns: [B, P or 1, 6]."""
+        """left: float [B, A], hunters that leave; now: int64 [B, P], where the prey decided before are, and the others were;
+        p: the prey to decide, None for all, each after those before it. Returns: [B, P or 1, 6]."""
         context, wall, under = seen
         P = boards.prey.shape[1]
         own = slice(None) if p is None else slice(p, p + 1)
         ways, cell = self.around[boards.prey[:, own]][..., :4], boards.prey[:, own]
         index = torch.arange(P, device=cell.device)
         earlier, later = index < index[own, None], index > index[own, None]  # [P or 1, P]
-        taken = ((ways[..., None] == now[:, None, None]) & earlier[:, None]).any(3).float()  # [B, P or 1, 4]
-        waiting = ((ways[..., None] == boards.prey[:, None, None]) & later[:, None]).any(3).float()
-        ousted = ((cell[..., None] == now[:, None]) & earlier).any(2).float()
-        shot = at_least((under[:, own] * left[:, None]).sum(2), 2)
-        step = torch.stack([wall[:, own], taken, waiting], 3)
+        taken = ((ways[..., None] == now[:, None, None]) & earlier[:, None]).any(3)  # [B, P or 1, 4]
+        waits = (ways[..., None] == boards.prey[:, None, None]) & later[:, None]  # [B, P or 1, 4, P]
+        leavers = (under * left[:, None]).sum(2)  # [B, P], hunters that leave from its cell
+        alike = ((index < boards.stags)[own, None] == (index < boards.stags))[:, None]
+        stays = waits & (leavers == 0)[:, None, None]
+        waiting = [part.any(3) for part in (waits & ~stays, stays & alike, stays & ~alike)]
+        ousted, shot = ((cell[..., None] == now[:, None]) & earlier).any(2).float(), at_least(leavers[:, own], 2)
+        step = torch.stack([wall[:, own], *(array.float() for array in (taken, *waiting))], 3)
         context = torch.cat([context[:, own], shot, ousted[..., None], step.sum(2) / 4], 2)
         return self.prey(context, step, ways == boards.blocks.shape[1])
 
     def _reward_logits(self, context: torch.Tensor, left: torch.Tensor) -> torch.Tensor:  # over `totals`, [B, A, n]
         return SHARP * self.reward(torch.cat([context, left[..., None]], 2))
-
-    # -- what is likely
 
     def terms(self, boards: Boards, actions: torch.Tensor, outcome: Outcomes, rewards: torch.Tensor, ends: torch.Tensor,
               contrast: bool = False) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
@@ -496,8 +495,7 @@ def terms_of(model: nn.Module, batches: TransitionBatches, index: np.ndarray, co
 
 @torch.no_grad()
 def judge(model: nn.Module, batches: TransitionBatches, index: np.ndarray) -> dict[str, float | None]:
-    """In short: what test_obs_reward_model.py says at length. Means over the transitions `index`; of the regression's
-    rounded planes and of its rewards within 0.01."""
+    """In short what test_obs_reward_model.py says at length: means over the transitions `index`."""
     sums = 0.0
     for part in np.array_split(index, math.ceil(len(index) / EVAL_BATCH)):
         states, actions, truth, rewards, _ = batches.take(part, random=False)
@@ -587,15 +585,12 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         raise tracking.UsageError(f"{args.data}: not the data that the run was trained on; name that file with --data")
     tracking.seed_everything(args.seed, args.torch_deterministic)
     batches = TransitionBatches.of(data, device, args.actions == "own")
-    odd = data.ends & data.states[data.after][:, :-3].any((1, 2, 3))
-    if odd.any():
-        print(f"[DATA] {odd.sum()} boards end with hunters on them: a joint state does not tell when")
+    if odd := int((data.ends & data.states[data.after][:, :-3].any((1, 2, 3))).sum()):
+        print(f"[DATA] {odd} boards end with hunters on them: a joint state does not tell when")
     splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
-    impossible = len(data) - len(splits["all"])
-    if impossible:
+    if impossible := len(data) - len(splits["all"]):
         print(f"[DATA] {impossible} transitions left out in which an object goes further than a neighbour cell")
-    if args.max_transitions:
-        splits["train"] = splits["train"][: args.max_transitions]
+    splits["train"] = splits["train"][: args.max_transitions or None]
     parts = {name: len(splits[name]) for name in ("train", "val", "test")}
     if min(parts.values()) < 1:
         raise tracking.UsageError(f"{args.data}: expected transitions to train, validate and test on, found {parts}")
