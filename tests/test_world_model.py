@@ -144,7 +144,7 @@ def test_samples_come_as_often_as_their_probability_says(tmp_path):
     states, actions, *_ = pair(data)
     crowd = int(states[:, -2:].sum((1, 2)).argmax())
     n, prey = 60_000, int(states[crowd, -2:].sum())
-    model = shaken(Moves(4, 4, [0.0, 1.0, 10.0]), 0.9)
+    model = shaken(Moves(4, 4, [0.0, 1.0, 10.0]), 0.5)
     one, act = states[crowd].expand(n, -1, -1), actions[crowd].expand(n, -1)
     torch.manual_seed(1)
     (first, second), draws = ({}, {}), []
