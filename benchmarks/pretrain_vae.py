@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -121,10 +121,11 @@ def seconds_until(target: float, batches: Batches, height: int, args: Args, samp
     """Seconds of our training until its held-out NLL is at most `target`; looked at every 10 steps, which is not timed."""
     (model, optimizer), world = our_model(batches, height, args), tracking.World(0, 1, torch.device("cpu"))
     train, val = samples.splits["train"], samples.splits["val"]
-    seconds, step = 0.0, 0
-    episodes = np.unique(batches.group[train])
-    for _ in range(args.epochs):
-        for part in np.array_split(np.random.default_rng(0).permutation(episodes), len(train) // (10 * args.batch_size)):
+    seconds, step, parts = 0.0, 0, len(train) // (10 * args.batch_size)
+    episodes, rng = np.unique(batches.group[train]), np.random.default_rng(0)
+    args = replace(args, epochs=args.epochs * parts)  # so that the learning rate falls as it does in training
+    for _ in range(args.epochs // parts):
+        for part in np.array_split(rng.permutation(episodes), parts):
             index, start = np.flatnonzero(np.isin(batches.group, part)), time.perf_counter()
             _, step = run_epoch(model, optimizer, batches, index, args, step, world, writer)
             seconds += time.perf_counter() - start

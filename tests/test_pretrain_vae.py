@@ -738,12 +738,20 @@ def test_a_users_mistake_is_said_once_by_two_processes(tmp_path):
     assert done.returncode != 0 and done.stderr.count("error: nowhere.npz: no such file") == 1
 
 
-def test_a_latent_that_carries_nothing_shows(data_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    flags = ("--epochs", 12, "--batch-size", 64, "--learning-rate", 0.02, "--kl-coef", 1)
-    assert call(monkeypatch, "--data", data_file, *flags) == 0
-    metrics = json.loads((run_folder(tmp_path) / "metrics.json").read_text())
-    assert metrics["used_dimensions"] == 0 and "posterior collapse" in capsys.readouterr().out
+@pytest.mark.parametrize("context", ["episode", "observation"])
+def test_a_latent_that_carries_nothing_shows(context, data_file, capsys):
+    """z at the prior, whatever the hunter did: no KL, no dimension in use, and a line that names it."""
+    samples, model = load_samples(data_file), shaken(context=context)
+    batches, index = pretrain_vae.batches_of(samples, CPU, "moa"), samples.splits["test"]
+    checkpoint = {"table": None, "strategies": [], "counts": [1] * 7}
+    used = pretrain_vae.judge(model, samples, batches, index, checkpoint)["used_dimensions"]
+    for parameter in model.recogniser[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
+    assert used > 0 and report["used_dimensions"] == 0 and report["test"]["kl"] == 0
+    report["test"] |= {"recon_nll": None}
+    pretrain_vae.show(report, "here")
+    assert "0 dimensions above 0.01: z carries nothing (posterior collapse)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
