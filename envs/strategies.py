@@ -47,15 +47,22 @@ def strategy_probs(env: StagHunt, names: Sequence[str], epsilon: float = 0.0) ->
 
 
 def _chase(env: StagHunt, legal: np.ndarray) -> dict[str, np.ndarray]:
-    """NS and NH without epsilon, each float64 [B, A, 7]: nearest prey of the kind, else of the other, else STAY."""
-    B, P, K = env.num_boards, env.rules.prey, env.rules.cells
     # One cell more than the board, FAR from everything: where hunters that have left stand.
     distance = np.pad(env.distances(), ((0, 0), (0, 0), (0, 1)), constant_values=FAR)
-    cell = env._at - env._base  # [B, A]
-    neighbour = np.vstack([env._neighbour, np.full(4, K)])[cell]  # [B, A, 4]
-    board, prey = np.arange(B)[:, None, None], np.arange(P)
+    neighbour = np.vstack([env._neighbour, np.full(4, env.rules.cells)])
+    return chase(distance, env._at - env._base, neighbour, legal, env.rules.stags)
+
+
+def chase(distance: np.ndarray, cell: np.ndarray, neighbour: np.ndarray, legal: np.ndarray, stags: int):
+    """NS and NH without epsilon, each float64 [B, A, 7]: nearest prey of the kind, else of the other, else STAY.
+
+    Args:
+        distance: int16 [B, P, K+1], from each cell to each prey, stags first; FAR where there is no way or no prey.
+        cell: [B, A], of each hunter, K once it has left; neighbour: [K+1, 4], K off the board; legal: bool [B, A, 7].
+    """
+    board, prey = np.arange(len(cell))[:, None, None], np.arange(distance.shape[1])
     here = distance[board, prey, cell[:, :, None]]  # [B, A, P]
-    there = distance[board[..., None], prey[:, None], neighbour[:, :, None, :]]  # [B, A, P, 4]
+    there = distance[board[..., None], prey[:, None], neighbour[cell][:, :, None, :]]  # [B, A, P, 4]
     toward = (there == here[..., None] - 1) & legal[:, :, None, :4]
     toward = toward / np.maximum(toward.sum(-1, keepdims=True), 1)
 
@@ -71,12 +78,12 @@ def _chase(env: StagHunt, legal: np.ndarray) -> dict[str, np.ndarray]:
         probs[near == 0] = np.eye(7)[hunt]
         return np.where((near < FAR)[..., None], probs, otherwise)
 
-    stags, hares = slice(0, env.rules.stags), slice(env.rules.stags, None)
+    stag, hare = slice(0, stags), slice(stags, None)
     playing = (legal.sum(-1) > 1)[..., None]  # a hunter that has left, or whose board has ended, can only STAY
-    stag_else_stay, hare_else_stay = nearest(stags, HUNT_STAG, stay), nearest(hares, HUNT_HARE, stay)
+    stag_else_stay, hare_else_stay = nearest(stag, HUNT_STAG, stay), nearest(hare, HUNT_HARE, stay)
     return {
-        "NS": np.where(playing, nearest(stags, HUNT_STAG, hare_else_stay), stay),
-        "NH": np.where(playing, nearest(hares, HUNT_HARE, stag_else_stay), stay),
+        "NS": np.where(playing, nearest(stag, HUNT_STAG, hare_else_stay), stay),
+        "NH": np.where(playing, nearest(hare, HUNT_HARE, stag_else_stay), stay),
     }
 
 

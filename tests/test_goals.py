@@ -1,0 +1,48 @@
+"""goals.py says on cells what the MOA says on planes."""
+
+import numpy as np
+import pytest
+import torch
+
+from envs import Rules, StagHunt, random_actions
+from goals import GoalPolicy
+from pretrain_vae import VAE
+
+
+@pytest.mark.parametrize("tabulate", [False, True])
+def test_equals_the_moa_on_planes(tabulate):
+    torch.manual_seed(0)
+    rules = Rules(height=6, width=5, blocks=4, hares=3, horizon=20, hunters_needed=1)
+    model = VAE(6, 5, 20).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    B, A, K = 16, 4, 30
+    env, rng, moa = StagHunt(B, rules), np.random.default_rng(0), model.moa
+    env.reset(seed=3)
+    cells = lambda: (torch.as_tensor(env._at - env._base), torch.as_tensor(env._prey - env._base))  # noqa: E731
+    policy = GoalPolicy(model, torch.as_tensor(env._blocks), cells()[1], rules.stags, tabulate)
+    seen = 0
+    while not env.ended.all():
+        (hunters, prey), tick = cells(), torch.as_tensor(env.tick).long()
+        planes = torch.as_tensor(env.obs).flatten(3).flatten(0, 1).float()
+        boards = planes.unflatten(0, (B, A))[:, 0, 2:]
+        with torch.no_grad():
+            reading = moa.read(planes, torch.arange(B).repeat_interleave(A), moa.spread(boards, rules.prey))
+            said = moa.behave(reading, tick.repeat_interleave(A))[:, moa.behaviours :].exp().view(B, A, 2, 7)
+        found = policy.probs(torch.arange(B), hunters, prey, tick)
+        here = hunters < K
+        torch.testing.assert_close(found[here], said[here], atol=1e-5, rtol=1e-4)
+        assert (found[~here][..., 4] == 1).all()
+        goals = torch.randint(2, (B, A))
+        one = policy.probs(torch.arange(B), hunters, prey, tick, goals)
+        torch.testing.assert_close(one, found.gather(2, goals[..., None, None].expand(-1, -1, -1, 7))[:, :, 0])
+        seen += int(here.sum())
+        env.step(random_actions(env, rng))
+    assert seen > 500
+    assert (prey == K).any() and not here.all()
+
+
+def test_needs_a_moa():
+    with pytest.raises(ValueError, match="no MOA head"):
+        GoalPolicy(VAE(4, 4, 9, loss="recon"), torch.zeros(1, 16, dtype=torch.bool), torch.zeros(1, 1).long(), 1)
