@@ -7,29 +7,29 @@ hunters are asked about: how near each cell is to each prey is worked out once a
 import torch
 import torch.nn.functional as F
 
-from pretrain_vae import FAR, GOALS, MASKED, STAY, VAE
+from pretrain_vae import FAR, GOALS, STAY, VAE
 
-CHUNK = 1024  # hunters whose actions are worked out at once: what fits a processor's cache is twice as fast
+TINY = 1e-30  # where all weights underflow
+CHUNK = 1024  # questions at once: what fits a processor's cache is twice as fast
 
 
 class GoalPolicy:
     """U boards of A hunters and P prey, stags first.
 
-    tabulate: also work out the action scores of every cell of a board once, which pays from about a hundred questions a
-    board on. Raises: ValueError: the VAE has no MOA head.
+    How near a cell is to a prey takes few values (so many steps, each at the cost that was learnt), so that the scores of
+    things and of actions, given those, are worked out once and looked up. Raises: ValueError: the VAE has no MOA head.
     """
 
-    def __init__(self, model: VAE, blocks: torch.Tensor, prey: torch.Tensor, stags: int, tabulate: bool = False):
+    def __init__(self, model: VAE, blocks: torch.Tensor, prey: torch.Tensor, stags: int):
         """blocks: bool [U, K]; prey: int64 [U, P], K for what is gone."""
         if model.loss == "recon":
             raise ValueError("a VAE trained with --loss recon has no MOA head: train one with --loss moa or both")
-        self.moa, self.first_goal = model.eval().moa, model.moa.behaviours
-        (U, P), K = prey.shape, blocks.shape[1]
-        self.stags, self.kind = stags, torch.eye(2)[(torch.arange(P) >= stags).long()]  # [P, 2]
+        self.moa, (U, P), K = model.eval().moa, prey.shape, blocks.shape[1]
+        self.stags, self.kind = stags, (torch.arange(P) >= stags).long()  # [P], 0 stag, 1 hare
         self.around = F.pad(self.moa.around, (0, 0, 0, 1), value=K)  # [K + 1, 5]
-        self.near = torch.full((U, P, K + 1), FAR)
         self.walls = torch.ones(U, K + 1, dtype=torch.bool)
-        self.table = torch.zeros(U, P, K + 1, 7) if tabulate else None
+        self.values = torch.tensor([FAR])  # what nearness can be, rising
+        self.near = torch.zeros(U, P, K + 1, dtype=torch.int16)  # index into `values`
         self.place(torch.arange(U), blocks, prey)
 
     @torch.no_grad()
@@ -39,20 +39,42 @@ class GoalPolicy:
         thing = F.one_hot(prey, K + 1)[..., :K].float()  # [m, P, K]
         planes = torch.stack([blocks[:, None].expand(-1, P, -1).float(), thing, torch.zeros_like(thing)], 2)
         near = torch.cat([self.moa.spread(part, 1)[0] for part in planes.flatten(0, 1).split(CHUNK)])  # [mP, 1, K + 1]
-        self.near[boards] = near.view(m, P, K + 1)
+        values = torch.cat([self.values, near.unique()]).unique()
+        if len(values) > len(self.values):
+            self.near = torch.searchsorted(values, self.values)[self.near.long()].to(torch.int16)
+            self.values = values
+            self._tabulate()
+        self.near[boards] = torch.searchsorted(values, near).view(m, P, K + 1).to(torch.int16)
         self.walls[boards, :K] = blocks
-        if self.table is not None:
-            for rows in boards.split(max(1, CHUNK // K)):
-                around = self.near[rows][..., self.around]  # [m, P, K + 1, 5]
-                self.table[rows] = self._scores(around, self.kind[:, None].expand(*around.shape[:3], 2))
 
-    def _scores(self, around: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-        """Scores of the seven actions, given the thing that the hunter is after. around: float [.., 5], near of the cells
-        above, below, left, right, own; kind: [.., 2]. Returns: [.., 7]."""
-        own, toward = around[..., 4:], F.pad((around[..., :4] - around[..., 4:]).clamp(-3, 3), (0, 3))[..., None]
-        seen = torch.cat([own / 8, (own == 0).float(), kind], -1)[..., None, :].expand(*own.shape[:-1], 7, 4)
-        action = self.moa.action_kind.expand(*own.shape[:-1], 7, 4)
-        return self.moa.action(torch.cat([seen, toward, (toward > 0).float(), action], -1))[..., 0]
+    def _tabulate(self) -> None:
+        """Weights of the actions, given the thing: of the steps [2 kinds, own nearness, that of the cell stepped to], of STAY
+        and the hunts [2, own nearness, 3]. Weights of the things wait until a tick is asked about."""
+        V, moa = len(self.values), self.moa
+        kind, own, to = torch.meshgrid(torch.arange(2.0), self.values, self.values, indexing="ij")
+        toward = torch.where(own == to, 0.0, (to - own).clamp(-3, 3))
+        seen = torch.stack([own / 8, (own == 0).float(), (kind == 0).float(), (kind == 1).float(), toward, (toward > 0).float()], 3)
+        step = moa.action(torch.cat([seen, moa.action_kind[0].expand(2, V, V, 4)], 3))[..., 0]
+        still = [moa.action(torch.cat([F.pad(seen[:, :, 0, :4], (0, 2)), moa.action_kind[a].expand(2, V, 4)], 2)) for a in (4, 5, 6)]
+        highest = torch.stack([step.max(), *(part.max() for part in still)]).max()
+        self.steps, self.still, self.things = (step - highest).exp(), (torch.cat(still, 2) - highest).exp(), {}
+
+    def _things(self, tick: int, crowds: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights of the things at a tick: float [2 goals, crowds, 2 kinds, own nearness, a rival's], and of none: [2, crowds]."""
+        if (tick, crowds) not in self.things:
+            moa, values = self.moa, self.values
+            kind, own, rival = torch.meshgrid(torch.arange(2.0), values, values, indexing="ij")
+            seen = [own / 8, (own == 0).float(), rival / 8, (rival == 0).float(), (kind == 0).float(), (kind == 1).float()]
+            thing = moa.thing(torch.stack(seen, 3))  # [2, V, V, hidden]
+            code = moa.code[moa.behaviours :][:, None].expand(-1, crowds, -1)
+            now = moa.tick(torch.tensor(min(tick, moa.ticks - 1))).expand(2, crowds, -1)
+            crowd = (torch.arange(crowds) / 4)[None, :, None].expand(2, -1, 1)
+            context = torch.cat([code, now, crowd], 2)  # [2, crowds, D + 9]
+            found = torch.stack([moa.choice(thing + one)[..., 0] for one in moa.context(context).flatten(0, 1)])
+            nothing = moa.nothing(context)[..., 0]
+            highest = torch.maximum(found.max(), nothing.max())
+            self.things[tick, crowds] = (found - highest).exp().view(2, crowds, *kind.shape), (nothing - highest).exp()
+        return self.things[tick, crowds]
 
     @torch.no_grad()
     def probs(self, board, hunters, prey, tick, goals=None) -> torch.Tensor:
@@ -63,42 +85,37 @@ class GoalPolicy:
             tick: int64 [n]; goals: int64 [n, A], 0 stag, 1 hare; None: both.
         Returns: float [n, A, 7], or [n, A, 2, 7] for both.
         """
-        step = max(1, CHUNK // hunters.shape[1])
         given = (board, hunters, prey, tick) + (() if goals is None else (goals,))
-        return torch.cat([self._probs(*part) for part in zip(*(whole.split(step) for whole in given), strict=True)])
+        return torch.cat([self._probs(*part) for part in zip(*(whole.split(CHUNK) for whole in given), strict=True)])
 
     def _probs(self, board, hunters, prey, tick, goals=None) -> torch.Tensor:
-        moa, (n, A), P, K = self.moa, hunters.shape, prey.shape[1], self.walls.shape[1] - 1
-        row = (board[:, None] * P + torch.arange(P))[..., None] * (K + 1)  # [n, P, 1]
-        near = self.near.view(-1)[row + hunters[:, None]].transpose(1, 2)  # [n, A, P]
-        there = (prey < K)[:, None].expand(-1, A, -1)  # [n, A, P]
-        gone = hunters == K
-        others = ~torch.eye(A, dtype=torch.bool) & ~gone[:, None]  # [n, A, A]
-        rival = near[:, None].masked_fill(~others[..., None], FAR).amax(2)  # [n, A, P]
-        earlier = (torch.tril((hunters[:, :, None] == hunters[:, None]), -1)[:, None] & others[:, :, None]).any(3)  # [n, A, A]
-        crowd = (others & ~earlier).sum(2, keepdim=True) / 4  # cells with other hunters
-        on = (near == 0) & there
-        thing = [near / 8, (near == 0).float(), rival / 8, (rival == 0).float()]
-        thing = moa.thing(torch.cat([torch.stack(thing, 3), self.kind.expand(n, A, -1, -1)], 3))  # [n, A, P, hidden]
-        clock = moa.tick(tick.clamp(max=moa.ticks - 1))[:, None].expand(-1, A, -1)
-        code = moa.code[self.first_goal :]  # [2, D]
-        code = code.expand(n, A, -1, -1) if goals is None else code[goals][:, :, None]  # [n, A, G, D]
-        context = torch.cat([code, torch.cat([clock, crowd], 2)[:, :, None].expand(-1, -1, code.shape[2], -1)], 3)
-        scores = moa.choice(thing[:, :, None] + moa.context(context)[:, :, :, None])[..., 0]  # [n, A, G, P]
-        scores = scores.masked_fill(~there[:, :, None], MASKED)
-        choice = torch.cat([scores, moa.nothing(context)], 3).softmax(3)
-
+        (n, A), P, K, V = hunters.shape, prey.shape[1], self.walls.shape[1] - 1, len(self.values)
+        gone, there = hunters == K, (prey < K)[:, None]  # [n, A], [n, 1, P]
         ways = self.around[hunters]  # [n, A, 5]
+        row = (board[:, None] * P + torch.arange(P)) * (K + 1)  # [n, P]
+        around = self.near.view(-1)[row[:, None, :, None] + ways[:, :, None]].long()  # [n, A, P, 5], index into values
+        near = around[..., 4]
+        others = ~torch.eye(A, dtype=torch.bool) & ~gone[:, None]  # [n, A, A]
+        rival = near[:, None].masked_fill(~others[..., None], 0).amax(2)  # [n, A, P]; 0 is FAR
+        earlier = (torch.tril(hunters[:, :, None] == hunters[:, None], -1)[:, None] & others[:, :, None]).any(3)  # [n, A, A]
+        crowd = (others & ~earlier).sum(2)  # [n, A], cells with other hunters
+
+        ticks, which = tick.unique(return_inverse=True)
+        things, nothing = zip(*(self._things(t, A) for t in ticks.tolist()), strict=True)
+        goal = torch.arange(2).expand(n, A, 2) if goals is None else goals[..., None]  # [n, A, G]
+        base = (which[:, None, None] * 2 + goal) * A + crowd[..., None]  # [n, A, G]
+        flat = (base[..., None] * 2 + self.kind) * V * V + (near * V + rival)[:, :, None]  # [n, A, G, P]
+        weight = torch.stack(things).view(-1)[flat] * there[:, :, None]
+        choice = torch.cat([weight, torch.stack(nothing).view(-1)[base][..., None] + TINY], 3)
+
+        on = (near == V - 1) & there
         go = ~self.walls.view(-1)[board[:, None, None] * (K + 1) + ways[..., :4]] & ~gone[..., None]
         hunts = [part.any(2, keepdim=True) for part in (on[..., : self.stags], on[..., self.stags :])]
         legal = torch.cat([go, torch.ones_like(go[..., :1]), *hunts], 2)  # [n, A, 7]
-        if self.table is None:
-            around = self.near.view(-1)[row[:, None] + ways[:, :, None]]  # [n, A, P, 5]
-            action = self._scores(around, self.kind.expand(n, A, -1, -1))
-        else:
-            action = self.table.view(-1, 7)[(row + hunters[:, None]).transpose(1, 2)]  # [n, A, P, 7]
-        action = F.pad(action, (0, 0, 0, 1)).masked_fill(~legal[:, :, None], MASKED).softmax(3)
-        probs = choice @ action  # [n, A, G, 7]
+        own = self.kind * V + near  # [n, A, P]
+        action = torch.cat([self.steps.view(-1)[own[..., None] * V + around[..., :4]], self.still.view(-1, 3)[own]], 3)
+        action = (F.pad(action, (0, 0, 0, 1), value=1.0) + TINY) * legal[:, :, None]  # after nothing, all are alike
+        probs = (choice / choice.sum(3, keepdim=True)) @ (action / action.sum(3, keepdim=True))  # [n, A, G, 7]
         stay = F.one_hot(torch.tensor(STAY), 7).float()
         probs = torch.where(gone[..., None, None], stay, probs)
         return probs if goals is None else probs[:, :, 0]

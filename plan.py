@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from boards import NEVER, Real, Seen, clock_of, sample
+from boards import NEVER, Real, Seen, clock_of, remember, sample
 from envs.cells import Cells, cells_probs, step_cells
 from envs.stag_hunt import FAR, STAY
 from envs.strategies import DATA_EPSILON, STRATEGIES
@@ -142,11 +142,11 @@ class Planner:
 
     def __init__(self, policy, game: Real, others, args, vae, world, kind: str):
         self.policy, self.game, self.others, self.args, self.kind = policy, game, others, args, kind
-        self.world = world.on(game.rules.height, game.rules.width) if kind == "learned" else None
+        self.world = remember(world).on(game.rules.height, game.rules.width) if kind == "learned" else None
         self.belief = None  # of goals: that of the policy, or one beside it
         if kind != "oracle":
             self.belief = others if isinstance(others, Belief) else Belief(game, vae, args.belief_discount)
-            self.tables = GoalPolicy(vae, game.blocks, game.prey, game.rules.stags, tabulate=True)
+            self.tables = GoalPolicy(vae, game.blocks, game.prey, game.rules.stags)
         self.rng = np.random.default_rng(args.seed)
         self.samples = 1 if kind == "oracle" else args.plan_samples
         self.simulations = args.oracle_simulations if kind == "oracle" else max(1, args.plan_simulations // self.samples)
@@ -205,7 +205,8 @@ class Planner:
             probs = torch.as_tensor(self._strategies(board, state, self.goals[tree]))
         else:
             probs = self.tables.probs(board, hunters, prey, tick, self.goals[tree])
-        joint = sample(probs.clamp(min=1e-20).log().flatten(0, 1)).view(hunters.shape)
+        sums = probs.cumsum(2)
+        joint = (sums < sums[..., -1:] * torch.rand((*hunters.shape, 1))).sum(2)
         joint.scatter_(1, seat[:, None], actions[:, None])
         if self.kind == "learned":
             blocks = self.game.blocks[board].float()

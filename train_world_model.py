@@ -319,8 +319,7 @@ class Moves(nn.Module):
 
     @torch.no_grad()
     def imagine(self, boards: Boards, actions: torch.Tensor, likely: bool = False):
-        """One tick on all boards, sampled, or with every object's likeliest outcome given those before it. No step waits
-        for the device.
+        """One tick on all boards, sampled, or with every object's likeliest outcome given those before it.
 
         Returns: boards, rewards float [B, A], ends bool [B]; with `likely`, also what the expected planes are made of.
         """
@@ -336,11 +335,20 @@ class Moves(nn.Module):
             left[:, i] = ((outcomes[i] == LEAVE) & there[:, i]).float()
         hunters = to.gather(2, torch.stack(outcomes, 1)[..., None])[..., 0]
 
-        seen, now, prey_probs = self._prey_see(boards, actions), boards.prey.clone(), []
-        for p in range(P):
-            logits = self._prey_logits(seen, boards, left, now, p)[:, 0]
-            prey_probs.append(logits)
-            now[:, p] = self.around[boards.prey[:, p]].gather(1, _pick(logits, likely)[:, None])[:, 0]
+        # Most prey stay. All are decided at once, as if those before had stayed; after one that did not, the rest anew.
+        seen, now, rows, index = self._prey_see(boards, actions), boards.prey.clone(), torch.arange(B), torch.arange(P)
+        prey_probs, start = context.new_zeros(B, P, 6), torch.zeros(B, 1, dtype=torch.int64)
+        while len(rows) and P:
+            some = Boards(*(array[rows] for array in boards[:3]), boards.stags)
+            logits = self._prey_logits(tuple(array[rows] for array in seen), some, left[rows], now[rows], None)
+            prey_probs[rows] = torch.where((index < start)[..., None], prey_probs[rows], logits)
+            pick = _pick(logits, likely)
+            went = (pick != STAYED) & (index >= start) & (some.prey < K)
+            which = went.int().argmax(1, keepdim=True)
+            to_cell = self.around[some.prey.gather(1, which)[:, 0], pick.gather(1, which)[:, 0]]
+            on = went.any(1)
+            rows, start = rows[on], which[on] + 1
+            now[rows, which[on, 0]] = to_cell[on]
 
         paid = self._reward_logits(context, left)
         sharers = self._sharers(same, left)[..., 0]
@@ -349,7 +357,7 @@ class Moves(nn.Module):
         after = boards._replace(hunters=hunters, prey=now)
         if not likely:
             return after, rewards, torch.rand_like(end) < end.sigmoid()
-        return after, rewards, end > 0, (torch.stack(probs, 1), torch.stack(prey_probs, 1), context, end, sharers, there)
+        return after, rewards, end > 0, (torch.stack(probs, 1), prey_probs, context, end, sharers, there)
 
     @torch.no_grad()
     def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
