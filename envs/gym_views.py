@@ -51,7 +51,9 @@ def check_render_mode(render_mode: str | None) -> str | None:
     return render_mode
 
 
-def _check_co_players(co_players: Sequence[str] | None, hunters: int) -> tuple[str, ...]:
+def _check_co_players(co_players: Sequence[str] | str | None, hunters: int) -> tuple[str, ...]:
+    if co_players == "mixed":  # which of these each one is, is drawn
+        return ("NS", "NH")
     if co_players is None:  # the default three, cut or repeated
         return tuple(DEFAULT_CO_PLAYERS[j % len(DEFAULT_CO_PLAYERS)] for j in range(hunters - 1))
     if isinstance(co_players, str) or len(co_players) != hunters - 1:
@@ -81,13 +83,14 @@ class StagHuntVectorEnv(VectorEnv):
         num_envs: boards.
         rules: the game; or give its fields as keywords (`hunters=3, height=6, ...`).
         co_players: names of strategies; co_players[j] sits at seat (learner + 1 + j) mod A. None: NS, NS, NH, cut or
-            repeated to A - 1 names.
+            repeated to A - 1 names. "mixed": each NS or NH with probability 1/2.
+        team_episodes: how many episodes of a board the learner's seat, and who is who of a mixed team, stay what they are.
         epsilon: of the co-players, see `strategy_probs`.
         render_mode: None, "rgb_array" or "ansi".
         autoreset_mode: SAME_STEP; or DISABLED: boards that are over wait for `reset(options={"reset_mask": mask})`.
     Raises:
-        ValueError: a wrong number of co-players, an unknown strategy, render mode or autoreset mode, epsilon or a rule
-            out of range.
+        ValueError: a wrong number of co-players, an unknown strategy, render mode or autoreset mode, epsilon, a rule or
+            team_episodes out of range.
     """
 
     metadata = {  # noqa: RUF012  (Gymnasium's own form)
@@ -98,16 +101,19 @@ class StagHuntVectorEnv(VectorEnv):
         self,
         num_envs: int = 1,
         rules: Rules | None = None,
-        co_players: Sequence[str] | None = None,
+        co_players: Sequence[str] | str | None = None,
         epsilon: float = DATA_EPSILON,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        team_episodes: int = 1,
         **rule_keywords,
     ):
         r = choose_rules(rules, rule_keywords)
         self.co_players = _check_co_players(co_players, r.hunters)
         if not 0.0 <= epsilon <= 1.0:
             raise ValueError(f"epsilon must be in [0, 1], got {epsilon!r}")
+        if team_episodes < 1:
+            raise ValueError(f"team_episodes must be at least 1, got {team_episodes!r}")
         mode = AutoresetMode(autoreset_mode)
         if mode is AutoresetMode.NEXT_STEP:
             raise ValueError("autoreset_mode: NEXT_STEP is not supported: choose SAME_STEP or DISABLED")
@@ -125,8 +131,11 @@ class StagHuntVectorEnv(VectorEnv):
         self._over = np.ones(num_envs, bool)  # boards that wait for a reset
         self._dealt = False
         self._names = tuple(dict.fromkeys(self.co_players))  # each strategy once
-        # the strategy of the hunter k + 1 seats after the learner; the last is the learner itself, its draw is unused
-        self._after_learner = np.array([self._names.index(name) for name in self.co_players] + [0])
+        # [N, A], the strategy of the hunter k + 1 seats after the learner; the last is the learner itself, its draw is unused
+        self._mixed, self._team_episodes = co_players == "mixed", team_episodes
+        row = [0] * r.hunters if self._mixed else [self._names.index(name) for name in self.co_players] + [0]
+        self._after_learner = np.tile(np.array(row), (num_envs, 1))
+        self._episode = np.zeros(num_envs, np.int64)  # how many the board's team has begun
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Deal new boards.
@@ -191,9 +200,16 @@ class StagHuntVectorEnv(VectorEnv):
         """New boards and a new seat for each learner, where `mask` (bool [N], None: everywhere)."""
         self.core.reset(seed=seed, boards=mask)
         boards = self._boards if mask is None else np.flatnonzero(mask)
-        # Only the boards that are dealt may draw: how others fare must not move a board's stream.
-        self.seats[boards] = self.core._draw(boards, 1)[:, 0] % np.uint64(self.core.rules.hunters)
         self._over[boards], self._dealt = False, True
+        if seed is not None:
+            self._episode[:] = 0
+        new = boards[self._episode[boards] % self._team_episodes == 0]
+        self._episode[boards] += 1
+        # Only the boards that are dealt may draw: how others fare must not move a board's stream.
+        self.seats[new] = self.core._draw(new, 1)[:, 0] % np.uint64(self.core.rules.hunters)
+        if self._mixed:
+            others = self.core.rules.hunters - 1
+            self._after_learner[new, :others] = self.core._draw(new, others) >> np.uint64(63)
 
     def _co_player_actions(self) -> np.ndarray:
         """int8 [N, A]: what each hunter would do as a co-player; the learner's own entry is a filler."""
@@ -201,7 +217,7 @@ class StagHuntVectorEnv(VectorEnv):
         if A == 1:
             return np.zeros((self.num_envs, 1), np.int8)
         probs = strategy_probs(self.core, self._names, self.epsilon)  # [N, A, S, 7]
-        who = self._after_learner[(np.arange(A) - self.seats[:, None] - 1) % A]  # [N, A]
+        who = np.take_along_axis(self._after_learner, (np.arange(A) - self.seats[:, None] - 1) % A, 1)  # [N, A]
         probs = np.take_along_axis(probs, who[:, :, None, None], 2)[:, :, 0]
         return sample_actions(probs, self.core.uniform(A))
 
@@ -244,12 +260,15 @@ class StagHuntEnv(gymnasium.Env):
     def __init__(
         self,
         rules: Rules | None = None,
-        co_players: Sequence[str] | None = None,
+        co_players: Sequence[str] | str | None = None,
         epsilon: float = DATA_EPSILON,
         render_mode: str | None = None,
+        team_episodes: int = 1,
         **rule_keywords,
     ):
-        self._batch = StagHuntVectorEnv(1, rules, co_players, epsilon, render_mode, AutoresetMode.DISABLED, **rule_keywords)
+        self._batch = StagHuntVectorEnv(
+            1, rules, co_players, epsilon, render_mode, AutoresetMode.DISABLED, team_episodes, **rule_keywords
+        )
         self.core, self.co_players, self.render_mode = self._batch.core, self._batch.co_players, render_mode
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
