@@ -55,6 +55,7 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
     prior, legal = torch.zeros(T * N, A, device=device), torch.zeros(T * N, A, dtype=torch.bool, device=device)
     count, total = torch.zeros(2, T * N, A, device=device)  # of each edge: visits, sum of returns
     visits, returns = torch.zeros(2, T * N, device=device)  # of each node, the critic's word included
+    said = torch.zeros(T * N, device=device)  # the critic's word on each node, 0 where all is over
     paid, over = torch.zeros(T * N, device=device), torch.zeros(T * N, dtype=torch.bool, device=device)
     born = torch.zeros(T * N * A, dtype=torch.int64, device=device)  # outcomes of each edge so far
     child = torch.zeros(T * N * A * branches, dtype=torch.int64, device=device)
@@ -64,7 +65,7 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
         for whole, part in zip(state, states, strict=True):
             whole[node] = part
         prior[node], legal[node] = log_priors.exp(), log_priors > ILLEGAL
-        visits[node], returns[node] = 1.0, values
+        visits[node], returns[node], said[node] = 1.0, values, values
 
     plant(every * N, root, log_prior, value)
     for simulation in range(1, N):
@@ -80,7 +81,7 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
             action = score.masked_fill(~legal[node], -math.inf).argmax(1)
             edge = node * A + action
             outcomes = born[edge]
-            fresh = outcomes < (seen.gather(1, action[:, None])[:, 0] + 1).sqrt().ceil().clamp(max=branches)
+            fresh = outcomes < ((seen.gather(1, action[:, None])[:, 0] + 1).sqrt() / 2).ceil().clamp(max=branches)
             pick = (torch.rand(len(node), device=device) * outcomes).long()
             below = torch.where(fresh, tree * N + simulation, child[edge * branches + torch.where(fresh, 0, pick)])
             path.append((tree, node, edge, below))
@@ -95,10 +96,18 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
         if len(tree):
             below = tree * N + simulation
             after, reward, ends = step(tuple(part[node] for part in state), action, tree)
-            child[edge * branches + born[edge]] = below
-            born[edge] += 1
             paid[below], over[below] = reward, ends
-            on = (~ends).nonzero()[:, 0]
+            known = torch.full_like(below, -1)  # the same outcome, where the edge has had it: drawn again, not grown again
+            for slot in range(branches - 1):
+                other = child[edge * branches + slot]
+                same = (slot < born[edge]) & (paid[other] == reward) & (over[other] == ends)
+                for whole, part in zip(state, after, strict=True):
+                    same &= (whole[other] == part).flatten(1).all(1) if part.dim() > 1 else whole[other] == part
+                known = torch.where(same, other, known)
+            child[edge * branches + born[edge]] = torch.where(known < 0, below, known)
+            born[edge] += 1
+            found[tree] = torch.where(known < 0, 0.0, said[known])
+            on = (~ends & (known < 0)).nonzero()[:, 0]
             if len(on):
                 states = tuple(part[on] for part in after)
                 log_prior, value = evaluate(states, tree[on])
