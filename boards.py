@@ -95,8 +95,8 @@ class Real:
 
     hunters int64 [B, A] and prey int64 [B, P], cells, K for what is gone; blocks bool [B, K]; tick, first_hunt int64 [B];
     clock float [B, 3]; seats int64 [B], the learner's; who int64 [B, A], index into STRATEGIES, -1 for learners; actions
-    int64 [B, A], what was done last; version int64 [B], rises when a board is new or its prey have moved; starts, the blocks,
-    hunters and prey that the episodes began with; paid float [B, A], for who plays to count in.
+    int64 [B, A], what was done last; version int64 [B], rises when a board is new or its prey have moved; starts, the
+    blocks, hunters and prey that the episodes began with; paid float [B, A], for who plays to count in.
     """
 
     def __init__(self, boards: int, rules: Rules, co_players: str, seed: int, team_episodes: int = 1):
@@ -163,7 +163,7 @@ class Remembered(nn.Module):
         lead = inputs[0].shape[: inputs[0].dim() - self.lasts[0]]
         flat = [array.flatten(len(lead)).double() for array in inputs]
         flat = torch.cat(flat, -1).view(-1, sum(part.shape[-1] for part in flat))
-        if self.weights is None:  # whole numbers, so that sums are exact in any order: two inputs share one with odds of 2**-36
+        if self.weights is None:  # whole numbers: sums are exact in any order, and two inputs share one with odds of 2**-36
             generator = torch.Generator().manual_seed(1)
             self.weights = torch.randint(2**36, (flat.shape[1],), generator=generator).double()
             self.keys, self.answers = torch.full((1,), math.inf, dtype=torch.float64), None
@@ -195,7 +195,7 @@ class Imagined:
     goal heads of the MOA say, each by a goal that is drawn as `--co-players` says. Nothing here asks the game."""
 
     def __init__(
-        self, boards: int, rules: Rules, co_players: str, world: nn.Module, vae: nn.Module | None, team_episodes: int
+        self, boards: int, rules: Rules, co_players: str, world: nn.Module, vae: nn.Module | None, team_episodes: int = 1
     ):
         self.boards, self.rules, self.maps = boards, rules, Maps(boards, rules)
         self.world, self.everyone, self.team_episodes = (
@@ -280,6 +280,16 @@ class Imagined:
             if not key.startswith("starts"):
                 setattr(self, key, value.clone())
         _refresh(self, self.prey, torch.ones(self.boards, dtype=torch.bool))
+
+
+def sights(game: "Real | Imagined", told: torch.Tensor) -> tuple[torch.Tensor, Seen]:
+    """Seats, int64 [N], and what the learners in them see, board by board: N = B, or B * A where every hunter learns.
+    told: float [B, A, I], what is known of each hunter."""
+    B, A = game.who.shape
+    if not game.everyone:
+        return game.seats, game.maps.see(torch.arange(B), game.hunters, game.prey, game.clock, game.seats, told)
+    board, seat = torch.arange(B).repeat_interleave(A), torch.arange(A).repeat(B)
+    return seat, game.maps.see(board, game.hunters[board], game.prey[board], game.clock[board], seat, told[board])
 
 
 def _refresh(game: Real | Imagined, before: torch.Tensor | None, dealt: torch.Tensor) -> None:

@@ -48,19 +48,21 @@ class GoalPolicy:
         self.walls[boards, :K] = blocks
 
     def _tabulate(self) -> None:
-        """Weights of the actions, given the thing: of the steps [2 kinds, own nearness, that of the cell stepped to], of STAY
-        and the hunts [2, own nearness, 3]. Weights of the things wait until a tick is asked about."""
+        """Weights of the actions, given the thing: of the steps [2 kinds, own nearness, that of the cell stepped to], of
+        STAY and the hunts [2, own nearness, 3]. Weights of the things wait until a tick is asked about."""
         V, moa = len(self.values), self.moa
         kind, own, to = torch.meshgrid(torch.arange(2.0), self.values, self.values, indexing="ij")
         toward = torch.where(own == to, 0.0, (to - own).clamp(-3, 3))
-        seen = torch.stack([own / 8, (own == 0).float(), (kind == 0).float(), (kind == 1).float(), toward, (toward > 0).float()], 3)
+        seen = [own / 8, (own == 0).float(), (kind == 0).float(), (kind == 1).float(), toward, (toward > 0).float()]
+        seen = torch.stack(seen, 3)
         step = moa.action(torch.cat([seen, moa.action_kind[0].expand(2, V, V, 4)], 3))[..., 0]
-        still = [moa.action(torch.cat([F.pad(seen[:, :, 0, :4], (0, 2)), moa.action_kind[a].expand(2, V, 4)], 2)) for a in (4, 5, 6)]
+        here = F.pad(seen[:, :, 0, :4], (0, 2))
+        still = [moa.action(torch.cat([here, moa.action_kind[a].expand(2, V, 4)], 2)) for a in (4, 5, 6)]
         highest = torch.stack([step.max(), *(part.max() for part in still)]).max()
         self.steps, self.still, self.things = (step - highest).exp(), (torch.cat(still, 2) - highest).exp(), {}
 
     def _things(self, tick: int, crowds: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights of the things at a tick: float [2 goals, crowds, 2 kinds, own nearness, a rival's], and of none: [2, crowds]."""
+        """Weights of the things, float [2 goals, crowds, 2 kinds, own nearness, a rival's], and of none [2, crowds]."""
         if (tick, crowds) not in self.things:
             moa, values = self.moa, self.values
             kind, own, rival = torch.meshgrid(torch.arange(2.0), values, values, indexing="ij")

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import tracking
-from boards import NEVER, Imagined, Real, Seen, sample
+from boards import NEVER, Imagined, Real, Seen, sample, sights
 from data import DEFAULT_DATA, DataError, default_or_fresh
 from data.transitions import load_transitions
-from envs import Rules, StagHunt, sample_actions, strategy_probs
-from envs.teams import parse_team
+from envs import STRATEGIES, Rules, StagHunt, planes_to_joint, sample_actions, strategy_probs
+from envs.teams import LEARNER, parse_team
 from others import Belief, Latent, Told
 from plan import Planner
 from pretrain_vae import load_vae
@@ -227,15 +227,8 @@ def team_advantages_of(rewards, values, active, done, cut, cut_values, last_valu
 def rollout(agent: Agent, game: Real | Imagined, others, args: Args, tally: torch.Tensor) -> Rollout:
     """num_steps ticks. tally: float [3], added to: episodes that ended, the sum of their returns, of their lengths."""
     B, A = game.who.shape
-    board = torch.arange(B).repeat_interleave(A if game.everyone else 1)
-
-    def look() -> tuple[torch.Tensor, Seen]:
-        seat = torch.arange(A).repeat(B) if game.everyone else game.seats
-        told = others.look()
-        return seat, game.maps.see(board, game.hunters[board], game.prey[board], game.clock[board], seat, told[board])
-
-    rows = []
-    seat, seen = look()
+    board, rows = torch.arange(B).repeat_interleave(A if game.everyone else 1), []
+    seat, seen = sights(game, others.look())
     for _ in range(args.num_steps):
         log_probs, values = agent(seen)
         actions = sample(log_probs)
@@ -246,7 +239,7 @@ def rollout(agent: Agent, game: Real | Imagined, others, args: Args, tally: torc
         mine = [array[board, seat] for array in (rewards, terminated, truncated)]
         done, cut_values, before = mine[1] | mine[2], torch.zeros_like(values), seen
         if mine[2].any():
-            cut_values = torch.where(mine[2], agent(look()[1])[1], 0.0)
+            cut_values = torch.where(mine[2], agent(sights(game, others.look())[1])[1], 0.0)
         over = game.ended if game.everyone else done
         if over.any():
             paid = game.paid.mean(1) if game.everyone else game.paid.gather(1, game.seats[:, None])[:, 0]
@@ -254,7 +247,7 @@ def rollout(agent: Agent, game: Real | Imagined, others, args: Args, tally: torc
             game.paid[over] = 0.0
             others.deal(over, game.deal(over))
         rows.append((before, actions, taken, values, mine[0], before.there[:, 0], done, mine[2], cut_values))
-        seat, seen = look()
+        seat, seen = sights(game, others.look())
     seens, *columns = zip(*rows, strict=True)
     actions, taken, values, rewards, active, done, cut, cut_values = (torch.stack(column) for column in columns)
     last = agent(seen)[1]
@@ -309,19 +302,17 @@ def explained_variance(data: Rollout) -> torch.Tensor:
 def judge(policy, game: Real, others, episodes: int = 1, plan=None) -> dict[str, np.ndarray]:
     """Whole boards, played until everyone has left, `episodes` in a row with the same teams.
 
-    policy: Seen -> (log pi, V). plan: (known, Seen) -> actions, instead of the policy's. Returns: arrays [episodes, B]: learner
-    (its return; `self`: that of seat 0), team (mean return of all hunters), length, stags and hares (captured).
+    policy: Seen -> (log pi, V). plan: (known, Seen) -> actions, instead of the policy's. Returns: arrays [episodes, B]:
+    learner (its return; `self`: that of seat 0), team (mean return of all hunters), length, stags and hares (captured).
     """
     B, A = game.who.shape
-    board = torch.arange(B).repeat_interleave(A if game.everyone else 1)
     found = {key: [] for key in ("learner", "team", "length", "stags", "hares")}
     watching = [others] if plan is None else [others, plan]
     for _ in range(episodes):
         paid = torch.zeros(B, A)
         while not game.ended.all():
             told = others.look()
-            seat = torch.arange(A).repeat(B) if game.everyone else game.seats
-            seen = game.maps.see(board, game.hunters[board], game.prey[board], game.clock[board], seat, told[board])
+            _, seen = sights(game, told)
             actions = sample(policy(seen)[0]) if plan is None else plan(told, seen)
             paid += game.step(actions)[0]
             for one in watching:
@@ -440,11 +431,11 @@ class Referee:
     world: nn.Module | None
 
     def play(self, policy, team: str, seed: int, boards: int = 0, episodes: int = 0, om: str = "", plan: str = ""):
-        """What `judge` finds in so many boards and episodes in a row (0: as set, and as the game has it). om: what the policy
-        is told, if not what --om says. plan: search, in `learned` or `rules`, or as the `oracle`, which is told who they are.
+        """What `judge` finds in so many boards and episodes in a row (0: as set, and as the game has it). om: what the
+        policy is told, if not what --om says. plan: search, in `learned` or `rules`, or as the `oracle`, told who they are.
         """
         episodes = episodes or self.args.team_episodes
-        boards = boards or max(100, math.ceil(self.args.eval_boards / episodes))
+        boards = boards or max(2, math.ceil(self.args.eval_boards / episodes))
         told = replace(self.args, om=om or self.args.om)
         with kept_rng():
             torch.manual_seed(seed)
@@ -466,7 +457,7 @@ class Referee:
                     stags=left[..., : self.rules.stags].sum(2), hares=left[..., self.rules.stags :].sum(2))  # fmt: skip
 
     def compare(self, agent: Agent) -> dict[str, dict[str, dict]]:
-        """Who earns what with which team: {"teams": {"3NS": {..}, ..}, "plan": .., "oracle": .., "random": .., "rush": ..}."""
+        """Who earns what with which team: {"teams": {"3NS": {..}, ..}, "plan", "oracle", "random", "rush": the same}."""
         args, found = self.args, {"teams": {}, "plan": {}, "oracle": {}, "random": {}, "rush": {}}
         told = load_agent(args.oracle)[0] if args.oracle else agent
         for team in tqdm(teams_of(args, self.rules), unit=" teams", leave=False):
@@ -522,7 +513,27 @@ class Referee:
         self.film(agent, folder / f"{stem}_episode.gif")
 
     def film(self, agent: Agent, path: Path) -> None:
-        """One episode; beside each co-player what is believed of it, where there is a belief."""
+        """An episode; beside each co-player what is believed of it, P(goal = stag), and, in brackets, who it is."""
+        frames, titles, notes = [], [], []
+        with kept_rng(), torch.no_grad():
+            torch.manual_seed(self.args.seed)
+            game = Real(1, self.rules, self.args.co_players, FINAL_SEED, self.args.team_episodes)
+            others = others_of(self.args, game, self.vae)
+            while True:
+                told, who = others.look(), game.who[0].tolist()
+                belief = [f"{float(p):.2f} " if self.args.om == "belief" else "" for p in told[0].sum(1)]
+                notes.append({i: f"{belief[i]}({STRATEGIES[w]})" for i, w in enumerate(who) if w != LEARNER})
+                frames.append(planes_to_joint(game.planes()[0].numpy()))
+                learner = "all hunters learn" if game.everyone else f"the learner is hunter {int(game.seats)}"
+                paid = ", ".join(f"{value:g}" for value in game.paid[0].tolist())
+                titles.append(f"tick {int(game.tick)}, {learner}\nreturns {paid}")
+                if game.ended.all():
+                    break
+                actions = sample(agent(sights(game, told)[1])[0])
+                game.paid += game.step(actions)[0]
+                others.observe()
+        label = "P(stag) (who it is)" if self.args.om == "belief" else "(who it is)"
+        figures.joint_film({label: frames}, titles, path, notes)
 
 
 @contextlib.contextmanager
@@ -646,7 +657,8 @@ def evaluate(args: Args) -> None:
     args = tracking.resumed_args(args, checkpoint, free=("resume", "evaluate", *FREE))
     rules, _ = rules_of(args.env_id)
     vae, world = load_networks(args, rules)
-    head = {key: checkpoint[key] for key in ("run",)} | dict(seed=args.seed, args=asdict(args), steps=checkpoint["steps"])
+    steps = checkpoint["update"] * args.num_envs * args.num_steps
+    head = dict(run=checkpoint["run"], seed=args.seed, args=asdict(args), steps=steps)
     Referee(args, rules, vae, world).report(agent, folder, head, "evaluate")
 
 
@@ -673,6 +685,10 @@ def main() -> None:
         raise tracking.UsageError(f"--{error}") from None
     if args.team_reward and args.co_players != "self":
         raise tracking.UsageError("--team-reward: needs --co-players self: scripted co-players have no use for a reward")
+    if args.plan and args.co_players == "self":
+        raise tracking.UsageError("--plan: needs scripted co-players: goals are drawn for those that have one")
+    if args.oracle:
+        load_agent(args.oracle)
     train(args, resumed)
 
 

@@ -1,10 +1,10 @@
 """Batched tree search: PUCT (Silver et al. 2017) with a policy as prior and a critic at the leaves, T trees at once.
 
-A tree is rows of tensors, in the manner of mctx (DeepMind 2022): there are no node objects, and one simulation is one batched
-call of the model and one of the networks for all trees. What is uncertain is searched in two ways. Who the others are: a tree
-for each of several goals drawn from the belief, whose values are averaged (Huang et al. 2024, HOP). What they happen to do: an
-edge gets more sampled outcomes the more often it is visited (progressive widening, Couetoux et al. 2011); with one outcome
-an edge a tree would know its future luck.
+A tree is rows of tensors, in the manner of mctx (DeepMind 2022): there are no node objects, and one simulation is one
+batched call of the model and one of the networks for all trees. What is uncertain is searched in two ways. Who the others
+are: a tree for each of several goals drawn from the belief, whose values are averaged (Huang et al. 2024, HOP). What they
+happen to do: an edge gets more sampled outcomes the more often it is visited (progressive widening, Couetoux et al. 2011);
+with one outcome an edge a tree would know its future luck.
 """
 
 import math
@@ -40,7 +40,7 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
         root: tuple of tensors [T, ..], the states.
         step: (state, actions int64 [n], tree int64 [n]) -> (state, reward float [n], over bool [n]); may be random. After
             `over` nothing is earned.
-        evaluate: (state, tree) -> (log prior float [n, A], value float [n]); actions with a log prior below -1e8 are illegal.
+        evaluate: (state, tree) -> (log prior float [n, A], value float [n]); a log prior below -1e8: illegal.
         simulations: leaves a tree grows. gamma: discount.
         c_puct: weight of the prior. branches: the most outcomes of an edge; 1 determinises.
     Raises: ValueError: simulations or branches below 1.
@@ -171,7 +171,7 @@ class Planner:
             self.belief.deal(boards, new)
 
     def __call__(self, told: torch.Tensor, seen: Seen) -> torch.Tensor:
-        """told: float [B, A, I], what the policy is told of the others; seen: of the learners. Returns: actions int64 [B]."""
+        """told: float [B, A, I], what the policy is told of the others; seen: by the learners. Returns: actions [B]."""
         game = self.game
         if self.belief is not None and self.belief is not self.others:
             self.belief.look()
@@ -243,7 +243,8 @@ class Planner:
         cells, maps = Cells(*(part.numpy() for part in state)), self.game.maps
         distance = maps.steps[board].numpy().astype(np.int16)
         distance[distance == NEVER] = FAR
-        return cells_probs(cells, STRATEGIES, who.numpy(), DATA_EPSILON, distance, maps.walls[board].numpy(), self.game.rules)
+        walls = maps.walls[board].numpy()
+        return cells_probs(cells, STRATEGIES, who.numpy(), DATA_EPSILON, distance, walls, self.game.rules)
 
     def _rules(self, board: torch.Tensor, state: tuple, joint: torch.Tensor) -> tuple[tuple, torch.Tensor, torch.Tensor]:
         cells, walls = Cells(*(part.numpy() for part in state)), self.game.maps.walls[board].numpy()

@@ -1,6 +1,7 @@
 """In which game is it worth most to know who the others are? A sweep over the game's own settings.
 
-    python -m benchmarks.hidden --settings 120 --out hidden.csv
+    python -m benchmarks.hidden --out hidden.csv
+    python -m benchmarks.hidden --again hidden.csv --best 16 --updates 48 --out hidden_again.csv
 
 Each game is learnt twice by PPO among `mixed` co-players, told nothing and told who they are, on the same boards and for
 the same number of steps; both are judged on the same fresh boards. `worth` is what the told one earns more, as a share.
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 import tyro
 from tqdm import tqdm
@@ -32,6 +34,10 @@ class Args:
     """fresh ones, to judge on"""
     seed: int = 1
     """of the draw and of the training"""
+    again: str = ""
+    """a CSV file of an earlier sweep: its games with the largest `worth`, instead of a draw"""
+    best: int = 16
+    """with --again: how many"""
     out: str = "hidden.csv"
     """one row a game, the best last"""
 
@@ -79,12 +85,17 @@ def earn(agent, rules: Rules, told: bool, args: Args) -> np.ndarray:
 def main(args: Args) -> None:
     games = [dict(zip(SETTINGS, values, strict=True)) for values in itertools.product(*SETTINGS.values())]
     games = [game for game in games if game["hunters"] >= game["hunters_needed"]]
-    order, rows = np.random.default_rng(args.seed).permutation(len(games))[: args.settings], []
-    for index in tqdm(order, unit=" games"):
-        rules, start = rules_of(**games[index]), time.perf_counter()
+    games = [games[i] for i in np.random.default_rng(args.seed).permutation(len(games))[: args.settings]]
+    if args.again:
+        best = pd.read_csv(args.again).nlargest(args.best, "worth")[list(SETTINGS)].astype(object)
+        games = best.where(best.notna(), None).to_dict("records")
+    rows = []
+    for game in tqdm(games, unit=" games"):
+        game = {key: int(v) if v is not None and key != "stag_reward" else v for key, v in game.items()}
+        rules, start = rules_of(**game), time.perf_counter()
         none, oracle = (earn(learn(rules, told, args), rules, told, args) for told in (False, True))
         half = 1.96 * (oracle - none).std(ddof=1) / np.sqrt(args.boards)  # the same boards: paired
-        rows.append(games[index] | dict(none=none.mean(), oracle=oracle.mean(), gain=(oracle - none).mean(), gain_ci95=half,
+        rows.append(game | dict(none=none.mean(), oracle=oracle.mean(), gain=(oracle - none).mean(), gain_ci95=half,
                     worth=(oracle - none).mean() / max(none.mean(), 1e-9), seconds=time.perf_counter() - start))  # fmt: skip
         write_csv(args.out, sorted(rows, key=lambda row: row["worth"]))
     for row in sorted(rows, key=lambda row: -row["worth"])[:10]:

@@ -1,7 +1,7 @@
 """The results of docs/hop_ppo.md, each table by one command: python -m benchmarks.hop_ppo --what teams
 
-Each run is `python hop_ppo.py ...` of its own, with seeds 1, 2, 3; its figures are read from its metrics.json. `latent`, `belief`,
-`imagine` and planning need a VAE and a world model: python pretrain_vae.py, python train_world_model.py.
+Each run is `python hop_ppo.py ...` of its own, with seeds 1, 2, 3; its figures are read from its metrics.json. `latent`,
+`belief`, `imagine` and planning need a VAE and a world model: python pretrain_vae.py, python train_world_model.py.
 """
 
 import json
@@ -18,10 +18,9 @@ import torch
 import tyro
 
 import hop_ppo
-from benchmarks import machine
+from benchmarks import cleanrl_ppo, machine
 
 TEAMS = ("3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM", "mixed")
-HIDDEN = ("--env-id", "StagHunt-hidden-v0", "--eval-boards", "20000")
 
 
 @dataclass
@@ -39,42 +38,51 @@ class Args:
     agent: str = ""
     """search, plan, speed: the run whose agent plays; search: one trained with --om oracle"""
     boards: int = 256
-    """search, plan, speed"""
+    """fresh ones to judge on"""
+    threads: int = 1
+    """of PyTorch"""
 
 
-def run(*flags: str) -> dict:
-    """One training. Returns its metrics.json, with the learning curve under `evaluations`."""
-    command = [sys.executable, "hop_ppo.py", "--oracle-simulations", "0", *map(str, flags)]
+def run(*flags: str) -> str:
+    """One training, judged little by the script itself. Returns: its folder."""
+    command = [sys.executable, "hop_ppo.py", "--oracle-simulations", "0", "--eval-boards", "256", "--plan-boards", "16",
+               "--eval-every", "1000000", *map(str, flags)]  # fmt: skip
     print("$ python", *command[1:], file=sys.stderr, flush=True)
     said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
-    folder = Path(re.search(r"model saved to: (\S+)", said)[1])
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return metrics | {"evaluations": pd.read_csv(folder / "evaluations.csv").to_dict("records"), "folder": folder.as_posix()}
+    return re.search(r"model saved to: (\S+)", said)[1]
 
 
-def grid(args: Args, settings: dict[str, tuple], teams: tuple[str, ...] = ()) -> list[dict]:
-    """A row a setting, seed and team: who earned what."""
+def grid(args: Args, settings: dict[str, tuple], teams: tuple[str, ...]) -> list[dict]:
+    """A row a setting, seed and team: what the last policy of the run earns on --boards fresh boards."""
     rows = []
     for name, flags in settings.items():
         for seed in args.seeds:
-            found = run("--seed", seed, "--total-timesteps", args.steps, *flags)
-            for team in teams or found["teams"]:
-                for policy in ("teams", "random", "rush"):
-                    if team in found.get(policy, {}):
-                        one = {key: found[policy][team][key] for key in ("learner", "team", "length")}
-                        ran = dict(real_steps=found["real_steps"], seconds=found["seconds"], sps=found["sps"], run=found["run"])
-                        rows.append(dict(setting=name, policy=policy, team=team, seed=seed) | one | ran)
+            folder = run("--seed", seed, "--total-timesteps", args.steps, *flags)
+            metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
+            agent, judge = referee(replace(args, agent=folder))
+            for team in teams:
+                ran = {key: metrics[key] for key in ("real_steps", "seconds", "sps", "run")}
+                players = {"policy": judge.play(agent, team, hop_ppo.FINAL_SEED, args.boards)}
+                if seed == args.seeds[0] and name == next(iter(settings)):
+                    players["random"] = judge.play(hop_ppo.uniform, team, hop_ppo.FINAL_SEED, args.boards, om="none")
+                    if team == "self":
+                        judge.args = replace(judge.args, eval_boards=args.boards)
+                        players["all rush the stag"] = judge.rush()
+                for policy, found in players.items():
+                    rows.append(dict(setting=name, policy=policy, team=team, seed=seed) | hop_ppo.brief(found) | ran)
             if args.out:
                 pd.DataFrame(rows).to_csv(args.out, index=False)
     return rows
 
 
 def om(args: Args) -> list[dict]:
-    return grid(args, {om: ("--om", om) for om in ("none", "latent", "belief", "oracle")})
+    return grid(args, {om: ("--om", om) for om in ("none", "latent", "belief", "oracle")}, TEAMS)
 
 
 def hidden(args: Args) -> list[dict]:
-    return grid(args, {om: ("--om", om, *HIDDEN) for om in ("none", "latent", "belief", "oracle")}, ("mixed",))
+    """--boards: each with 10 episodes in a row."""
+    flags = ("--env-id", "StagHunt-hidden-v0")
+    return grid(args, {om: ("--om", om, *flags) for om in ("none", "latent", "belief", "oracle")}, ("mixed",))
 
 
 def self(args: Args) -> list[dict]:
@@ -85,16 +93,15 @@ def self(args: Args) -> list[dict]:
 def teams(args: Args) -> list[dict]:
     """A policy trained with each team, told nothing and told who they are, judged with that team."""
     rows = []
-    for team in TEAMS:
-        settings = {om: ("--om", om, "--co-players", team, "--eval-boards", "4096") for om in ("none", "oracle")}
-        rows += grid(replace(args, out=""), settings, (team,))
+    for team in TEAMS[:-1]:
+        rows += grid(replace(args, out=""), {om: ("--om", om, "--co-players", team) for om in ("none", "oracle")}, (team,))
         if args.out:
             pd.DataFrame(rows).to_csv(args.out, index=False)
     return rows
 
 
 def imagine(args: Args) -> list[dict]:
-    return grid(args, {f"real {ratio}": ("--real-ratio", ratio, "--eval-boards", "4096") for ratio in (1.0, 0.5, 0.0)}, ("mixed",))
+    return grid(args, {f"real {ratio}": ("--real-ratio", ratio) for ratio in (1.0, 0.5, 0.0)}, ("mixed",))
 
 
 def referee(args: Args, **settings) -> tuple[hop_ppo.Agent, hop_ppo.Referee]:
@@ -122,6 +129,124 @@ def search(args: Args) -> list[dict]:
     return rows
 
 
+def cleanrl(args: Args) -> list[dict]:
+    """Return over time of hop_ppo.py, told nothing, and of the plain loop: the mean of the learner's episodes that ended
+    in the last update, on the same machine with the same threads, one after the other."""
+    rows = []
+    for seed in args.seeds:
+        run_args = hop_ppo.Args(seed=seed, total_timesteps=args.steps)
+        torch.manual_seed(seed)
+        game = hop_ppo.Real(run_args.num_envs, hop_ppo.Rules(), "mixed", seed)
+        others, agent = hop_ppo.Told(game, False), hop_ppo.Agent(1, 0)
+        optimizer = torch.optim.Adam(agent.parameters(), lr=run_args.learning_rate, eps=1e-5)
+        batch, start = run_args.num_envs * run_args.num_steps, time.perf_counter()
+        for now in range(args.steps // batch):
+            tally = torch.zeros(3)
+            data = hop_ppo.rollout(agent, game, others, run_args, tally)
+            hop_ppo.update(agent, optimizer, data, run_args, 1 - now * batch / args.steps)
+            row = dict(kind="hop_ppo", seed=seed, seconds=time.perf_counter() - start, steps=(now + 1) * batch)
+            rows.append(row | dict(learner=float(tally[1] / tally[0])))
+    curve, _ = cleanrl_ppo.train(args.seconds, args.seeds[0])
+    rows += [dict(kind="plain loop", seed=args.seeds[0], seconds=s, steps=n, learner=r) for s, n, r in curve]
+    goal = max(pd.Series([r for _, _, r in curve]).rolling(5, min_periods=1).mean())
+    seconds, steps, _ = curve[-1]
+    print(f"plain loop: {goal:.3f} at best (mean of 5 updates) in {seconds:.0f} s, {steps / seconds:.0f} steps/s")
+    for seed in args.seeds:
+        mine = [row for row in rows if row["kind"] == "hop_ppo" and row["seed"] == seed]
+        first, last = next((row for row in mine if row["learner"] >= goal), None), mine[-1]
+        there = f"there after {first['seconds']:.1f} s, {first['steps']} steps" if first else "not there"
+        rate = last["steps"] / last["seconds"]
+        print(f"hop_ppo, seed {seed}: {there}; {last['learner']:.3f} after {last['seconds']:.0f} s, {rate:.0f} steps/s")
+    if args.out:
+        pd.DataFrame(rows).to_csv(args.out, index=False)
+    return rows[-1:]
+
+
+def overhead(args: Args) -> list[dict]:
+    """The loop's time beside that of the network alone: the same batches forward, and forward and backward, nothing else."""
+    rows = []
+    for seed in args.seeds:
+        run_args = hop_ppo.Args(seed=seed)
+        torch.manual_seed(seed)
+        game = hop_ppo.Real(run_args.num_envs, hop_ppo.Rules(), "mixed", seed)
+        others, agent = hop_ppo.Told(game, False), hop_ppo.Agent(1, 0)
+        optimizer = torch.optim.Adam(agent.parameters(), lr=run_args.learning_rate, eps=1e-5)
+        seconds = {"loop": 0.0, "bare network": 0.0}
+        for now in range(12):
+            start = time.perf_counter()
+            data = hop_ppo.rollout(agent, game, others, run_args, torch.zeros(3))
+            hop_ppo.update(agent, optimizer, data, run_args, 1.0)
+            loop, start = time.perf_counter() - start, time.perf_counter()
+            bare(agent, data, run_args)
+            if now:
+                seconds["loop"] += loop
+                seconds["bare network"] += time.perf_counter() - start
+        share = 1 - seconds["bare network"] / seconds["loop"]
+        rows.append(dict(kind="none", seed=seed, **seconds, overhead=share))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def bare(agent: hop_ppo.Agent, data: hop_ppo.Rollout, run_args: hop_ppo.Args) -> None:
+    """Every forward and backward pass that the update made, on the same samples."""
+    parts = [hop_ppo.Seen(*part) for part in zip(*(array.split(run_args.num_envs) for array in data.seen), strict=True)]
+    with torch.no_grad():
+        for part in parts:
+            agent(part)
+    size = -(-len(data.actions) // run_args.num_minibatches)
+    parts = [hop_ppo.Seen(*part) for part in zip(*(array.split(size) for array in data.seen), strict=True)]
+    for _ in range(run_args.update_epochs):
+        for part in parts:
+            log_probs, values = agent(part)
+            agent.zero_grad()
+            (log_probs[:, 0].sum() + values.sum()).backward()
+    agent.zero_grad()
+
+
+def speed(args: Args) -> list[dict]:
+    """Decisions a second: 256 boards, dealt anew as soon as their learner has left, each decision by a search."""
+    rows = []
+    agent, judge = referee(args, plan_simulations=200, plan_samples=5, oracle_simulations=200)
+    for kind in ("learned", "rules", "oracle"):
+        torch.manual_seed(1)
+        game = hop_ppo.Real(args.boards, judge.rules, "mixed", 1)
+        others = hop_ppo.others_of(judge.args, game, judge.vae)
+        planner = hop_ppo.Planner(agent, game, others, judge.args, judge.vae, judge.world, kind)
+        for tick in range(14):
+            if tick == 2:  # the first warm up
+                planner.decisions, planner.seconds = 0, 0.0
+            with torch.no_grad():
+                told = others.look()
+                game.step(planner(told, hop_ppo.sights(game, told)[1]))
+            over = game.ended | (game.hunters.gather(1, game.seats[:, None])[:, 0] == judge.rules.cells)
+            for one in (others, planner):
+                one.observe()
+            new = game.deal(over)
+            for one in (others, planner):
+                one.deal(over, new)
+        rate = planner.decisions / planner.seconds
+        rows.append(dict(kind=kind, seed=1, simulations=200, decisions=planner.decisions, per_second=rate))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def plan(args: Args) -> list[dict]:
+    """The policy alone and with planning, in the world model and in the rules, on the same boards."""
+    rows = []
+    agent, judge = referee(args)
+    for team in TEAMS if judge.rules.hunters == 4 else ("mixed",):
+        alone = judge.play(agent, team, hop_ppo.FINAL_SEED, args.boards)["learner"].mean(0)
+        for kind in ("learned", "rules"):
+            found = judge.play(agent, team, hop_ppo.FINAL_SEED, args.boards, plan=kind)["learner"].mean(0)
+            better = found - alone
+            rows.append(dict(kind=kind, team=team, seed=judge.args.seed, policy=alone.mean(), planned=found.mean(),
+                             gain=better.mean(), gain_ci95=1.96 * better.std(ddof=1) / len(better) ** 0.5))  # fmt: skip
+            print(rows[-1], flush=True)
+            if args.out:
+                pd.DataFrame(rows).to_csv(args.out, index=False)
+    return rows
+
+
 def main(args: Args) -> None:
     rows = pd.DataFrame(globals()[args.what](args))
     print(machine())
@@ -135,5 +260,6 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(tyro.cli(Args, description=__doc__))
+    settings = tyro.cli(Args, description=__doc__)
+    torch.set_num_threads(settings.threads)
+    main(settings)

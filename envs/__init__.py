@@ -20,8 +20,8 @@ register(
     vector_entry_point="envs.gym_views:StagHuntVectorEnv",
 )
 
-# Found by `python -m benchmarks.hidden`: of the games tried, the one where it is worth most to know who the others are. A stag
-# takes all three, and pays each 3; the first hare that is caught leaves three ticks. See docs/hop_ppo.md.
+# Found by `python -m benchmarks.hidden`: of the games tried, the one where it is worth most to know who the others are. A
+# stag takes all three, and pays each 3; the first hare that is caught leaves three ticks. See docs/hop_ppo.md.
 register(
     id="StagHunt-hidden-v0",
     entry_point="envs.gym_views:StagHuntEnv",

@@ -1,7 +1,7 @@
 """The game on cells alone, without planes: what a search in the rules steps, many boards at once.
 
-The same rules as `envs.stag_hunt.StagHunt`, which the tests hold it to. K = H * W cells; cell K: not on the board. Boards are
-given by `walls`, bool [B, K+1], blocks and, as cell K, what is off the board.
+The same rules as `envs.stag_hunt.StagHunt`, which the tests hold it to. K = H * W cells; cell K: not on the board. Boards
+are given by `walls`, bool [B, K+1], blocks and, as cell K, what is off the board.
 """
 
 from __future__ import annotations
@@ -89,12 +89,18 @@ def _move_prey(prey: np.ndarray, walls: np.ndarray, rules: Rules, rng: np.random
 
 
 def cells_probs(
-    cells: Cells, names: Sequence[str], who: np.ndarray, epsilon: float, distance: np.ndarray, walls: np.ndarray, rules: Rules
+    cells: Cells,
+    names: Sequence[str],
+    who: np.ndarray,
+    epsilon: float,
+    distance: np.ndarray,
+    walls: np.ndarray,
+    rules: Rules,
 ) -> np.ndarray:
     """Exact action probabilities of each hunter, float64 [B, A, 7], as `strategies.strategy_probs` gives them.
 
-    Args: who: int [B, A], each hunter's strategy in `names`; distance: int16 [B, P, K+1], to where each prey stands or, if it
-    is captured, stood (FAR where there is no way).
+    Args: who: int [B, A], each hunter's strategy in `names`; distance: int16 [B, P, K+1], to where each prey stands or, if
+    it is captured, stood (FAR where there is no way).
     """
     legal = legal_cells(cells, walls, rules)
     uniform = legal / legal.sum(-1, keepdims=True)

@@ -131,7 +131,7 @@ class StagHuntVectorEnv(VectorEnv):
         self._over = np.ones(num_envs, bool)  # boards that wait for a reset
         self._dealt = False
         self._names = tuple(dict.fromkeys(self.co_players))  # each strategy once
-        # [N, A], the strategy of the hunter k + 1 seats after the learner; the last is the learner itself, its draw is unused
+        # [N, A], the strategy of the hunter k + 1 seats after the learner; the last is the learner itself, unused
         self._mixed, self._team_episodes = co_players == "mixed", team_episodes
         row = [0] * r.hunters if self._mixed else [self._names.index(name) for name in self.co_players] + [0]
         self._after_learner = np.tile(np.array(row), (num_envs, 1))

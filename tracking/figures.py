@@ -200,8 +200,11 @@ def joint_boards(rows: dict[str, Sequence[np.ndarray]], columns: Sequence[str], 
     return figure
 
 
-def joint_film(boards: dict[str, Sequence[np.ndarray]], titles: Sequence[str], path: str | Path) -> None:
-    """A GIF of joint boards side by side: boards[label][i] stands in frame i, which is titled titles[i]."""
+def joint_film(
+    boards: dict[str, Sequence[np.ndarray]], titles: Sequence[str], path: str | Path, notes: Sequence[dict] | None = None
+) -> None:
+    """A GIF of joint boards side by side: boards[label][i] stands in frame i, which is titled titles[i]. notes[i]: what is
+    written beside hunters on the first board, {seat: text}."""
     frames = []
     for i, title in enumerate(titles):
         figure = Figure(figsize=(3.0 * len(boards), 3.9), dpi=80)
@@ -211,12 +214,25 @@ def joint_film(boards: dict[str, Sequence[np.ndarray]], titles: Sequence[str], p
         for axis, (label, film) in zip(np.atleast_1d(figure.subplots(1, len(boards))), boards.items(), strict=True):
             _show_joint(axis, film[i])
             axis.set_title(label, fontsize=8)
+            if notes is not None and film is next(iter(boards.values())):
+                _write_beside(axis, film[i], notes[i])
         _joint_legend(figure, len(film[i]) - 3)
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=600, loop=0)
     write_bytes(path, buffer.getvalue())
+
+
+def _write_beside(axis, board: np.ndarray, notes: dict[int, str]) -> None:
+    """Under the cell of each hunter (above it in the last row), those that share one below each other."""
+    shared: dict[tuple[int, int], int] = {}
+    for seat, text in notes.items():
+        for y, x in np.argwhere(board[seat] > 0.5):
+            line = shared[y, x] = shared.get((y, x), -1) + 1
+            down = -1 if y == board.shape[1] - 1 else 1
+            style = dict(color=COLOURS[seat % 6], fontsize=6.5, weight="bold", ha="center", va="center")
+            axis.text(x, y + down * (0.68 + 0.36 * line), text, bbox=dict(fc="white", alpha=0.75, lw=0, pad=0.6), **style)
 
 
 def calibration(panels: dict[str, dict[str, np.ndarray]], title: str) -> Figure:

@@ -1,0 +1,599 @@
+"""hop_ppo.py: what its learners see and are told, what PPO counts, what it prints and saves, what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import hop_ppo
+import tracking
+from boards import NEVER, Imagined, Real, Remembered, sample
+from data import DataError
+from envs import Rules, StagHunt
+from envs.cells import Cells, step_cells
+from envs.stag_hunt import FAR
+from envs.teams import LEARNER, Teams, parse_team
+from hop_ppo import Agent, Args, advantages_of, rollout, team_advantages_of
+from others import Belief, Score, Told
+from pretrain_vae import VAE
+from train_world_model import Boards, Moves, Scorer
+
+ROOT = Path(hop_ppo.__file__).resolve().parent
+SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
+TINY = ("--num-envs", 16, "--num-steps", 8, "--total-timesteps", 768, "--eval-every", 2, "--eval-boards", 8,
+        "--plan-boards", 4, "--oracle-simulations", 3, "--num-minibatches", 2)  # fmt: skip
+NONE = Args(num_steps=24)
+
+
+def t(*values, dtype=torch.float32):
+    return torch.tensor(values, dtype=dtype)
+
+
+# ---- what PPO counts, by hand
+
+
+def test_bootstrap_at_truncation_only():
+    """Three learners, one tick each that ends their game: by the rules, at the horizon, and not at all."""
+    rewards, values = t([1.0, 1.0, 1.0]), t([0.5, 0.5, 0.5])
+    active, done = torch.ones(1, 3, dtype=torch.bool), torch.tensor([[True, True, False]])
+    cut_values, last = t([0.0, 4.0, 0.0]), t(9.0, 9.0, 2.0)
+    found = advantages_of(rewards, values, active, done, cut_values, last, gamma=0.5, gae_lambda=1.0)
+    assert found[0].tolist() == [1.0 - 0.5, 1.0 + 0.5 * 4.0 - 0.5, 1.0 + 0.5 * 2.0 - 0.5]
+
+
+def test_advantages_add_up_and_stop_at_an_end():
+    rewards, values = t([0.0], [2.0], [0.0]), t([1.0], [1.5], [3.0])
+    done = torch.tensor([[False], [True], [False]])
+    found = advantages_of(rewards, values, torch.ones(3, 1, dtype=torch.bool), done, torch.zeros(3, 1), t(4.0), 0.5, 0.8)
+    last = 0.5 * 4.0 - 3.0  # of the next episode: it must not flow into the one before
+    middle = 2.0 - 1.5
+    assert found[:, 0].tolist() == pytest.approx([0.5 * 1.5 - 1.0 + 0.5 * 0.8 * middle, middle, last])
+
+
+def test_who_has_left_contributes_nothing():
+    """It leaves with the first tick; what stands in its rows afterwards is garbage, and must not be seen."""
+    rewards, values = t([5.0], [7.0], [7.0]), t([1.0], [99.0], [99.0])
+    active, done = torch.tensor([[True], [False], [False]]), torch.tensor([[True], [False], [False]])
+    found = advantages_of(rewards, values, active, done, torch.zeros(3, 1), t(99.0), 0.9, 0.9)
+    assert found[:, 0].tolist() == [4.0, 0.0, 0.0]
+
+
+def test_team_reward_goes_on_after_a_hunter_has_left():
+    """Two hunters: the first is paid 2 and leaves, the second is paid 4 a tick later. Both earn the mean: 1 + 2."""
+    rewards = t([[2.0, 0.0]], [[0.0, 4.0]])
+    values = t([[0.5, 0.7]], [[99.0, 1.0]])
+    active = torch.tensor([[[True, True]], [[False, True]]])
+    done = torch.tensor([[[True, False]], [[False, True]]])
+    cut, zero = torch.zeros_like(done), torch.zeros_like(values)
+    last, gone = t([9.0, 9.0]), torch.tensor([[False, False]])
+    found = team_advantages_of(rewards, values, active, done, cut, zero, last, gone, 1.0, 1.0)
+    torch.testing.assert_close(found, t([[3.0 - 0.5, 3.0 - 0.7]], [[0.0, 2.0 - 1.0]]))
+
+
+# ---- what an observer sees
+
+
+def boards_in_play(rules: Rules, ticks: int, boards: int = 24, seed: int = 3) -> Real:
+    game = Real(boards, rules, "self", seed)
+    torch.manual_seed(seed)
+    for _ in range(ticks):
+        legal = torch.as_tensor(game.teams.core.legal_actions())
+        game.step(sample((legal.float() + 1e-9).log().flatten(0, 1)).view(boards, -1))
+    return game
+
+
+@pytest.mark.parametrize("ticks", [0, 4, 9])
+def test_what_is_seen_is_the_joint_state(ticks):
+    game = boards_in_play(SMALL, ticks)
+    core, A, K, P = game.teams.core, 4, SMALL.cells, SMALL.prey
+    live = np.flatnonzero(~core.ended)
+    for seat in range(A):
+        seats = torch.full((24,), seat)
+        seen = game.maps.see(torch.arange(24), game.hunters, game.prey, game.clock, seats, torch.zeros(24, A, 0))
+        np.testing.assert_array_equal(seen.legal[live], core.legal_actions()[live, seat])
+        distance = np.pad(core.distances(), ((0, 0), (0, 0), (0, 1)), constant_values=FAR)
+        for k in range(A):
+            cell = (core._at - core._base)[:, (seat + k) % A]
+            expected = distance[np.arange(24)[:, None], np.arange(P), cell[:, None]]
+            np.testing.assert_array_equal(seen.steps[:, :, k], np.where(expected == FAR, NEVER, expected))
+            np.testing.assert_array_equal(seen.there[:, k], cell < K)
+        np.testing.assert_allclose(seen.clock[:, 0], core.tick / SMALL.horizon)
+
+
+def test_the_clock_counts_down():
+    rules = Rules(height=3, width=3, blocks=0, stags=0, hares=2, hunters=2, horizon=12, end_after_first_hunt=3)
+    game = boards_in_play(rules, 0)
+    for _ in range(8):
+        left = game.teams.core.ticks_left
+        np.testing.assert_array_equal(game.clock[:, 1] > 0, (left >= 0) | (game.first_hunt >= 0).numpy())
+        live = ~game.teams.core.ended & (left >= 0)
+        np.testing.assert_allclose(game.clock[:, 2].numpy()[live] * 8, left[live])
+        game.step(torch.randint(7, (24, 2)))
+    assert (left >= 0).any()
+
+
+def test_seats_permute_results():
+    """The same board, the hunters in other seats: each one's policy and value go with it, and so does what is known."""
+    torch.manual_seed(0)
+    game, agent, A = boards_in_play(SMALL, 3), Agent(1, 5), 4
+    nn_scale(agent)
+    known, order = torch.randn(24, A, 5), torch.tensor([2, 0, 3, 1])
+
+    def all_seats(hunters, known):
+        board = torch.arange(24).repeat_interleave(A)
+        seen = game.maps.see(
+            board, hunters[board], game.prey[board], game.clock[board], torch.arange(A).repeat(24), known[board]
+        )
+        return [array.unflatten(0, (24, A)) for array in agent(seen)]
+
+    log_probs, values = all_seats(game.hunters, known)
+    permuted, permuted_values = all_seats(game.hunters[:, order], known[:, order])
+    torch.testing.assert_close(permuted, log_probs[:, order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(permuted_values, values[:, order], atol=1e-5, rtol=1e-5)
+    moved = known.clone()
+    moved[:, [1, 2]] = known[:, [2, 1]]
+    assert (all_seats(game.hunters, moved)[0][:, 0] - log_probs[:, 0]).abs().max() > 1e-3  # whose it is does matter
+
+
+def nn_scale(agent: Agent) -> None:
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+def test_illegal_actions_are_never_taken():
+    torch.manual_seed(0)
+    game, agent = boards_in_play(SMALL, 2), Agent(1, 0)
+    nn_scale(agent)
+    board = torch.arange(24)
+    seen = game.maps.see(board, game.hunters, game.prey, game.clock, game.seats, torch.zeros(24, 4, 0))
+    log_probs, _ = agent(seen)
+    assert (log_probs.exp()[~seen.legal] == 0).all()
+    for _ in range(20):
+        assert seen.legal.gather(1, sample(log_probs)[:, None]).all()
+
+
+def test_every_parameter_is_trained():
+    torch.manual_seed(0)
+    agent, game = Agent(1, 3), Real(64, SMALL, "mixed", 1)
+    optimizer = torch.optim.SGD(agent.parameters(), lr=0.0)
+    data = rollout(agent, game, Told(game, True), NONE, torch.zeros(3))
+    hop_ppo.update(agent, optimizer, data, Args(update_epochs=1, num_minibatches=1), 1.0)
+    for name, parameter in agent.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("team", ["self", "mixed"])
+def test_a_rollout_holds_learners_on_the_board_alone(team):
+    torch.manual_seed(0)
+    game = Real(32, SMALL, team, 1)
+    active = []
+    step = game.step
+
+    def counted(actions):
+        there = game.hunters < SMALL.cells
+        active.append(int(there.sum() if team == "self" else there.gather(1, game.seats[:, None]).sum()))
+        return step(actions)
+
+    game.step = counted
+    tally = torch.zeros(3)
+    data = rollout(Agent(1, 0), game, Told(game, False), NONE, tally)
+    assert len(data.actions) == sum(active) and data.seen.there[:, 0].all()
+    assert (data.seen.legal.gather(1, data.actions[:, None])).all()
+    assert tally[0] > 10 and 0 < tally[1] / tally[0] < 5 and tally[2] / tally[0] <= SMALL.horizon
+    if team == "mixed":
+        assert len(data.actions) == 32 * 24  # a board is dealt anew as soon as its learner has left
+
+
+# ---- who plays
+
+
+@pytest.mark.parametrize("text", ["2NS", "3XX", "4NH", "NS3", "3ns", "", "1NS2NH!"])
+def test_teams_that_are_none(text):
+    with pytest.raises(ValueError, match="co-players: expected mixed, self, or 3 co-players"):
+        parse_team(text, 3)
+
+
+def test_teams_are_seated():
+    teams = Teams(400, Rules(), "1NS2NH")
+    teams.reset(1)
+    assert (np.sort(teams.who, 1) == [LEARNER, 0, 1, 1]).all()
+    assert (teams.who[np.arange(400), teams.seats] == LEARNER).all()
+    assert (np.bincount(teams.seats) > 60).all() and (np.bincount(np.nonzero(teams.who == 0)[1]) > 60).all()
+    mixed = Teams(4000, Rules(), "mixed")
+    mixed.reset(1)
+    assert abs((mixed.who == 0).sum() / 12000 - 0.5) < 0.03
+
+
+def test_a_team_stays_together():
+    teams = Teams(50, SMALL, "mixed", team_episodes=3)
+    teams.reset(1)
+    who, every = [teams.who.copy()], np.ones(50, bool)
+    for episode in range(1, 7):
+        new = teams.deal(every)
+        assert new.all() == (episode % 3 == 0) and new.any() == new.all()
+        who.append(teams.who.copy())
+    assert (who[0] == who[1]).all() and (who[1] == who[2]).all() and (who[3] == who[5]).all()
+    assert (who[2] != who[3]).any(1).mean() > 0.5
+
+
+def test_a_board_does_not_hang_on_the_others():
+    few, many = Teams(4, SMALL, "mixed"), Teams(9, SMALL, "mixed")
+    few.reset(5), many.reset(5)
+    for _ in range(12):
+        np.testing.assert_array_equal(few.core.obs, many.core.obs[:4])
+        np.testing.assert_array_equal(few.who, many.who[:4])
+        over = [one.core.ended.copy() for one in (few, many)]
+        over[1][4:] = True  # the others are dealt anew all the time
+        few.deal(over[0]), many.deal(over[1])
+        few.step(np.full((4, 1), 4)), many.step(np.full((9, 1), 4))
+
+
+# ---- what is known of the others
+
+
+class SaidMinds:
+    """Goal heads that say what they are told to."""
+
+    def __init__(self, probs):
+        self.probs = torch.as_tensor(probs)  # [2 goals, 7]
+
+    def log_probs(self, goals=None):
+        return self.probs.log().expand(1, 2, 2, 7)
+
+
+def test_belief_by_hand():
+    """After UP (3:1 for the stag) twice: 9:1. The next episode begins with counts 0.9 and 0.1, plus 1/2 each: 1.4:0.6."""
+    probs = [[0.3, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.1, 0.2, 0.1, 0.1]]
+    game = Real(1, Rules(height=4, width=4, blocks=0, hunters=2, hares=2), "1NS", 1, team_episodes=3)
+    belief = Belief.__new__(Belief)
+    belief.game, belief.discount, belief.minds = game, 0.5, SaidMinds(probs)
+    belief.log_odds, belief.counts, belief.score = torch.zeros(1, 2), torch.zeros(1, 2, 2), Score(game)
+    assert belief.look().tolist() == [[[0.5], [0.5]]]
+    for expected in (0.75, 0.9):
+        belief.look()
+        game.actions = torch.tensor([[0, 4]])  # UP; STAY tells nothing
+        belief.observe()
+        assert belief.look()[0, :, 0].tolist() == pytest.approx([expected, 0.5])
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    belief.deal(yes, no)
+    assert float(belief.look()[0, 0, 0]) == pytest.approx(1.4 / 2.0)
+    belief.deal(yes, no)  # nothing happened: 0.5 * 0.9 + 0.7, 0.5 * 0.1 + 0.3, plus 1/2
+    assert float(belief.look()[0, 0, 0]) == pytest.approx((0.45 + 0.7 + 0.5) / (0.45 + 0.7 + 0.05 + 0.3 + 1.0))
+    belief.deal(yes, yes)
+    assert float(belief.look()[0, 0, 0]) == 0.5
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return VAE(5, 5, 14).eval()
+
+
+@pytest.mark.parametrize("om", ["none", "belief", "latent"])
+def test_only_the_oracle_asks_who_they_are(om, vae):
+    looks = []
+    for who in (0, 1):
+        torch.manual_seed(0)
+        game = Real(6, SMALL, "mixed", 1)
+        others = hop_ppo.others_of(Args(om=om), game, vae)
+        seen = []
+        for _ in range(4):
+            game.who = torch.full_like(game.who, who)
+            seen.append(others.look())
+            game.step(torch.full((6, 1), 4))
+            others.observe()
+        looks.append(torch.stack(seen))
+    torch.testing.assert_close(*looks)
+    oracle = hop_ppo.others_of(Args(om="oracle"), game, None)
+    game.who = torch.tensor([[LEARNER, 0, 1, 2]] * 6)
+    assert oracle.look()[0].tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_beliefs_find_out(vae, monkeypatch):
+    """With goal heads that are the strategies themselves, the belief is soon right."""
+    game = Real(200, Rules(), "mixed", 1)
+
+    class Exact:
+        def __init__(self, *_):
+            pass
+
+        def log_probs(self, goals=None):
+            probs = hop_ppo.strategy_probs(game.teams.core, ["NS", "NH"], 0.1)
+            return torch.as_tensor(probs, dtype=torch.float32).clamp(min=1e-20).log()
+
+    monkeypatch.setattr("others.Minds", Exact)
+    belief = Belief(game, vae, 0.9)
+    for _ in range(6):
+        belief.look()
+        game.step(torch.full((200, 1), 4))
+        belief.observe()
+    said = belief.score.read()
+    assert said["belief_accuracy_tick0"] < 0.65 < 0.85 < said["belief_accuracy_tick5"]
+    assert said["moa_top1"] > 0.7 and 0.4 < said["moa_nll"] < 0.9
+
+
+# ---- imagination
+
+
+class TrueWorld:
+    """The rules as a world model."""
+
+    def __init__(self, rules: Rules):
+        self.rules, self.hunter = rules, Remembered(torch.nn.Identity(), (1,))
+
+    def on(self, height, width):
+        return self
+
+    def imagine(self, boards: Boards, actions):
+        walls = np.pad(boards.blocks.bool().numpy(), ((0, 0), (0, 1)), constant_values=True)
+        zero = np.zeros(len(actions), np.int64)
+        cells = Cells(boards.hunters.numpy(), boards.prey.numpy(), zero, zero - 1)
+        after, rewards, _ = step_cells(cells, actions.numpy(), walls, self.rules)
+        gone = torch.as_tensor((after.hunters == self.rules.cells).all(1))
+        return (
+            boards._replace(hunters=torch.as_tensor(after.hunters), prey=torch.as_tensor(after.prey)),
+            torch.as_tensor(rewards),
+            gone,
+        )
+
+
+@pytest.mark.parametrize("ends", [None, 2])
+def test_imagined_boards_are_like_real_ones(ends):
+    """With the rules as world model and everyone a learner: tick for tick the same game."""
+    rules = Rules(height=4, width=4, blocks=2, hares=3, horizon=9, end_after_first_hunt=ends)
+    real = Real(40, rules, "self", 1)
+    imagined = Imagined(40, rules, "self", TrueWorld(rules), None)
+    imagined.begin(*(part[:1] for part in real.starts))
+    for mine, start in zip((imagined.blocks, imagined.hunters, imagined.prey), real.starts, strict=True):
+        mine[:] = start
+    imagined.version += 1
+    imagined.maps.update(torch.arange(40), imagined.blocks, imagined.prey)
+    torch.manual_seed(2)
+    cut = 0
+    for _ in range(rules.horizon):
+        legal = torch.as_tensor(real.teams.core.legal_actions())
+        actions = sample((legal.float() + 1e-12).log().flatten(0, 1)).view(40, 4)
+        live = ~real.ended
+        found, expected = imagined.step(actions), real.step(actions)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one[live], other[live])
+        cut += int(found[2][live].sum())
+        for key in ("hunters", "prey", "tick", "clock", "ended"):
+            torch.testing.assert_close(getattr(imagined, key)[live], getattr(real, key)[live])
+    assert real.ended.all() and (cut > 0) == (ends is None)
+    new = imagined.deal(imagined.ended.clone())
+    assert new.all() and (imagined.tick == 0).all() and not imagined.ended.any()
+
+
+def test_imagined_teams(vae):
+    game = Imagined(300, SMALL, "1NS2NH", Moves(5, 5, [0.0, 1.0]), vae, team_episodes=2)
+    game.begin(*Real(8, SMALL, "self", 1).starts)
+    assert (game.who.sort(1).values == torch.tensor([LEARNER, 0, 1, 1])).all()
+    before, every = game.who.clone(), torch.ones(300, dtype=torch.bool)
+    assert not game.deal(every).any() and (game.who == before).all()
+    assert game.deal(every).all() and (game.who != before).any()
+    data = rollout(Agent(1, 1), game, Belief(game, vae, 0.9), Args(num_steps=3), torch.zeros(3))
+    assert len(data.actions) == 900
+
+
+def test_remembered_answers():
+    torch.manual_seed(0)
+    scorer = Scorer(5, 3, 8)
+    quick = Remembered(scorer, (1, 2, 1))
+    for n in (4, 50, 3, 200):
+        given = torch.randint(3, (n, 2, 5)).float(), torch.randint(2, (n, 2, 4, 3)).float(), torch.rand(n, 2, 4) < 0.3
+        with torch.no_grad():
+            torch.testing.assert_close(quick(*given), scorer(*given), atol=1e-5, rtol=1e-5)
+
+
+# ---- the whole script
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with an untrained VAE and world model in it."""
+    folder = tmp_path_factory.mktemp("work")
+    torch.manual_seed(0)
+    for kind, root, net, args in (
+        ("pretrain_vae", "vae_ckpts/vae__1/dim16", VAE(8, 8, 35), dict(data="x")),
+        ("train_world_model", "wm_ckpts/wm__1", Moves(8, 8, [0.0, 1.0, 10.0]), dict(data="x", model="moves")),
+    ):
+        (folder / root).mkdir(parents=True)
+        for name in ("best.pt", "last.pt"):
+            tracking.save_checkpoint(
+                folder / root / name, dict(kind=kind, model=net.state_dict(), sizes=net.sizes, args=args)
+            )
+    test = dict(top1=0.7874, top3=0.9638, nll=0.5832)
+    tracking.write_json(folder / "vae_ckpts/vae__1/dim16/metrics.json", {"test": test})
+    return folder
+
+
+def call(monkeypatch, folder, *flags):
+    """The script in this process. Returns: its exit code, 0 if it just ends."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["hop_ppo.py", *map(str, flags)])
+    try:
+        tracking.run(hop_ppo.main, DataError)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "ppo_ckpts").iterdir(), key=lambda path: int(path.name.split("__")[1]))
+
+
+def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
+    assert call(monkeypatch, workplace, *TINY, "--om", "belief", "--plan", "--plan-simulations", 4, "--plan-samples", 2) == 0
+    said, folder = capsys.readouterr().out, newest(workplace)
+    assert "[MOA] vae_ckpts/vae__1: top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x" in said
+    assert f"[PPO] model saved to: ppo_ckpts/{folder.name}\n" in said
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"run", "seed", "args", "sps", "steps", "teams", "oracle", "random", "plan", "adaptation"} <= set(metrics)
+    teams = {"mixed", "3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM"}
+    for policy in ("teams", "oracle", "random", "plan"):
+        assert set(metrics[policy]) == teams
+        for one in metrics[policy].values():
+            assert {"learner", "learner_ci95", "team", "team_ci95", "episodes"} <= set(one)
+    assert all(len(returns) == 10 for returns in metrics["adaptation"].values())
+    assert {path.name for path in folder.iterdir()} >= {
+        "best.pt", "last.pt", "progress.csv", "evaluations.csv", "metrics_teams.csv", "metrics_adaptation.csv",
+        "metrics_teams.png", "metrics_adaptation.png", "ppo_curve.png", "metrics_episode.gif",
+    }  # fmt: skip
+    progress = pd.read_csv(folder / "progress.csv")
+    assert progress["update"].tolist() == [1, 2, 3, 4, 5, 6] and progress["real_steps"].iloc[-1] == 768
+    assert {"policy_loss", "value_loss", "entropy", "explained_variance", "moa_top1", "moa_top3", "moa_nll"} <= set(progress)
+    log = EventAccumulator(str(workplace / "runs" / folder.name)).Reload()
+    tags = set(log.Tags()["scalars"])
+    assert {"losses/value_loss", "losses/explained_variance", "charts/SPS", "charts/moa_nll", "eval/learner"} <= tags
+    assert next(event.step for event in log.Scalars("charts/SPS")) == 256  # after the first update, which warms up
+
+    assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4, "--oracle-simulations", 0) == 0
+    assert json.loads((folder / "evaluate.json").read_text())["teams"]["mixed"]["episodes"] == 4
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--co-players", "self", "--team-reward"),
+        ("--om", "latent", "--real-ratio", 0.5),
+        ("--om", "oracle", "--env-id", "StagHunt-hidden-v0"),
+    ],
+)
+def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
+    """Killed after its second evaluation and resumed: the same files, wall-clock fields aside."""
+    shutil.copytree(workplace / "vae_ckpts", tmp_path / "vae_ckpts")
+    shutil.copytree(workplace / "wm_ckpts", tmp_path / "wm_ckpts")
+    quick = (*TINY, "--oracle-simulations", 0, *flags)
+    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
+    assert call(monkeypatch, tmp_path, *quick) == 0
+    whole = newest(tmp_path)
+
+    class Killed(Exception):
+        pass
+
+    play, calls = hop_ppo.Referee.play, []
+
+    def killed(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        return play(self, *args, **kwargs)
+
+    monkeypatch.setattr(hop_ppo.Referee, "play", killed)
+    with pytest.raises(Killed):
+        call(monkeypatch, tmp_path, *quick)
+    monkeypatch.setattr(hop_ppo.Referee, "play", play)
+    part = newest(tmp_path)
+    assert part != whole
+    assert call(monkeypatch, tmp_path, "--resume", part) == 0
+    for name in ("progress.csv", "evaluations.csv", "metrics_teams.csv", "metrics_adaptation.csv"):
+        assert (part / name).read_bytes() == (whole / name).read_bytes(), name
+    mine, theirs = (tracking.load_checkpoint(folder / "last.pt", hop_ppo.KIND) for folder in (part, whole))
+    for key in ("model", "games", "rng"):
+        torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=0)
+
+
+def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
+    from data.collect import Args as CollectArgs
+    from data.collect import collect
+    from data.trajectories import save_arrays
+
+    save_arrays(tmp_path / "small.npz", collect(CollectArgs(samples=600)).arrays())
+    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
+    flags = (*TINY, "--oracle-simulations", 0, "--real-ratio", 0, "--data", tmp_path / "small.npz")
+    assert call(monkeypatch, workplace, *flags) == 0
+    assert json.loads((newest(workplace) / "metrics.json").read_text())["real_steps"] == 0
+    assert "0% of them real" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--co-players", "2NS"), "--co-players: expected mixed, self, or 3 co-players of NS, NH, RANDOM"),
+        (("--team-reward",), "--team-reward: needs --co-players self"),
+        (("--gamma", "1.5"), "--gamma: must be in [0, 1], got 1.5"),
+        (("--real-ratio", "nan"), "--real-ratio: must be in [0, 1], got nan"),
+        (("--num-envs", "0"), "--num-envs: must be at least 1"),
+        (("--env-id", "CartPole-v1"), "--env-id: expected StagHunt-v0 or StagHunt-hidden-v0"),
+        (("--om", "everything"), "--om"),
+        (("--om", "belief", "--vae", "nowhere"), "nowhere: no checkpoint there"),
+        (("--real-ratio", "0.5", "--world-model", "nowhere"), "nowhere: no checkpoint there"),
+        (("--oracle", "nowhere"), "nowhere: no checkpoint there"),
+        (("--evaluate", "nowhere"), "nowhere: no checkpoint there"),
+        (("--resume", "vae_ckpts/vae__1"), "expected a checkpoint of hop_ppo.py, found one of pretrain_vae"),
+        (("--plan", "--co-players", "self"), "--plan: needs scripted co-players"),
+    ],
+)
+def test_bad_settings(flags, says, workplace, monkeypatch, capsys):
+    runs = len(list((workplace / "ppo_ckpts").glob("*")))
+    assert call(monkeypatch, workplace, *TINY, *flags) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.strip().count("\n") == 0, error
+    assert len(list((workplace / "ppo_ckpts").glob("*"))) == runs  # nothing is left behind
+
+
+def test_no_network_to_be_found(tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, tmp_path, *TINY, "--om", "belief") == 2
+    assert "train one with `python pretrain_vae.py`, or name it with --vae" in capsys.readouterr().err
+
+
+def test_it_learns(tmp_path):
+    """Told nothing, among three that go for the stag: a minute's training on one core goes most of the way; here a part."""
+    torch.manual_seed(1)
+    game, args = Real(256, Rules(), "3NH", 1), Args()
+    agent, others = Agent(1, 0), Told(game, False)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=2e-3, eps=1e-5)
+    for _ in range(12):
+        data = rollout(agent, game, others, args, torch.zeros(3))
+        hop_ppo.update(agent, optimizer, data, args, 1.0)
+    fresh = Real(200, Rules(), "3NH", 99)
+    found = hop_ppo.brief(hop_ppo.judge(agent, fresh, Told(fresh, False)))
+    assert found["learner"] > 0.8  # random play: 0.1
+
+
+def test_rush_is_all_for_the_stag():
+    referee = hop_ppo.Referee(Args(eval_boards=50), Rules(), None, None)
+    found = hop_ppo.brief(referee.rush())
+    assert 2.7 < found["team"] < 3.0 and found["stags"] == 1
+
+
+def test_two_runs_at_once_and_ctrl_c(tmp_path):
+    """A run that is interrupted says so in one line, with exit code 130."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    flags = ["--num-envs", "64", "--total-timesteps", "100000000"]
+    command = [sys.executable, "-u", str(ROOT / "hop_ppo.py"), *flags]
+    pipes = dict(cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    runs = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    names = [run.stdout.readline().split()[1] for run in runs]
+    for run in runs:
+        run.send_signal(2)
+    errors = [run.communicate(timeout=60)[1].replace("\r", "\n").splitlines()[-1] for run in runs]
+    assert names[0] != names[1] and all(run.returncode == 130 for run in runs)
+    assert all(error.startswith("error: interrupted; what was saved before is kept") for error in errors)
+
+
+def test_hidden_game_in_gymnasium():
+    import gymnasium
+
+    env = gymnasium.make_vec("StagHunt-hidden-v0", num_envs=300)
+    obs, infos = env.reset(seed=1)
+    assert obs.shape == (300, 5, 8, 8) and env.core.rules.hunters_needed == 3
+    seats, who = infos["seat"], env._after_learner.copy()
+    assert abs(who[:, :2].mean() - 0.5) < 0.1
+    for _ in range(60):
+        *_, infos = env.step(np.full(300, 4))
+    once = env._episode < 10
+    assert once.any() and (infos["seat"][once] == seats[once]).all() and (env._after_learner[once] == who[once]).all()
+    again = gymnasium.make("StagHunt-hidden-v0")
+    np.testing.assert_array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0][0])
+    assert StagHunt(1, env.core.rules).rules.end_after_first_hunt == 3
