@@ -35,7 +35,7 @@ ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
 MASKED = -1e9  # a logit of what cannot be
 SHARP = 4.0  # scale of all logits: certainty is reached in fewer steps
 RARE = (
-    14.0  # nats; what is a million times less likely than the likeliest is not drawn: training leaves it of the impossible
+    14.0  # nats; what is a million times less likely than the likeliest is not drawn: training leaves it of what cannot be
 )
 REWARD_WEIGHT = 10.0  # of the regression's reward error, beside the sum over its cells
 EVAL_BATCH = 4096
@@ -143,9 +143,8 @@ class Scorer(nn.Module):
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
-    )
+    first, second, last = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
 def at_least(counts: torch.Tensor, most: int) -> torch.Tensor:
@@ -224,26 +223,21 @@ class Moves(nn.Module):
         context = [torch.stack([is_stag, 1.0 - is_stag], 2), at_least(crowd[..., :2], 4).flatten(2)]
         return torch.cat([*context, at_least(crowd[..., 2], 3)], 2), wall, under
 
-    def _prey_logits(
-        self, seen: tuple, boards: Boards, left: torch.Tensor, now: torch.Tensor, p: int | None
-    ) -> torch.Tensor:
-        """left: float [B, A], hunters that leave; now: int64 [B, P], where the prey decided before are, and the others were;
-        p: the prey to decide, None for all, each after those before it. Returns: [B, P or 1, 6]."""
-        context, wall, under = seen
-        P = boards.prey.shape[1]
-        own = slice(None) if p is None else slice(p, p + 1)
-        ways, cell = self.around[boards.prey[:, own]][..., :4], boards.prey[:, own]
-        index = torch.arange(P, device=cell.device)
-        earlier, later = index < index[own, None], index > index[own, None]  # [P or 1, P]
-        taken = ((ways[..., None] == now[:, None, None]) & earlier[:, None]).any(3)  # [B, P or 1, 4]
-        waits = (ways[..., None] == boards.prey[:, None, None]) & later[:, None]  # [B, P or 1, 4, P]
+    def _prey_logits(self, seen: tuple, boards: Boards, left: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+        """Of every prey, given those before it. left: float [B, A], hunters that leave; now: int64 [B, P], where prey go.
+        Returns: [B, P, 6]."""
+        (context, wall, under), cell, P = seen, boards.prey, boards.prey.shape[1]
+        ways, index = self.around[cell][..., :4], torch.arange(P, device=cell.device)
+        earlier, later = index < index[:, None], index > index[:, None]  # [P, P]
+        taken = ((ways[..., None] == now[:, None, None]) & earlier[:, None]).any(3)  # [B, P, 4]
+        waits = (ways[..., None] == cell[:, None, None]) & later[:, None]  # [B, P, 4, P]
         leavers = (under * left[:, None]).sum(2)  # [B, P], hunters that leave from its cell
-        alike = ((index < boards.stags)[own, None] == (index < boards.stags))[:, None]
+        alike = ((index < boards.stags)[:, None] == (index < boards.stags))[:, None]
         stays = waits & (leavers == 0)[:, None, None]
         waiting = [part.any(3) for part in (waits & ~stays, stays & alike, stays & ~alike)]
-        ousted, shot = ((cell[..., None] == now[:, None]) & earlier).any(2).float(), at_least(leavers[:, own], 2)
-        step = torch.stack([wall[:, own], *(array.float() for array in (taken, *waiting))], 3)
-        context = torch.cat([context[:, own], shot, ousted[..., None], step.sum(2) / 4], 2)
+        ousted, shot = ((cell[..., None] == now[:, None]) & earlier).any(2).float(), at_least(leavers, 2)
+        step = torch.stack([wall, *(array.float() for array in (taken, *waiting))], 3)
+        context = torch.cat([context, shot, ousted[..., None], step.sum(2) / 4], 2)
         return self.prey(context, step, ways == boards.blocks.shape[1])
 
     def _reward_logits(self, context: torch.Tensor, left: torch.Tensor) -> torch.Tensor:  # over `totals`, [B, A, n]
@@ -266,7 +260,7 @@ class Moves(nn.Module):
         told = Boards(*(array[outcome.row] for array in boards[:3]), boards.stags)  # a row a way to tell the prey apart
         now = self.around[told.prey].gather(2, outcome.prey[..., None])[..., 0]
         seen = self._prey_see(told, actions[outcome.row])
-        prey = self._prey_logits(seen, told, left[outcome.row], now, None).log_softmax(2)
+        prey = self._prey_logits(seen, told, left[outcome.row], now).log_softmax(2)
         each = (_at(prey, outcome.prey) * (told.prey < K)).sum(1)
         by_way = each.new_full((len(actions), outcome.ways), MASKED).index_put((outcome.row, outcome.way), each)
 
@@ -336,11 +330,12 @@ class Moves(nn.Module):
         hunters = to.gather(2, torch.stack(outcomes, 1)[..., None])[..., 0]
 
         # Most prey stay. All are decided at once, as if those before had stayed; after one that did not, the rest anew.
-        seen, now, rows, index = self._prey_see(boards, actions), boards.prey.clone(), torch.arange(B), torch.arange(P)
-        prey_probs, start = context.new_zeros(B, P, 6), torch.zeros(B, 1, dtype=torch.int64)
+        seen, now = self._prey_see(boards, actions), boards.prey.clone()
+        rows, index = torch.arange(B, device=now.device), torch.arange(P, device=now.device)
+        prey_probs, start = context.new_zeros(B, P, 6), to.new_zeros(B, 1)
         while len(rows) and P:
             some = Boards(*(array[rows] for array in boards[:3]), boards.stags)
-            logits = self._prey_logits(tuple(array[rows] for array in seen), some, left[rows], now[rows], None)
+            logits = self._prey_logits(tuple(array[rows] for array in seen), some, left[rows], now[rows])
             prey_probs[rows] = torch.where((index < start)[..., None], prey_probs[rows], logits)
             pick = _pick(logits, likely)
             went = (pick != STAYED) & (index >= start) & (some.prey < K)
@@ -550,9 +545,8 @@ def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: in
     with tqdm(total=len(index), unit=" transitions", leave=False, mininterval=1.0, disable=world.rank > 0) as bar:
         for done, part in enumerate(parts, 1):
             rise, fall = min(1.0, (step + 1) / 100), 1.0 - step / (args.epochs * len(parts))
-            optimizer.param_groups[0]["lr"] = (
-                args.learning_rate * (0.05 if args.model == "regression" else 1.0) * rise * fall
-            )
+            scale = 0.05 if args.model == "regression" else 1.0
+            optimizer.param_groups[0]["lr"] = args.learning_rate * scale * rise * fall
             mine = part[world.rank :: world.size]
             terms, contrast = model(batches, mine, args.contrastive_coef > 0)
             terms = sign * terms.sum(0) / len(part)
