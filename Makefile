@@ -1,9 +1,9 @@
-# make moa: train the VAE with a MOA head.   make wm: train a world model and judge it.   make test: lint and run the tests.   Windows: see README.md.
+# make moa: train the VAE with a MOA head.   make wm: train a world model and judge it.   make play: train a policy and show it.   make test: lint and run the tests.   Windows: see README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: moa wm test clean
+.PHONY: moa wm play test clean
 
 moa: $(VENV)/.run
 	$(BIN)/python pretrain_vae.py --loss moa
@@ -11,6 +11,9 @@ moa: $(VENV)/.run
 wm: $(VENV)/.run
 	$(BIN)/python train_world_model.py
 	$(BIN)/python test_obs_reward_model.py
+
+play: $(VENV)/.run
+	$(BIN)/python hop_ppo.py --total-timesteps 400000 --plan-boards 64 --oracle-simulations 100
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -505,8 +505,9 @@ class Referee:
         for team, returns in by_team.items():
             print(f"[PPO] {team}, the same co-players for {len(returns)} episodes: " + " ".join(f"{x:.2f}" for x in returns))
         bars = {kind: [one.get(team, {}).get("learner", math.nan) for team in found["teams"]] for kind, one in found.items()}
-        pictures = {f"{stem}_teams": figures.bars(list(found["teams"]), bars, "return of the learner", "with each team"),
-                    f"{stem}_adaptation": figures.curves({"return of the learner": by_team}, {}, "episode")}  # fmt: skip
+        pictures = {f"{stem}_teams": figures.bars(list(found["teams"]), bars, "return of the learner", "with each team")}
+        if by_team:
+            pictures[f"{stem}_adaptation"] = figures.curves({"return of the learner": by_team}, {}, "episode")
         for name, figure in pictures.items():
             figures.save(figure, folder / f"{name}.png", writer, head["steps"])
         tracking.write_json(folder / f"{stem}.json", head | found | {"adaptation": by_team})
