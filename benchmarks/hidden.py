@@ -35,7 +35,8 @@ class Args:
     seed: int = 1
     """of the draw and of the training"""
     again: str = ""
-    """a CSV file of an earlier sweep: its games with the largest `worth`, instead of a draw"""
+    """a CSV file of an earlier sweep: instead of a draw, its games with the largest `worth` and the longest horizon. Where
+    the horizon ends most episodes, PPO, which bootstraps there, waits for a value that an evaluation never pays."""
     best: int = 16
     """with --again: how many"""
     out: str = "hidden.csv"
@@ -87,7 +88,8 @@ def main(args: Args) -> None:
     games = [game for game in games if game["hunters"] >= game["hunters_needed"]]
     games = [games[i] for i in np.random.default_rng(args.seed).permutation(len(games))[: args.settings]]
     if args.again:
-        best = pd.read_csv(args.again).nlargest(args.best, "worth")[list(SETTINGS)].astype(object)
+        first = pd.read_csv(args.again).query("horizon == horizon.max()")
+        best = first.nlargest(args.best, "worth")[list(SETTINGS)].astype(object)
         games = best.where(best.notna(), None).to_dict("records")
     rows = []
     for game in tqdm(games, unit=" games"):

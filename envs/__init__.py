@@ -20,16 +20,17 @@ register(
     vector_entry_point="envs.gym_views:StagHuntVectorEnv",
 )
 
-# Found by `python -m benchmarks.hidden`: of the games tried, the one where it is worth most to know who the others are. A
-# stag takes all three, and pays each 3; the first hare that is caught leaves three ticks. See docs/hop_ppo.md.
+# Of the games that `python -m benchmarks.hidden` tried on boards of this size, the one where it is worth most to know who the
+# others are: a stag takes all three and pays each 5, and a tick after the first capture all is over. See docs/hop_ppo.md.
 register(
     id="StagHunt-hidden-v0",
     entry_point="envs.gym_views:StagHuntEnv",
     vector_entry_point="envs.gym_views:StagHuntVectorEnv",
     kwargs=dict(
-        hunters=3, hares=2, hunters_needed=3, stag_reward=9.0, end_after_first_hunt=3, co_players="mixed", team_episodes=10
+        hunters=3, stags=2, hares=2, hunters_needed=3, stag_reward=15.0, end_after_first_hunt=1,
+        co_players="mixed", team_episodes=10,
     ),
-)
+)  # fmt: skip
 
 
 def parallel_env(rules: Rules | None = None, render_mode: str | None = None, **rule_keywords):

@@ -596,4 +596,4 @@ def test_hidden_game_in_gymnasium():
     assert once.any() and (infos["seat"][once] == seats[once]).all() and (env._after_learner[once] == who[once]).all()
     again = gymnasium.make("StagHunt-hidden-v0")
     np.testing.assert_array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0][0])
-    assert StagHunt(1, env.core.rules).rules.end_after_first_hunt == 3
+    assert again.unwrapped.core.rules == env.core.rules == hop_ppo.rules_of("StagHunt-hidden-v0")[0]
