@@ -417,7 +417,7 @@ def games_of(args: Args, rules: Rules, vae, world) -> list:
 def teams_of(args: Args, rules: Rules) -> list[str]:
     """What an evaluation plays with: the training's own co-players first."""
     n = rules.hunters - 1
-    named = [f"{n}NS", f"1NS{n - 1}NH", f"{n - 1}NS1NH", f"{n}NH"] if n > 2 else [f"{n}NS", f"{n}NH"]
+    named = [f"{n}NS", f"1NS{n - 1}NH", f"{n - 1}NS1NH", f"{n}NH"] if n > 1 else [f"{n}NS", f"{n}NH"]
     return list(dict.fromkeys([args.co_players, *named, f"{n}RANDOM", "mixed"]))
 
 

@@ -432,14 +432,22 @@ def newest(folder: Path) -> Path:
     return max((folder / "ppo_ckpts").iterdir(), key=lambda path: int(path.name.split("__")[1]))
 
 
+def test_teams_of_an_evaluation():
+    teams = ["3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM", "mixed"]
+    assert hop_ppo.teams_of(Args(co_players="3RANDOM"), Rules()) == ["3RANDOM", *teams[:4], "mixed"]
+    assert hop_ppo.teams_of(Args(co_players="self"), Rules()) == ["self", *teams]
+    assert hop_ppo.teams_of(Args(), Rules(hunters=3)) == ["mixed", "2NS", "1NS1NH", "2NH", "2RANDOM"]
+
+
 def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
+    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["mixed", "3NS"])
     assert call(monkeypatch, workplace, *TINY, "--om", "belief", "--plan", "--plan-simulations", 4, "--plan-samples", 2) == 0
     said, folder = capsys.readouterr().out, newest(workplace)
     assert "[MOA] vae_ckpts/vae__1: top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x" in said
     assert f"[PPO] model saved to: ppo_ckpts/{folder.name}\n" in said
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"run", "seed", "args", "sps", "steps", "teams", "oracle", "random", "plan", "adaptation"} <= set(metrics)
-    teams = {"mixed", "3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM"}
+    teams = {"mixed", "3NS"}
     for policy in ("teams", "oracle", "random", "plan"):
         assert set(metrics[policy]) == teams
         for one in metrics[policy].values():
@@ -475,6 +483,7 @@ def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
     shutil.copytree(workplace / "wm_ckpts", tmp_path / "wm_ckpts")
     quick = (*TINY, "--oracle-simulations", 0, *flags)
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
+    monkeypatch.setattr(hop_ppo.Referee, "film", lambda *args: None)
     assert call(monkeypatch, tmp_path, *quick) == 0
     whole = newest(tmp_path)
 
@@ -548,7 +557,7 @@ def test_no_network_to_be_found(tmp_path, monkeypatch, capsys):
 
 
 def test_it_learns(tmp_path):
-    """Told nothing, among three that go for the stag: a minute's training on one core goes most of the way; here a part."""
+    """Told nothing, among three that hunt hares."""
     torch.manual_seed(1)
     game, args = Real(256, Rules(), "3NH", 1), Args()
     agent, others = Agent(1, 0), Told(game, False)
