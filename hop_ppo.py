@@ -635,9 +635,10 @@ def train(args: Args, resumed: dict | None) -> None:
     agent, best = load_agent(folder)
     print(f"\n[PPO] model saved to: {folder.as_posix()}")
     print(f"[PPO] judged: update {best['update']}, the best on boards of seed {EVAL_SEED}")
-    column = {key: [row[key] for row in state["evaluations"]] for key in ("learner", "team", "length")}
+    keys = ("episodic_return", "episodic_length", "entropy", "explained_variance")
+    column = {key: [row.get(key, math.nan) for row in state["history"]] for key in keys}
     panels = {key: {args.co_players: values} for key, values in column.items()}
-    curves = figures.curves(panels, {}, f"evaluation, each {args.eval_every} updates")
+    curves = figures.curves(panels, {}, f"update of {batch} steps")
     figures.save(curves, folder / "ppo_curve.png", writer, updates * batch)
     head = dict(run=run_name, seed=args.seed, args=settings, seconds=state["seconds"] + time.perf_counter() - start,
                 sps=(updates - 1) * batch / max(state["train_seconds"], 1e-9), steps=best["update"] * batch,

@@ -34,9 +34,7 @@ KIND = "train_world_model"  # what a checkpoint says it is
 ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
 MASKED = -1e9  # a logit of what cannot be
 SHARP = 4.0  # scale of all logits: certainty is reached in fewer steps
-RARE = (
-    14.0  # nats; what is a million times less likely than the likeliest is not drawn: training leaves it of what cannot be
-)
+RARE = 14.0  # nats; what is a million times less likely than the likeliest is not drawn: it cannot be
 REWARD_WEIGHT = 10.0  # of the regression's reward error, beside the sum over its cells
 EVAL_BATCH = 4096
 LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch

@@ -20,7 +20,7 @@ register(
     vector_entry_point="envs.gym_views:StagHuntVectorEnv",
 )
 
-# Of the games that `python -m benchmarks.hidden` tried on boards of this size, the one where it is worth most to know who the
+# Of the games that `python -m benchmarks.hidden` tried on boards of this size, where it is worth most to know who the
 # others are: a stag takes all three and pays each 5, and a tick after the first capture all is over. See docs/hop_ppo.md.
 register(
     id="StagHunt-hidden-v0",

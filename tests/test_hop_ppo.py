@@ -17,7 +17,7 @@ import hop_ppo
 import tracking
 from boards import NEVER, Imagined, Real, Remembered, sample
 from data import DataError
-from envs import Rules, StagHunt
+from envs import Rules
 from envs.cells import Cells, step_cells
 from envs.stag_hunt import FAR
 from envs.teams import LEARNER, Teams, parse_team
