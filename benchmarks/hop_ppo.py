@@ -16,16 +16,18 @@ from typing import Literal
 import pandas as pd
 import torch
 import tyro
+from matplotlib.figure import Figure
 
 import hop_ppo
 from benchmarks import cleanrl_ppo, machine
+from tracking import figures
 
 TEAMS = ("3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM", "mixed")
 
 
 @dataclass
 class Args:
-    what: Literal["om", "hidden", "self", "teams", "imagine", "search", "plan", "speed", "cleanrl", "overhead"]
+    what: Literal["om", "hidden", "adapt", "self", "teams", "imagine", "search", "plan", "speed", "cleanrl", "overhead"]
     """which table"""
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run each"""
@@ -37,6 +39,8 @@ class Args:
     """cleanrl: how long the plain loop trains"""
     agent: str = ""
     """search, plan, speed: the run whose agent plays; search: one trained with --om oracle"""
+    runs: str = ""
+    """adapt: the CSV file of `--what hidden` or `om`, whose runs are judged"""
     boards: int = 256
     """fresh ones to judge on"""
     threads: int = 1
@@ -85,6 +89,19 @@ def hidden(args: Args) -> list[dict]:
     return grid(args, {om: ("--om", om, *flags) for om in ("none", "latent", "belief", "oracle")}, ("mixed",))
 
 
+def adapt(args: Args) -> list[dict]:
+    """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams."""
+    rows = []
+    for name, seed, run_name in pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates().itertuples(index=False):
+        agent, judge = referee(replace(args, agent=f"ppo_ckpts/{run_name}"))
+        found = judge.play(agent, "mixed", hop_ppo.FINAL_SEED, args.boards, 10)["learner"].mean(1)
+        rows.append(dict(setting=name, seed=seed) | {f"episode{i + 1}": value for i, value in enumerate(found)})
+        print(rows[-1], flush=True)
+        if args.out:
+            pd.DataFrame(rows).to_csv(args.out, index=False)
+    return rows
+
+
 def self(args: Args) -> list[dict]:
     few = ("--co-players", "self", "--num-envs", "512")
     return grid(args, {"own": few, "team": (*few, "--team-reward")}, ("self",))
@@ -107,7 +124,7 @@ def imagine(args: Args) -> list[dict]:
 def referee(args: Args, **settings) -> tuple[hop_ppo.Agent, hop_ppo.Referee]:
     agent, checkpoint = hop_ppo.load_agent(args.agent)
     known = {key: value for key, value in checkpoint["args"].items() if key in hop_ppo.Args.__dataclass_fields__}
-    run_args = replace(hop_ppo.Args(**known), plan=True, **settings)
+    run_args = replace(hop_ppo.Args(**known), **settings)
     rules, _ = hop_ppo.rules_of(run_args.env_id)
     return agent, hop_ppo.Referee(run_args, rules, *hop_ppo.load_networks(run_args, rules))
 
@@ -159,7 +176,21 @@ def cleanrl(args: Args) -> list[dict]:
         print(f"hop_ppo, seed {seed}: {there}; {last['learner']:.3f} after {last['seconds']:.0f} s, {rate:.0f} steps/s")
     if args.out:
         pd.DataFrame(rows).to_csv(args.out, index=False)
+        draw(rows, Path(args.out).with_suffix(".png"))
     return rows[-1:]
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Learning curves of `cleanrl`: return over seconds."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for (kind, seed), curve in pd.DataFrame(rows).groupby(["kind", "seed"], sort=False):
+        colour = figures.COLOURS[0 if kind == "hop_ppo" else 1]
+        axis.plot(curve["seconds"], curve["learner"], color=colour, lw=1.2, label=f"{kind}, seed {seed}")
+    axis.set(xscale="log", xlabel="seconds on one core", ylabel="return of the learner among `mixed`")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
+    figures.save(figure, path)
 
 
 def overhead(args: Args) -> list[dict]:
@@ -206,7 +237,7 @@ def bare(agent: hop_ppo.Agent, data: hop_ppo.Rollout, run_args: hop_ppo.Args) ->
 def speed(args: Args) -> list[dict]:
     """Decisions a second: 256 boards, dealt anew as soon as their learner has left, each decision by a search."""
     rows = []
-    agent, judge = referee(args, plan_simulations=200, plan_samples=5, oracle_simulations=200)
+    agent, judge = referee(args, plan=True, plan_simulations=200, plan_samples=5, oracle_simulations=200)
     for kind in ("learned", "rules", "oracle"):
         torch.manual_seed(1)
         game = hop_ppo.Real(args.boards, judge.rules, "mixed", 1)
@@ -233,7 +264,7 @@ def speed(args: Args) -> list[dict]:
 def plan(args: Args) -> list[dict]:
     """The policy alone and with planning, in the world model and in the rules, on the same boards."""
     rows = []
-    agent, judge = referee(args)
+    agent, judge = referee(args, plan=True)
     for team in TEAMS if judge.rules.hunters == 4 else ("mixed",):
         alone = judge.play(agent, team, hop_ppo.FINAL_SEED, args.boards)["learner"].mean(0)
         for kind in ("learned", "rules"):
