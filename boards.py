@@ -47,13 +47,15 @@ class Maps:
         self.walls = torch.ones(boards, K + 1, dtype=torch.bool)
         self.around = torch.as_tensor(neighbours(self.height, self.width)[:, :4].copy())  # [K + 1, 4]
 
-    def update(self, boards: torch.Tensor, blocks: torch.Tensor, prey: torch.Tensor) -> None:
-        """boards: int64 [m], to be counted anew; blocks: bool [m, K], prey: int64 [m, P], theirs."""
+    def update(self, boards: torch.Tensor, blocks: torch.Tensor, prey: torch.Tensor, counted=None) -> None:
+        """boards: int64 [m], to be counted anew; blocks: bool [m, K], prey: int64 [m, P], theirs; counted: int16
+        [m, P, K], if the game has counted already, FAR where there is no way."""
         (m, P), K = prey.shape, blocks.shape[1]
-        source = F.one_hot(prey, K + 1)[..., :K].bool().flatten(0, 1).unflatten(1, (self.height, self.width))
-        wall = blocks.repeat_interleave(P, 0).unflatten(1, (self.height, self.width))
-        counted = torch.as_tensor(distance_fields(wall.numpy(), source.numpy())).clamp(max=NEVER)
-        self.steps[boards, :, :K] = counted.to(torch.int8).view(m, P, K)
+        if counted is None:
+            source = F.one_hot(prey, K + 1)[..., :K].bool().flatten(0, 1).unflatten(1, (self.height, self.width))
+            wall = blocks.repeat_interleave(P, 0).unflatten(1, (self.height, self.width))
+            counted = distance_fields(wall.numpy(), source.numpy())
+        self.steps[boards, :, :K] = torch.as_tensor(counted).clamp(max=NEVER).to(torch.int8).view(m, P, K)
         self.walls[boards, :K] = blocks
 
     def see(self, board, hunters, prey, clock, seat, known) -> Seen:
@@ -301,7 +303,8 @@ def _refresh(game: Real | Imagined, before: torch.Tensor | None, dealt: torch.Te
     game.version += fresh
     rows = fresh.nonzero()[:, 0]
     if len(rows):
-        game.maps.update(rows, game.blocks[rows], game.prey[rows])
+        counted = game.teams.core.distances()[rows.numpy()] if isinstance(game, Real) else None
+        game.maps.update(rows, game.blocks[rows], game.prey[rows], counted)
 
 
 class Minds:

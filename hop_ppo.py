@@ -239,7 +239,7 @@ def rollout(agent: Agent, game: Real | Imagined, others, args: Args, tally: torc
         mine = [array[board, seat] for array in (rewards, terminated, truncated)]
         done, cut_values, before = mine[1] | mine[2], torch.zeros_like(values), seen
         if mine[2].any():
-            cut_values = torch.where(mine[2], agent(sights(game, others.look())[1])[1], 0.0)
+            cut_values[mine[2]] = agent(Seen(*(part[mine[2]] for part in sights(game, others.look())[1])))[1]
         over = game.ended if game.everyone else done
         if over.any():
             paid = game.paid.mean(1) if game.everyone else game.paid.gather(1, game.seats[:, None])[:, 0]
