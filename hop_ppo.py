@@ -108,7 +108,7 @@ class Args:
     plan_beta: float = 20.0
     """pi ~ exp(beta Q)"""
     plan_boards: int = 256
-    """fresh boards of an evaluation that searches, and of the adaptation over ten episodes"""
+    """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each"""
     oracle: str = ""
     """folder of a run trained with --om oracle: the oracle of the evaluation is the better of it alone and its search"""
     oracle_simulations: int = 200
@@ -466,7 +466,7 @@ class Referee:
             if team == "self":
                 found["rush"][team] = brief(self.rush())
                 continue
-            few = dict(seed=FINAL_SEED, boards=args.plan_boards)
+            few = dict(seed=FINAL_SEED, boards=max(2, math.ceil(args.plan_boards / args.team_episodes)))
             if args.plan:
                 found["plan"][team] = brief(self.play(agent, team, plan=args.plan_model, **few))
             if args.oracle_simulations:
@@ -493,7 +493,7 @@ class Referee:
         tracking.write_csv(folder / f"{stem}_teams.csv", flat)
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
         print(f"[PPO] returns on fresh boards of seed {FINAL_SEED}, mean and half of its 95% interval; plan and oracle: "
-              f"{self.args.plan_boards} boards\n" + " " * 17 + "".join(f"{kind:>20}" for kind in found))  # fmt: skip
+              f"{self.args.plan_boards} episodes\n" + " " * 17 + "".join(f"{kind:>20}" for kind in found))  # fmt: skip
         for team in found["teams"]:
             for key in ("learner", "team"):
                 cells = (by_team.get(team) for by_team in found.values())
