@@ -200,20 +200,14 @@ class Imagined:
         self, boards: int, rules: Rules, co_players: str, world: nn.Module, vae: nn.Module | None, team_episodes: int = 1
     ):
         self.boards, self.rules, self.maps = boards, rules, Maps(boards, rules)
-        self.world, self.everyone, self.team_episodes = (
-            world.on(rules.height, rules.width),
-            co_players == "self",
-            team_episodes,
-        )
+        self.world, self.team_episodes = world.on(rules.height, rules.width), team_episodes
+        self.everyone = co_players == "self"
         self.team = [STRATEGIES.index(name) for name in parse_team(co_players, rules.hunters - 1)]
         B, A = boards, rules.hunters
         self.hunters, self.prey = torch.full((B, A), rules.cells), torch.full((B, rules.prey), rules.cells)
         self.blocks, self.ended = torch.zeros(B, rules.cells, dtype=torch.bool), torch.ones(B, dtype=torch.bool)
-        self.tick, self.first_hunt, self.episode = (
-            torch.zeros(B, dtype=torch.int64),
-            torch.full((B,), -1),
-            torch.zeros(B).long(),
-        )
+        self.tick, self.first_hunt = torch.zeros(B, dtype=torch.int64), torch.full((B,), -1)
+        self.episode = torch.zeros(B, dtype=torch.int64)
         self.seats, self.who, self.version = torch.zeros(B).long(), torch.full((B, A), LEARNER), torch.zeros(B).long()
         self.minds = None if self.everyone else Minds(self, vae)
         self.paid = torch.zeros(B, A)

@@ -611,7 +611,9 @@ def train(args: Args, resumed: dict | None) -> None:
         played = dict(episodic_return=paid / episodes, episodic_length=length / episodes) if episodes else {}
         played |= games[0][1].score.read() if args.om in ("belief", "latent") else {}
         tracking.log_scalars(writer, "losses", losses, steps)
-        tracking.log_scalars(writer, "charts", played | {"learning_rate": optimizer.param_groups[0]["lr"]}, steps)
+        charts = played | {"learning_rate": optimizer.param_groups[0]["lr"]}
+        for key, value in charts.items():
+            writer.add_scalar(f"{'belief' if 'tick' in key else 'charts'}/{key}", value, steps)
         if now > 0:  # the first update warms up
             state["train_seconds"] += seconds
             tracking.log_scalars(writer, "charts", {"SPS": batch / seconds}, steps)

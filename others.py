@@ -127,6 +127,6 @@ class Score:
         n, *rest = self.sums.tolist()
         found = dict(zip(("moa_top1", "moa_top3", "moa_nll"), (value / n for value in rest), strict=True)) if n else {}
         counts = self.by_tick.tolist()
-        found |= {f"belief_accuracy_tick{t}": right / all_ for t, (all_, right) in enumerate(counts) if all_ >= 100}
+        found |= {f"belief_accuracy_tick{t}": right / all_ for t, (all_, right) in enumerate(counts) if all_}
         self.sums.zero_(), self.by_tick.zero_()
         return found

@@ -463,6 +463,7 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     log = EventAccumulator(str(workplace / "runs" / folder.name)).Reload()
     tags = set(log.Tags()["scalars"])
     assert {"losses/value_loss", "losses/explained_variance", "charts/SPS", "charts/moa_nll", "eval/learner"} <= tags
+    assert "belief/belief_accuracy_tick0" in tags
     assert next(event.step for event in log.Scalars("charts/SPS")) == 256  # after the first update, which warms up
 
     assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4, "--oracle-simulations", 0) == 0
