@@ -163,8 +163,7 @@ class Remembered(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         lead = inputs[0].shape[: inputs[0].dim() - self.lasts[0]]
-        flat = [array.flatten(len(lead)).double() for array in inputs]
-        flat = torch.cat(flat, -1).view(-1, sum(part.shape[-1] for part in flat))
+        flat = torch.cat([array.flatten(len(lead)).float() for array in inputs], -1).flatten(0, -2).double()
         if self.weights is None:  # whole numbers: sums are exact in any order, and two inputs share one with odds of 2**-36
             generator = torch.Generator().manual_seed(1)
             self.weights = torch.randint(2**36, (flat.shape[1],), generator=generator).double()

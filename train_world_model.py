@@ -317,40 +317,41 @@ class Moves(nn.Module):
         """
         K, (B, A), P = boards.blocks.shape[1], boards.hunters.shape, boards.prey.shape[1]
         context, step, same = self._hunters_see(boards, actions)
-        there, to = boards.hunters < K, self.around[boards.hunters]
-        left, outcomes, probs = context.new_zeros(B, A), [], []
-        for i in range(A):
-            earlier = at_least((same[:, i] * left).sum(1), 2)
-            logits = self.hunter(torch.cat([context[:, i], earlier], 1), step[:, i], to[:, i, :4] == K)
-            outcomes.append(_pick(logits, likely))
-            probs.append(logits)
-            left[:, i] = ((outcomes[i] == LEAVE) & there[:, i]).float()
-        hunters = to.gather(2, torch.stack(outcomes, 1)[..., None])[..., 0]
+        # All are decided at once, as if none before had left or moved; whoever saw what is not so decides anew.
+        there, to, rows = boards.hunters < K, self.around[boards.hunters], torch.arange(B, device=actions.device)
+        seen, earlier = (context, step, to[..., :4] == K), torch.tril(same, -1)
+        left, outcomes, hunter_probs = context.new_zeros(B, A), to.new_full((B, A), STAYED), context.new_zeros(B, A, 6)
+        before, anew = at_least(left, 2), torch.ones_like(there)
+        while len(rows):
+            logits = self.hunter(torch.cat([seen[0][rows], before], 2), *(array[rows] for array in seen[1:]))
+            outcomes[rows] = torch.where(anew, _pick(logits, likely), outcomes[rows])
+            hunter_probs[rows] = torch.where(anew[..., None], logits, hunter_probs[rows])
+            left[rows] = ((outcomes[rows] == LEAVE) & there[rows]).float()
+            now = at_least((earlier[rows] @ left[rows, :, None])[..., 0], 2)
+            anew = (now != before).any(2)
+            on = anew.any(1)
+            rows, before, anew = rows[on], now[on], anew[on]
 
-        # Most prey stay. All are decided at once, as if those before had stayed; after one that did not, the rest anew.
-        seen, now = self._prey_see(boards, actions), boards.prey.clone()
-        rows, index = torch.arange(B, device=now.device), torch.arange(P, device=now.device)
-        prey_probs, start = context.new_zeros(B, P, 6), to.new_zeros(B, 1)
+        seen, goes, rows = self._prey_see(boards, actions), boards.prey.clone(), torch.arange(B, device=actions.device)
+        prey_probs, start, index = context.new_zeros(B, P, 6), to.new_zeros(B, 1), torch.arange(P, device=rows.device)
         while len(rows) and P:
             some = Boards(*(array[rows] for array in boards[:3]), boards.stags)
-            logits = self._prey_logits(tuple(array[rows] for array in seen), some, left[rows], now[rows])
+            logits = self._prey_logits(tuple(array[rows] for array in seen), some, left[rows], goes[rows])
             prey_probs[rows] = torch.where((index < start)[..., None], prey_probs[rows], logits)
             pick = _pick(logits, likely)
             went = (pick != STAYED) & (index >= start) & (some.prey < K)
             which = went.int().argmax(1, keepdim=True)
-            to_cell = self.around[some.prey.gather(1, which)[:, 0], pick.gather(1, which)[:, 0]]
-            on = went.any(1)
+            to_cell, on = self.around[some.prey.gather(1, which)[:, 0], pick.gather(1, which)[:, 0]], went.any(1)
             rows, start = rows[on], which[on] + 1
-            now[rows, which[on, 0]] = to_cell[on]
+            goes[rows, which[on, 0]] = to_cell[on]
 
-        paid = self._reward_logits(context, left)
+        paid, end = self._reward_logits(context, left), self._end_logit(left, there)
         sharers = self._sharers(same, left)[..., 0]
         rewards = self.totals[_pick(paid, likely)] / sharers * there
-        end = self._end_logit(left, there)
-        after = boards._replace(hunters=hunters, prey=now)
+        after = boards._replace(hunters=to.gather(2, outcomes[..., None])[..., 0], prey=goes)
         if not likely:
             return after, rewards, torch.rand_like(end) < end.sigmoid()
-        return after, rewards, end > 0, (torch.stack(probs, 1), prey_probs, context, end, sharers, there)
+        return after, rewards, end > 0, (hunter_probs, prey_probs, context, end, sharers, there)
 
     @torch.no_grad()
     def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
