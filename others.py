@@ -14,6 +14,7 @@ from online import Online
 
 ACTIONS = 7
 NS, NH = 0, 1  # of STRATEGIES, and of the goals stag and hare
+PRIOR = 0.05  # episodes of each goal that a team is taken to have had before its first one
 
 
 class Told:
@@ -41,7 +42,7 @@ class Told:
 
 class Belief:
     """P(goal = stag | behaviour) of each hunter: within an episode by Bayes' rule from the goal heads; the next episode
-    with the same co-players begins with discounted counts of what was believed at the ends of the ones before, plus 1/2."""
+    with the same co-players begins with discounted counts of what was believed at the ends of the ones before, plus PRIOR."""
 
     size = 1
 
@@ -66,9 +67,10 @@ class Belief:
     def deal(self, boards: torch.Tensor, new: torch.Tensor) -> None:
         belief = self.log_odds.sigmoid()
         counts = self.discount * self.counts + torch.stack([belief, 1 - belief], 2)
-        counts = torch.where(new[:, None, None], 0.0, counts) + 0.5
-        self.log_odds = torch.where(boards[:, None], (counts[..., NS] / counts[..., NH]).log(), self.log_odds)
-        self.counts = torch.where(boards[:, None, None], counts - 0.5, self.counts)
+        counts = torch.where(new[:, None, None], 0.0, counts)
+        prior = (counts + PRIOR).log()
+        self.log_odds = torch.where(boards[:, None], prior[..., NS] - prior[..., NH], self.log_odds)
+        self.counts = torch.where(boards[:, None, None], counts, self.counts)
 
     def state_dict(self) -> dict:
         return dict(log_odds=self.log_odds, counts=self.counts)

@@ -31,6 +31,8 @@ class Args:
     """which table"""
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run each"""
+    only: tuple[str, ...] = ()
+    """om, hidden, imagine, teams: these settings alone"""
     steps: int = 1_500_000
     """of a run"""
     out: str = ""
@@ -60,6 +62,8 @@ def grid(args: Args, settings: dict[str, tuple], teams: tuple[str, ...]) -> list
     """A row a setting, seed and team: what the last policy of the run earns on --boards fresh boards."""
     rows = []
     for name, flags in settings.items():
+        if args.only and name not in args.only:
+            continue
         for seed in args.seeds:
             folder = run("--seed", seed, "--total-timesteps", args.steps, *flags)
             metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
