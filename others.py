@@ -42,7 +42,7 @@ class Told:
 
 class Belief:
     """P(goal = stag | behaviour) of each hunter: within an episode by Bayes' rule from the goal heads; the next episode
-    with the same co-players begins with discounted counts of what was believed at the ends of the ones before, plus PRIOR."""
+    with the same co-players begins with discounted counts of the beliefs at the ends of those before, plus PRIOR."""
 
     size = 1
 
