@@ -77,7 +77,8 @@ def grid(args: Args, settings: dict[str, tuple], teams: tuple[str, ...]) -> list
                         judge.args = replace(judge.args, eval_boards=args.boards)
                         players["all rush the stag"] = judge.rush()
                 for policy, found in players.items():
-                    rows.append(dict(setting=name, policy=policy, team=team, seed=seed) | hop_ppo.brief(found) | ran)
+                    one = {"of_team" if key == "team" else key: value for key, value in hop_ppo.brief(found).items()}
+                    rows.append(dict(setting=name, policy=policy, team=team, seed=seed) | one | ran)
             if args.out:
                 pd.DataFrame(rows).to_csv(args.out, index=False)
     return rows
