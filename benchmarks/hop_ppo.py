@@ -104,6 +104,9 @@ def adapt(args: Args) -> list[dict]:
         print(rows[-1], flush=True)
         if args.out:
             pd.DataFrame(rows).to_csv(args.out, index=False)
+            curves = pd.DataFrame(rows).drop(columns="seed").groupby("setting", sort=False).mean().T.to_dict("list")
+            panel = {"return of the learner, mean of the seeds": curves}
+            figures.save(figures.curves(panel, {}, "episode, the same co-players"), Path(args.out).with_suffix(".png"))
     return rows
 
 
