@@ -11,7 +11,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from data import DataError, default_or_fresh
 from data.laws import neighbours
+from data.transitions import load_transitions
 from envs.layouts import joint_to_planes
 from envs.stag_hunt import Rules, distance_fields
 from envs.strategies import STRATEGIES
@@ -275,6 +277,18 @@ class Imagined:
             if not key.startswith("starts"):
                 setattr(self, key, value.clone())
         _refresh(self, self.prey, torch.ones(self.boards, dtype=torch.bool))
+
+
+def recorded_starts(path: str, rules: Rules) -> tuple[torch.Tensor, ...]:
+    """The first boards of the training episodes of an offline file, for `Imagined.begin`. Raises: DataError."""
+    data = load_transitions(default_or_fresh(path))
+    train = data.splits["train"]
+    states = torch.as_tensor(data.states[data.before[train[data.ticks[train] == 0]]]).flatten(2)
+    if states.shape[1:] != (rules.hunters + 3, rules.cells) or not len(states):
+        size = f"{rules.hunters} hunters on {rules.height}x{rules.width} cells"
+        raise DataError(f"{path}: expected episodes of {size}: collect them with `python -m data.collect`")
+    boards = Boards.of(states, rules.stags, rules.hares)
+    return boards.blocks.bool(), boards.hunters, boards.prey
 
 
 def sights(game: "Real | Imagined", told: torch.Tensor) -> tuple[torch.Tensor, Seen]:

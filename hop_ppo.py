@@ -22,16 +22,15 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import tracking
-from boards import NEVER, Imagined, Real, Seen, sample, sights
-from data import DEFAULT_DATA, DataError, default_or_fresh
-from data.transitions import load_transitions
+from boards import NEVER, Imagined, Real, Seen, recorded_starts, sample, sights
+from data import DEFAULT_DATA, DataError
 from envs import STRATEGIES, Rules, StagHunt, planes_to_joint, sample_actions, strategy_probs
 from envs.teams import LEARNER, parse_team
 from others import Belief, Latent, Told
 from plan import Planner
 from pretrain_vae import load_vae
 from tracking import figures
-from train_world_model import Boards, load_world_model
+from train_world_model import load_world_model
 
 KIND = "hop_ppo"  # what a checkpoint says it is
 ACTIONS = 7
@@ -387,20 +386,12 @@ def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module
         world, checkpoint = load_world_model(args.world_model)
         if world.kind != "moves" or not world.joint:
             raise tracking.UsageError(f"{args.world_model}: imagination needs --model moves --actions joint: name another")
+        pays, paid = {rules.stag_reward, rules.hare_reward}, set(world.totals.tolist())
+        if not pays <= paid:
+            pays = f"captures pay {sorted(pays)} in {args.env_id}, {sorted(paid - {0.0})} in what it learnt from"
+            raise tracking.UsageError(f"{args.world_model}: {pays}: name one that learnt from this game")
         print(f"[WM] {args.world_model}: trained on {checkpoint['args']['data']}")
     return vae, world
-
-
-def recorded_starts(args: Args, rules: Rules) -> tuple[torch.Tensor, ...]:
-    """The first boards of the training episodes of the offline file, for `Imagined.begin`."""
-    data = load_transitions(default_or_fresh(args.data))
-    train = data.splits["train"]
-    states = torch.as_tensor(data.states[data.before[train[data.ticks[train] == 0]]]).flatten(2)
-    if states.shape[1:] != (rules.hunters + 3, rules.cells) or not len(states):
-        size = f"{rules.hunters} hunters on {rules.height}x{rules.width} cells"
-        raise tracking.UsageError(f"{args.data}: expected episodes of {size}: collect them with `python -m data.collect`")
-    boards = Boards.of(states, rules.stags, rules.hares)
-    return boards.blocks.bool(), boards.hunters, boards.prey
 
 
 def games_of(args: Args, rules: Rules, vae, world) -> list:
@@ -410,7 +401,7 @@ def games_of(args: Args, rules: Rules, vae, world) -> list:
         games.append(Real(real, rules, args.co_players, args.seed, args.team_episodes))
     if real < args.num_envs:
         games.append(Imagined(args.num_envs - real, rules, args.co_players, world, vae, args.team_episodes))
-        games[-1].begin(*(games[0].starts if real else recorded_starts(args, rules)))
+        games[-1].begin(*(games[0].starts if real else recorded_starts(args.data, rules)))
     return [(game, others_of(args, game, vae)) for game in games]
 
 
@@ -476,20 +467,22 @@ class Referee:
                 found["oracle"][team] = max(map(brief, best), key=lambda one: one["learner"])
         return {kind: by_team for kind, by_team in found.items() if by_team}
 
-    def adapt(self, agent: Agent, episodes: int = 10) -> list[dict]:
+    def adapt(self, agent: Agent, episodes: int = 10) -> dict[str, list[dict]]:
         """Unknown co-players that stay in their seats: the learner's return by episode."""
-        rows = []
+        found = {}
         for team in [team for team in teams_of(self.args, self.rules) if team != "self"]:
             learner = self.play(agent, team, FINAL_SEED, self.args.plan_boards, episodes)["learner"]
             ci = 1.96 * learner.std(1, ddof=1) / math.sqrt(learner.shape[1])
-            rows += [dict(team=team, episode=e + 1, learner=float(mean), learner_ci95=float(half))
-                     for e, (mean, half) in enumerate(zip(learner.mean(1), ci, strict=True))]  # fmt: skip
-        return rows
+            found[team] = [dict(episode=e + 1, learner=float(mean), learner_ci95=float(half))
+                           for e, (mean, half) in enumerate(zip(learner.mean(1), ci, strict=True))]  # fmt: skip
+        return found
 
     def report(self, agent: Agent, folder: Path, head: dict, stem: str, writer=None) -> None:
         """Say, write and draw all that is judged of an agent."""
-        found, rows = self.compare(agent), self.adapt(agent)
+        found, adapted = self.compare(agent), self.adapt(agent)
+        rows = [dict(team=team) | one for team, ones in adapted.items() for one in ones]
         flat = [dict(policy=kind, team=team) | one for kind, by_team in found.items() for team, one in by_team.items()]
+        by_episode = {team: [one["learner"] for one in ones] for team, ones in adapted.items()}
         tracking.write_csv(folder / f"{stem}_teams.csv", flat)
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
         print(f"[PPO] returns on fresh boards of seed {FINAL_SEED}, mean and half of its 95% interval; plan and oracle: "
@@ -499,18 +492,15 @@ class Referee:
                 cells = (by_team.get(team) for by_team in found.values())
                 cells = (f"{one[key]:.3f} ± {one[f'{key}_ci95']:.3f}" if one else "" for one in cells)
                 print(f"       {team if key == 'learner' else '':9}{key:7}" + "".join(f"{cell:>20}" for cell in cells))
-        by_team = {}
-        for row in rows:
-            by_team.setdefault(row["team"], []).append(row["learner"])
-        for team, returns in by_team.items():
+        for team, returns in by_episode.items():
             print(f"[PPO] {team}, the same co-players for {len(returns)} episodes: " + " ".join(f"{x:.2f}" for x in returns))
         bars = {kind: [one.get(team, {}).get("learner", math.nan) for team in found["teams"]] for kind, one in found.items()}
         pictures = {f"{stem}_teams": figures.bars(list(found["teams"]), bars, "return of the learner", "with each team")}
-        if by_team:
-            pictures[f"{stem}_adaptation"] = figures.curves({"return of the learner": by_team}, {}, "episode")
+        if by_episode:
+            pictures[f"{stem}_adaptation"] = figures.curves({"return of the learner": by_episode}, {}, "episode")
         for name, figure in pictures.items():
             figures.save(figure, folder / f"{name}.png", writer, head["steps"])
-        tracking.write_json(folder / f"{stem}.json", head | found | {"adaptation": by_team})
+        tracking.write_json(folder / f"{stem}.json", head | found | {"adaptation": by_episode})
         self.film(agent, folder / f"{stem}_episode.gif")
 
     def film(self, agent: Agent, path: Path) -> None:
@@ -611,8 +601,7 @@ def train(args: Args, resumed: dict | None) -> None:
         played = dict(episodic_return=paid / episodes, episodic_length=length / episodes) if episodes else {}
         played |= games[0][1].score.read() if args.om in ("belief", "latent") else {}
         tracking.log_scalars(writer, "losses", losses, steps)
-        charts = played | {"learning_rate": optimizer.param_groups[0]["lr"]}
-        for key, value in charts.items():
+        for key, value in (played | {"learning_rate": optimizer.param_groups[0]["lr"]}).items():
             writer.add_scalar(f"{'belief' if 'tick' in key else 'charts'}/{key}", value, steps)
         if now > 0:  # the first update warms up
             state["train_seconds"] += seconds
@@ -638,8 +627,7 @@ def train(args: Args, resumed: dict | None) -> None:
     print(f"\n[PPO] model saved to: {folder.as_posix()}")
     print(f"[PPO] judged: update {best['update']}, the best on boards of seed {EVAL_SEED}")
     keys = ("episodic_return", "episodic_length", "entropy", "explained_variance")
-    column = {key: [row.get(key, math.nan) for row in state["history"]] for key in keys}
-    panels = {key: {args.co_players: values} for key, values in column.items()}
+    panels = {key: {args.co_players: [row.get(key, math.nan) for row in state["history"]]} for key in keys}
     curves = figures.curves(panels, {}, f"update of {batch} steps")
     figures.save(curves, folder / "ppo_curve.png", writer, updates * batch)
     head = dict(run=run_name, seed=args.seed, args=settings, seconds=state["seconds"] + time.perf_counter() - start,
@@ -660,10 +648,10 @@ def evaluate(args: Args) -> None:
     agent, checkpoint = load_agent(folder)
     args = tracking.resumed_args(args, checkpoint, free=("resume", "evaluate", *FREE))
     rules, _ = rules_of(args.env_id)
-    vae, world = load_networks(args, rules)
+    judge = Referee(args, rules, *load_networks(args, rules))
     steps = checkpoint["update"] * args.num_envs * args.num_steps
     head = dict(run=checkpoint["run"], seed=args.seed, args=asdict(args), steps=steps)
-    Referee(args, rules, vae, world).report(agent, folder, head, "evaluate")
+    judge.report(agent, folder, head, "evaluate")
 
 
 def main() -> None:
@@ -692,7 +680,10 @@ def main() -> None:
     if args.plan and args.co_players == "self":
         raise tracking.UsageError("--plan: needs scripted co-players: goals are drawn for those that have one")
     if args.oracle:
-        load_agent(args.oracle)
+        its = load_agent(args.oracle)[1]["args"]
+        if (its["om"], its["env_id"]) != ("oracle", args.env_id):
+            its = f"--om {its['om']} --env-id {its['env_id']}"
+            raise tracking.UsageError(f"--oracle {args.oracle}: needs --om oracle --env-id {args.env_id}, this has {its}")
     train(args, resumed)
 
 

@@ -535,6 +535,7 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
         (("--real-ratio", "nan"), "--real-ratio: must be in [0, 1], got nan"),
         (("--num-envs", "0"), "--num-envs: must be at least 1"),
         (("--env-id", "CartPole-v1"), "--env-id: expected StagHunt-v0 or StagHunt-hidden-v0"),
+        (("--env-id", "StagHunt-hidden-v0", "--real-ratio", "0.5"), "captures pay [1.0, 15.0] in StagHunt-hidden-v0, [1.0"),
         (("--om", "everything"), "--om"),
         (("--om", "belief", "--vae", "nowhere"), "nowhere: no checkpoint there"),
         (("--real-ratio", "0.5", "--world-model", "nowhere"), "nowhere: no checkpoint there"),
