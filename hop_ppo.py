@@ -74,6 +74,8 @@ class Args:
     """ticks of each board an update"""
     gamma: float = 0.99
     """discount"""
+    end_at_horizon: bool = False
+    """count the horizon as an end: nothing is bootstrapped there, as an evaluation pays nothing after it"""
     gae_lambda: float = 0.95
     """of generalised advantage estimation"""
     num_minibatches: int = 8
@@ -237,7 +239,7 @@ def rollout(agent: Agent, game: Real | Imagined, others, args: Args, tally: torc
         game.paid += rewards
         mine = [array[board, seat] for array in (rewards, terminated, truncated)]
         done, cut_values, before = mine[1] | mine[2], torch.zeros_like(values), seen
-        if mine[2].any():
+        if mine[2].any() and not args.end_at_horizon:  # Pardo et al. 2018, Time Limits in Reinforcement Learning
             cut_values[mine[2]] = agent(Seen(*(part[mine[2]] for part in sights(game, others.look())[1])))[1]
         over = game.ended if game.everyone else done
         if over.any():

@@ -116,10 +116,12 @@ def self(args: Args) -> list[dict]:
 
 
 def teams(args: Args) -> list[dict]:
-    """A policy trained with each team, told nothing and told who they are, judged with that team."""
+    """A policy trained with each team, told nothing and told who they are, judged with that team; `end`: --end-at-horizon."""
     rows = []
+    settings = {om: ("--om", om) for om in ("none", "oracle")}
+    settings |= {f"{om}, end": (*flags, "--end-at-horizon") for om, flags in settings.items()}
     for team in TEAMS[1:]:
-        rows += grid(replace(args, out=""), {om: ("--om", om, "--co-players", team) for om in ("none", "oracle")}, (team,))
+        rows += grid(replace(args, out=""), {key: (*it, "--co-players", team) for key, it in settings.items()}, (team,))
         if args.out:
             pd.DataFrame(rows).to_csv(args.out, index=False)
     return rows

@@ -49,6 +49,18 @@ def test_bootstrap_at_truncation_only():
     assert found[0].tolist() == [1.0 - 0.5, 1.0 + 0.5 * 4.0 - 0.5, 1.0 + 0.5 * 2.0 - 0.5]
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_horizon_as_an_end(ends, monkeypatch):
+    """Learners that stay where they are are paid nothing: their returns are 0, or what V promises after the horizon."""
+    torch.manual_seed(0)
+    agent, game = Agent(1, 0), Real(16, SMALL, "mixed", 1)
+    monkeypatch.setattr(hop_ppo, "sample", lambda log_probs: torch.full((len(log_probs),), 4))
+    args = Args(num_steps=SMALL.horizon, gamma=1.0, gae_lambda=1.0, end_at_horizon=ends)
+    data = rollout(agent, game, Told(game, False), args, torch.zeros(3))
+    assert len(data.returns) == 16 * SMALL.horizon
+    assert bool((data.returns.abs() < 1e-5).all()) == ends
+
+
 def test_advantages_add_up_and_stop_at_an_end():
     rewards, values = t([0.0], [2.0], [0.0]), t([1.0], [1.5], [3.0])
     done = torch.tensor([[False], [True], [False]])
