@@ -116,7 +116,7 @@ def self(args: Args) -> list[dict]:
 
 
 def teams(args: Args) -> list[dict]:
-    """A policy trained with each team, told nothing and told who they are, judged with that team; `end`: --end-at-horizon."""
+    """A policy trained with each team, told nothing and who they are, judged with that team; `end`: --end-at-horizon."""
     rows = []
     settings = {om: ("--om", om) for om in ("none", "oracle")}
     settings |= {f"{om}, end": (*flags, "--end-at-horizon") for om, flags in settings.items()}
