@@ -594,7 +594,9 @@ def test_two_runs_at_once_and_ctrl_c(tmp_path):
     """A run that is interrupted says so in one line, with exit code 130."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     flags = ["--num-envs", "64", "--total-timesteps", "100000000"]
-    command = [sys.executable, "-u", str(ROOT / "hop_ppo.py"), *flags]
+    listen = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a nohup would deafen it
+    start = f"{listen}; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-u", "-c", start, str(ROOT / "hop_ppo.py"), *flags]
     pipes = dict(cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     runs = [subprocess.Popen(command, **pipes) for _ in range(2)]
     names = [run.stdout.readline().split()[1] for run in runs]
