@@ -205,7 +205,7 @@ def joint_film(
 ) -> None:
     """A GIF of joint boards side by side: boards[label][i] stands in frame i, which is titled titles[i]. notes[i]: what is
     written beside hunters on the first board, {seat: text}."""
-    frames, side = [], 3.0 if len(boards) > 1 else 4.4  # as wide as the legend
+    frames, side = [], 3.0 if len(boards) > 1 else 6.0  # as wide as the legend
     for i, title in enumerate(titles):
         figure = Figure(figsize=(side * len(boards), side + 0.9), dpi=80)
         figure.subplots_adjust(0.02, 0.14, 0.98, 0.83, 0.06)  # a layout that is solved for each frame takes most of the time
