@@ -21,6 +21,9 @@ from tracking import figures
 class Args:
     loss: Literal["a", "b"] = "a"
     size: int = 3
+    top_k: int = 3
+    cuda: bool = True
+    plan: bool = False
     resume: str = ""
 
 
@@ -141,12 +144,38 @@ def test_weights_of_another_network(tmp_path):
 
 def test_settings_of_a_resumed_run():
     checkpoint = {"args": asdict(Args("b", 7))}
-    assert tracking.resumed_args(Args(resume="r"), checkpoint, ("resume",)) == Args("b", 7, "r")
-    assert tracking.resumed_args(Args("b", 7, "r"), checkpoint, ("resume",)) == Args("b", 7, "r")
+    assert tracking.resumed_args(Args(resume="r"), checkpoint, ("resume",)) == Args("b", 7, resume="r")
+    assert tracking.resumed_args(Args("b", 7, resume="r"), checkpoint, ("resume",)) == Args("b", 7, resume="r")
     assert tracking.resumed_args(Args(resume="r"), checkpoint, ("resume", "size")).size == 7  # not given: as it was
     assert tracking.resumed_args(Args(size=9), checkpoint, ("resume", "size")).size == 9
     with pytest.raises(tracking.UsageError, match="--size 9: the run to be resumed has 7"):
         tracking.resumed_args(Args(size=9), checkpoint, ("resume",))
+    with pytest.raises(tracking.UsageError, match="another version of this script"):
+        tracking.resumed_args(Args(), {"args": {"loss": "b", "lr": 0.1}}, ("resume",))
+
+
+@pytest.mark.parametrize("words", [["--top-k", "3"], ["--top_k", "3"], ["--top-k=3"], ["--top_k=3"]])
+def test_a_flag_given_at_its_default_is_given(words):
+    """3 is the default, and not what the run has."""
+    checkpoint, args = {"args": asdict(Args(top_k=7))}, tracking.parse_args(Args, "d", ["--resume", "r", *words])
+    assert tracking.resumed_args(args, checkpoint, ("resume", "top_k")) == Args(top_k=3, resume="r")
+    with pytest.raises(tracking.UsageError, match="--top-k 3: the run to be resumed has 7; leave --top-k out"):
+        tracking.resumed_args(args, checkpoint, ("resume",))
+    assert tracking.resumed_args(args, {"args": asdict(Args())}, ("resume",)) == Args(resume="r"), "as the run has it"
+
+
+def test_a_switch_given_at_its_default_is_given():
+    checkpoint = {"args": asdict(Args(cuda=True, plan=True))}
+    for words, free in ((["--no-plan"], ("plan",)), (["--no_plan", "--cuda"], ("plan",))):
+        assert tracking.resumed_args(tracking.parse_args(Args, "d", words), checkpoint, free) == Args()
+        with pytest.raises(tracking.UsageError, match="--plan False: the run to be resumed has True"):
+            tracking.resumed_args(tracking.parse_args(Args, "d", words), checkpoint, ())
+
+
+def test_the_value_of_a_flag_is_not_a_flag():
+    """The run has a strange name; --top-k is not given, and stays the run's."""
+    args = tracking.parse_args(Args, "d", ["--resume=--top-k"])
+    assert tracking.resumed_args(args, {"args": asdict(Args(top_k=7))}, ("resume",)) == Args(top_k=7, resume="--top-k")
 
 
 def test_json_has_no_nan(tmp_path):

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -50,14 +50,17 @@ def _leave(message: str, code: int) -> None:
 
 
 def parse_args(args_type: type, description: str, argv: list[str] | None = None):
-    """`tyro.cli`, with a parsing error as one line instead of a box."""
+    """`tyro.cli`, with a parsing error as one line instead of a box. Which flags were given is kept for `resumed_args`."""
+    argv = sys.argv[1:] if argv is None else argv
     columns, captured = os.environ.get("COLUMNS"), io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
             os.environ["COLUMNS"] = "1000"  # tyro wraps its box to the terminal
-            if any(word in ("-h", "--help") for word in (sys.argv[1:] if argv is None else argv)):
+            if any(word in ("-h", "--help") for word in argv):
                 os.environ["COLUMNS"] = columns or "100"
-            return tyro.cli(args_type, description=description, args=argv)
+            args = tyro.cli(args_type, description=description, args=argv)
+            args.given_flags = _given_flags(args, argv)
+            return args
     except SystemExit as stop:
         if stop.code == 2:
             lines = [line.strip("│╭╰╮╯ \n") for line in captured.getvalue().splitlines()]
@@ -67,6 +70,14 @@ def parse_args(args_type: type, description: str, argv: list[str] | None = None)
         raise
     finally:
         os.environ.pop("COLUMNS", None) if columns is None else os.environ.update(COLUMNS=columns)
+
+
+def _given_flags(args, argv: list[str]) -> set[str]:
+    """The fields of `args` that stand on the command line, as `--batch-size`, `--batch_size=8` or `--no-cuda`. tyro knows no
+    abbreviations and takes no value that begins with `--`, so that each such word is a flag."""
+    words = {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    words |= {word.removeprefix("no_") for word in words}
+    return words & {field.name for field in fields(args)}
 
 
 def check_ranges(args, least: dict[str, int], above_zero: tuple[str, ...] = (), from_zero: tuple[str, ...] = ()) -> None:
@@ -187,20 +198,22 @@ def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> Non
         raise UsageError(f"{path}: the checkpoint is of other sizes than the network it describes: {reason}") from None
 
 
-def resumed_args(now, checkpoint: dict, free: tuple[str, ...]):
-    """The settings of a run to be resumed. They come from its checkpoint; `free` ones may be given anew. A flag that is
-    given its default counts as not given.
+def resumed_args(args, checkpoint: dict, free: tuple[str, ...]):
+    """The settings of a run to be resumed: those of its checkpoint, and the `free` ones as they were given.
 
-    Raises: UsageError: another setting was given, and differs.
+    Args: args: from `parse_args`, which knows the flags that were given, also at their default; of other objects,
+    those that differ from their default count as given.
+    Raises: UsageError: a flag that is not free was given, and differs from the run's.
     """
-    saved, default = checkpoint["args"], asdict(type(now)())
-    for key, value in asdict(now).items():
-        if key not in free and value != default[key] and value != saved.get(key):
-            flag = f"--{key.replace('_', '-')}"
-            raise UsageError(f"{flag} {value}: the run to be resumed has {saved.get(key)}; leave {flag} out")
+    saved, default, found = checkpoint["args"], asdict(type(args)()), asdict(args)
     if set(saved) != set(default):
         raise UsageError("--resume: the run was made by another version of this script: train anew")
-    return type(now)(**saved | {key: getattr(now, key) for key in free if getattr(now, key) != default[key]})
+    given = getattr(args, "given_flags", {key for key, value in found.items() if value != default[key]})
+    for key in (key for key in found if key in given and key not in free):
+        if found[key] != saved[key]:
+            flag = f"--{key.replace('_', '-')}"
+            raise UsageError(f"{flag} {found[key]}: the run to be resumed has {saved[key]}; leave {flag} out")
+    return type(args)(**saved | {key: found[key] for key in free if key in given})
 
 
 def build(make: Callable[..., torch.nn.Module], checkpoint: dict, path: str | Path) -> torch.nn.Module:
