@@ -358,21 +358,13 @@ def rules_of(env_id: str) -> tuple[Rules, int]:
     return Rules(**{key: value for key, value in keywords.items() if key in names}), keywords.get("team_episodes", 1)
 
 
-def newest(root: str, kind: str, flag: str) -> Path:
-    """The newest run in `root` that has a best checkpoint. Raises: tracking.UsageError."""
-    found = [path for path in Path(root).glob("*") if any(path.glob("**/best.pt"))]
-    if not found:
-        raise tracking.UsageError(f"{root}: no trained run there; train one with `python {kind}.py`, or name it with {flag}")
-    return max(found, key=lambda path: (path.stat().st_mtime, path.name))
-
-
 def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module | None]:
     """The VAE and the world model that the settings need; their folders go into the settings."""
     scripted = args.co_players != "self"
     search = args.plan and scripted
     vae = world = None
     if args.om in ("latent", "belief") or (args.real_ratio < 1 and scripted) or search:
-        args.vae = args.vae or newest("vae_ckpts", "pretrain_vae", "--vae").as_posix()
+        args.vae = args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix()
         vae, checkpoint = load_vae(args.vae)
         if vae.loss == "recon":
             raise tracking.UsageError(f"{args.vae}: trained with --loss recon, it has no MOA head: name another with --vae")
@@ -384,7 +376,7 @@ def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module
         said = ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll")) if test else "not judged yet"
         print(f"[MOA] {args.vae}: {said} on the offline test split of {checkpoint['args']['data']}")
     if args.real_ratio < 1 or (search and args.plan_model == "learned"):
-        args.world_model = args.world_model or newest("wm_ckpts", "train_world_model", "--world-model").as_posix()
+        args.world_model = args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
         world, checkpoint = load_world_model(args.world_model)
         if world.kind != "moves" or not world.joint:
             raise tracking.UsageError(f"{args.world_model}: imagination needs --model moves --actions joint: name another")

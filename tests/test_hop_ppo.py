@@ -567,7 +567,7 @@ def test_bad_settings(flags, says, workplace, monkeypatch, capsys):
 
 def test_no_network_to_be_found(tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, tmp_path, *TINY, "--om", "belief") == 2
-    assert "train one with `python pretrain_vae.py`, or name it with --vae" in capsys.readouterr().err
+    assert "train one with `python pretrain_vae.py`, or name another" in capsys.readouterr().err
 
 
 def test_it_learns(tmp_path):

@@ -69,8 +69,55 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"No space left.*last\.pt"):
         tracking.save_checkpoint(path, {"kind": "k", "args": {}, "step": 2})
+    with pytest.raises(OSError, match=r"No space left.*loss\.csv"):
+        tracking.write_csv(tmp_path / "loss.csv", [{"epoch": 0}])
     assert tracking.load_checkpoint(path, "k")["step"] == 1
     assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def locked(monkeypatch, name):
+    """As on Windows, where no file can be moved over one that another program holds open."""
+    replace = os.replace
+
+    def refuse(source, target):
+        if Path(target).name == name:
+            raise PermissionError(errno.EACCES, "Access is denied", str(source), None, str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+
+
+def test_a_csv_that_another_program_holds_open_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    tracking.write_csv(tmp_path / "loss.csv", [{"epoch": 0}])
+    with monkeypatch.context() as patch:
+        locked(patch, "loss.csv")
+        tracking.write_csv(tmp_path / "loss.csv", [{"epoch": 0}, {"epoch": 1}])
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: {tmp_path / 'loss.csv'}: not written (Access is denied)") and said.count("\n") == 1
+        assert (tmp_path / "loss.csv").read_text() == "epoch\n0\n" and os.listdir(tmp_path) == ["loss.csv"]
+        tracking.write_csv(tmp_path / "other.csv", [{"epoch": 5}])
+    tracking.write_csv(tmp_path / "loss.csv", [{"epoch": 0}, {"epoch": 1}])  # closed again: nothing is missing
+    assert (tmp_path / "loss.csv").read_text() == "epoch\n0\n1\n" and (tmp_path / "other.csv").read_text() == "epoch\n5\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_checkpoints_and_metrics_must_be_written(tmp_path, monkeypatch):
+    for name, write in (("last.pt", tracking.save_checkpoint), ("metrics.json", tracking.write_json)):
+        locked(monkeypatch, name)
+        with pytest.raises(PermissionError, match=name):
+            write(tmp_path / name, {"kind": "k"})
+
+
+def test_the_newest_run_is_by_the_seconds_in_its_name(tmp_path):
+    """Not by the time of its folder, and not by the text: 10 is after 9."""
+    with pytest.raises(tracking.UsageError, match=r"no trained run there; train one with `python pretrain_vae\.py`"):
+        tracking.newest_run(tmp_path / "nowhere", "pretrain_vae.py")
+    for name, best in (("vae__9", "dim16/best.pt"), ("mine__10", "best.pt"), ("vae__8", "best.pt"), ("vae__11", "last.pt"),
+                       ("vae__best", "best.pt"), ("copy", "best.pt")):  # fmt: skip
+        (tmp_path / name / best).parent.mkdir(parents=True)
+        (tmp_path / name / best).touch()
+    os.utime(tmp_path / "vae__8", (2e9, 2e9))  # an old one was judged just now
+    assert tracking.newest_run(tmp_path, "pretrain_vae.py") == tmp_path / "mine__10"
 
 
 @pytest.mark.parametrize(

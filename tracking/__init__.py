@@ -50,7 +50,7 @@ def _leave(message: str, code: int) -> None:
 
 
 def parse_args(args_type: type, description: str, argv: list[str] | None = None):
-    """`tyro.cli`, with a parsing error as one line instead of a box. Which flags were given is kept for `resumed_args`."""
+    """`tyro.cli`, with a parsing error as one line instead of a box. `resumed_args` learns which flags were given."""
     argv = sys.argv[1:] if argv is None else argv
     columns, captured = os.environ.get("COLUMNS"), io.StringIO()
     try:
@@ -73,8 +73,10 @@ def parse_args(args_type: type, description: str, argv: list[str] | None = None)
 
 
 def _given_flags(args, argv: list[str]) -> set[str]:
-    """The fields of `args` that stand on the command line, as `--batch-size`, `--batch_size=8` or `--no-cuda`. tyro knows no
-    abbreviations and takes no value that begins with `--`, so that each such word is a flag."""
+    """The fields of `args` that stand on the command line, as `--batch-size`, `--batch_size=8` or `--no-cuda`.
+
+    tyro knows no abbreviations and takes no value that begins with `--`: each such word is a flag.
+    """
     words = {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     words |= {word.removeprefix("no_") for word in words}
     return words & {field.name for field in fields(args)}
@@ -113,6 +115,19 @@ def find_folder(run: str | Path) -> Path:
             f"{run}: no checkpoint there; name the folder of a run, such as vae_ckpts/vae__1758375079 or wm_ckpts/wm__.."
         )
     return found[0]
+
+
+def newest_run(root: str | Path, script: str) -> Path:
+    """The run in `root` that was started last and has a best checkpoint, by the seconds in its name: judging an old run
+    changes the time of its folder. Of two in one second, the last by name.
+
+    Args: script: what trains such a run, for the message. Raises: UsageError: there is none.
+    """
+    seconds = {run: run.name.rpartition("__")[2] for run in Path(root).glob("*__*") if any(run.glob("**/best.pt"))}
+    seconds = {run: int(digits) for run, digits in seconds.items() if digits.isdecimal()}
+    if not seconds:
+        raise UsageError(f"{Path(root).as_posix()}: no trained run there; train one with `python {script}`, or name another")
+    return max(seconds, key=lambda run: (seconds[run], run.name))
 
 
 def new_run(prefix: str, ckpt_root: str | Path, log_root: str | Path = "runs") -> str:
@@ -155,7 +170,14 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_csv(path: str | Path, rows: list[dict] | pd.DataFrame) -> None:
-    write_bytes(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6f", lineterminator="\n").encode())
+    """A table for people. A training must not end for it: where it may not be replaced (on Windows: read-only, or open in
+    another program), a line on stderr says so."""
+    content = pd.DataFrame(rows).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    try:
+        write_bytes(path, content.encode())
+    except PermissionError as error:
+        message = "is it read-only or open in another program? The run goes on without it"
+        print(f"warning: {path}: not written ({error.strerror}): {message}", file=sys.stderr, flush=True)
 
 
 def write_json(path: str | Path, content: dict) -> None:
