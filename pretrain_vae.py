@@ -315,10 +315,19 @@ def loss_terms(said: Said, batch: Batch) -> torch.Tensor:
     return torch.stack([moa, goal, told.sum().to(moa.dtype), recon, kl_of(said).sum()])
 
 
-def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict]:
-    """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
-    path = tracking.find_folder(folder) / "best.pt"
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
+    """Raises: tracking.UsageError: not a checkpoint of this version of this script."""
     checkpoint = tracking.load_checkpoint(path, KIND, device)
+    if "goals_trained" not in checkpoint:
+        raise tracking.UsageError(f"{path}: the checkpoint was made by another version of this script: train anew")
+    return checkpoint
+
+
+def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict]:
+    """The network of a run's best checkpoint, in eval mode, and the checkpoint. Who uses the goal heads checks its
+    `goals_trained`; who plays another game than the recorded one, its `rules`. Raises: tracking.UsageError."""
+    path = tracking.find_folder(folder) / "best.pt"
+    checkpoint = load_checkpoint(path, device)
     return tracking.build(VAE, checkpoint, path).to(device).eval(), checkpoint
 
 
@@ -360,7 +369,8 @@ def predict(model: VAE, batches: Batches, index: np.ndarray) -> Predicted:
 def judge(model: VAE, samples: Samples, batches: Batches, index: np.ndarray, checkpoint: dict) -> dict:
     """All figures of the samples `index`, as metrics.json names them, and under `arrays` what the figures are drawn from.
 
-    checkpoint: what `load_vae` gives: what the baselines know of the training split (`table`, `counts`).
+    checkpoint: what `load_vae` gives: what the baselines know of the training split (`table`, `counts`), and whether the
+    goal heads were trained.
     """
     table, said = checkpoint["table"], predict(model, batches, index)
     if table is not None and not samples.fits_table(table, checkpoint["strategies"]):
@@ -375,7 +385,10 @@ def judge(model: VAE, samples: Samples, batches: Batches, index: np.ndarray, che
     bits = {"kl": said.means["kl"], "recon": said.means["recon_nll"]}
     report["bits"] = {key: None if nats is None else nats / math.log(2) for key, nats in bits.items()}
     report["used_dimensions"] = said.used
+    report["goals_trained"] = checkpoint["goals_trained"]
     goal = batches.goals.cpu().numpy()[index]
+    if not checkpoint["goals_trained"]:
+        goal = np.full_like(goal, -1)  # no figures of heads that no label reached
     return report | reports.of_actions(samples, index, observed, said.probs, said.goals, goal, said.z)
 
 
@@ -448,6 +461,12 @@ def read_samples(args: Args, split: bool = True) -> Samples:
 def batches_of(samples: Samples, device: torch.device, loss: str) -> Batches:
     """Whole episodes; frames alone need none, and are better shuffled one by one."""
     return Batches.of(samples, device, tuple(GOALS.values()), whole_episodes=loss != "recon")
+
+
+def count_goals(batches: Batches, index: np.ndarray) -> int:
+    """How many of the samples `index` have a recorded goal; 0 where a goal has none: its head stays untrained."""
+    counts = [int((batches.goals[index] == goal).sum()) for goal in range(len(GOALS))]
+    return sum(counts) if all(counts) else 0
 
 
 def evaluate(args: Args, device: torch.device) -> None:
@@ -583,7 +602,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         if world.rank == 0:
             folder.mkdir()
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
+    goals_trained = 0 if args.loss == "recon" else count_goals(batches, samples.splits["train"])
+    rules = samples.trajectories.metadata.get("rules") if samples.trajectories else None
     fixed = dict(kind=KIND, run=run_name, args=settings, sizes=model.sizes, fingerprint=samples.fingerprint,
+                 goals_trained=goals_trained, rules=rules,
                  table=None if table is None else torch.as_tensor(table), strategies=samples.strategy_names,
                  counts=np.bincount(samples.actions[samples.splits["train"]], minlength=7).tolist())  # fmt: skip
 
@@ -599,6 +621,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     untrained = dict(moa="the decoder", recon="the MOA head").get(args.loss)
     if untrained:
         print(f"[VAE] --loss {args.loss}: {untrained} stays untrained")
+    if args.loss != "recon" and not goals_trained:
+        print(f"[VAE] the file does not record hunters of each goal ({', '.join(GOALS.values())}): the goal heads stay "
+              "untrained; beliefs, imagination and planning in hop_ppo.py need them")  # fmt: skip
     print("[VAE] Begin offline training...", flush=True)
 
     shared = world.wrap(model)
@@ -658,7 +683,7 @@ def main() -> None:
     tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("kl_coef",))
     resumed = None
     if args.resume:
-        resumed = tracking.load_checkpoint(tracking.find_folder(args.resume) / "last.pt", KIND)
+        resumed = load_checkpoint(tracking.find_folder(args.resume) / "last.pt")
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:

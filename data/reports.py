@@ -111,6 +111,8 @@ def lines(report: dict) -> list[str]:
     for name, label in rows.items():
         if row := report[name]:
             said.append(f"{label:<24}{row['top1']:8.4f}{row['top3']:8.4f}{row['nll']:11.4f}")
+        elif name == "goal" and not report["goals_trained"]:
+            said.append(f"{label:<24}{'-':>8}{'-':>8}{'untrained':>11}")
     away = "" if report["kl_to_bayes"] is None else f", KL(bayes || MOA) {report['kl_to_bayes']:.4f} nats"
     away += f", KL(known || told the goal) {goal['kl']:.4f} nats" if goal and "kl" in goal else ""
     said.append(f"Brier {test['brier']:.4f}, ECE {test['ece']:.4f}{away}")

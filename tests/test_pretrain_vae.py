@@ -173,6 +173,31 @@ def test_a_checkpoint_describes_itself(finished, data_file):
     assert model.sizes == checkpoint["sizes"] and not model.training
 
 
+def test_a_checkpoint_says_which_goals_and_rules_it_learnt_from(finished, data_file):
+    folder, samples = run_folder(finished[0]), load_samples(data_file)
+    _, checkpoint = pretrain_vae.load_vae(folder)
+    assert checkpoint["goals_trained"] == len(samples.splits["train"]), "each hunter is NS or NH"
+    assert checkpoint["rules"] == samples.trajectories.metadata["rules"] and checkpoint["rules"]["stags"] == 1
+    assert "goal heads stay untrained" not in finished[1]
+
+
+def test_a_checkpoint_without_them_is_of_another_version(copied, data_file, monkeypatch, capsys):
+    for name, flag in (("best.pt", "--evaluate"), ("last.pt", "--resume")):
+        checkpoint = torch.load(copied / name, weights_only=True)
+        torch.save({key: value for key, value in checkpoint.items() if key != "goals_trained"}, copied / name)
+        assert f"{name}: the checkpoint was made by another version" in refused(monkeypatch, capsys, flag, copied)
+
+
+@pytest.mark.parametrize(("strategies", "goals"), [(("RANDOM", "NH", "NS"), True), (("NS",), False), (("RANDOM",), False)])
+def test_goal_samples_are_counted(strategies, goals, tmp_path):
+    """RANDOM hunters have no goal; with stag hunters alone the head of `hare` learns nothing."""
+    save_arrays(tmp_path / "x.npz", collect(CollectArgs(samples=300, strategies=strategies)).arrays())
+    samples = load_samples(tmp_path / "x.npz", split=False)
+    batches, some = pretrain_vae.batches_of(samples, CPU, "moa"), np.arange(0, len(samples), 2)
+    expected = sum(strategies[samples.strategies[i]] != "RANDOM" for i in some) if goals else 0
+    assert pretrain_vae.count_goals(batches, some) == expected and (expected > 0) == goals
+
+
 def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypatch):
     path = tmp_path / "other.npz"
     save_arrays(path, collect(CollectArgs(samples=700, seed=5)).arrays())
@@ -509,7 +534,9 @@ def test_recon_leaves_the_moa_untrained(data_file, tmp_path, monkeypatch, capsys
     metrics = json.loads((folder / "metrics.json").read_text())
     assert folder.name == "dim4" and not list(folder.glob("moa_eval*"))
     assert metrics["test"]["nll"] is None and metrics["kl_to_bayes"] is None and metrics["test"]["recon_nll"] > 0
-    assert "[MOA] untrained" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "[MOA] untrained" in out and "the decoder" not in out and "the goal heads" not in out
+    assert metrics["goals_trained"] == 0
 
 
 def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
@@ -526,6 +553,14 @@ def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
     assert metrics["bayes"] is None and metrics["table"] is None and metrics["kl_to_bayes"] is None
     assert metrics["args"]["context"] == "observation" and metrics["goal"] is None and metrics["probe"] is None
     assert "[DATA] no episodes in this file, so no history: --context observation" in out
+    assert "the goal heads stay untrained; beliefs, imagination and planning in hop_ppo.py need them" in out
+    assert re.search(r"MOA, told the goal +- +- +untrained", out) and metrics["goals_trained"] == 0
+    checkpoint = torch.load(folder / "best.pt", weights_only=True)
+    assert checkpoint["goals_trained"] == 0 and checkpoint["rules"] is None
+    save_arrays(tmp_path / "labelled.npz", trajectories.arrays())  # what it is judged on does not train a head
+    assert call(monkeypatch, "--evaluate", folder, "--data", "labelled.npz") == 0
+    assert json.loads((folder / "evaluate_labelled.json").read_text())["goal"] is None
+    assert re.search(r"MOA, told the goal +- +- +untrained", capsys.readouterr().out)
     assert pd.read_csv(folder / "moa_eval_epoch0.csv").bayes_recall.isna().all()
 
 
@@ -538,7 +573,7 @@ def test_figures_by_hand(data_file):
     batches, index = pretrain_vae.batches_of(samples, CPU, "both"), samples.splits["test"]
     torch.nn.init.normal_(model.decoder.last.bias, -4.0, 2.0)
     counts, table = [1, 2, 3, 4, 5, 6, 79], torch.as_tensor(samples.count_table())
-    checkpoint = {"table": table, "strategies": ["NS", "NH"], "counts": counts}
+    checkpoint = {"table": table, "strategies": ["NS", "NH"], "counts": counts, "goals_trained": 1}
     report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
     whole = every(samples)
     with torch.no_grad():
@@ -743,7 +778,7 @@ def test_a_latent_that_carries_nothing_shows(context, data_file, capsys):
     """z at the prior, whatever the hunter did: no KL, no dimension in use, and a line that names it."""
     samples, model = load_samples(data_file), shaken(context=context)
     batches, index = pretrain_vae.batches_of(samples, CPU, "moa"), samples.splits["test"]
-    checkpoint = {"table": None, "strategies": [], "counts": [1] * 7}
+    checkpoint = {"table": None, "strategies": [], "counts": [1] * 7, "goals_trained": 1}
     used = pretrain_vae.judge(model, samples, batches, index, checkpoint)["used_dimensions"]
     for parameter in model.recogniser[-1].parameters():
         torch.nn.init.zeros_(parameter)
