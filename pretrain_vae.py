@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import tracking
-from data import DEFAULT_DATA, DataError, Samples, default_or_fresh, load_samples, reports, scores
+from data import DEFAULT_DATA, DataError, Samples, default_or_fresh, load_samples, reports, scores, training_file
 from data.batches import Batch, Batches
 from data.trajectories import save_arrays
 from tracking import figures
@@ -56,7 +56,8 @@ class Args:
     context: Literal["episode", "observation"] = "episode"
     """what tells who a hunter is: all that it did so far in the episode, or one observation (files without episodes)"""
     data: str = DEFAULT_DATA
-    """trajectories or a flat file; the default file and `fresh` are collected on first use"""
+    """trajectories or a flat file; the default file is collected on first use, and so are `fresh` and `unmasked`, which are
+    for --evaluate only"""
     layout: Literal["auto", "planes", "hop", "hop-first"] = "auto"
     """layout of a flat file, where its shape does not tell: [N, 5, H, W], [N, H, W, A+3], or [N, A+3, H, W]"""
     epochs: int = 10
@@ -448,7 +449,8 @@ def draw(model: VAE, samples: Samples, batches: Batches, report: dict, history: 
 
 def read_samples(args: Args, split: bool = True) -> Samples:
     """The samples of --data. A file without episodes has no history: then `args.context` becomes `observation`."""
-    samples = load_samples(default_or_fresh(args.data), args.layout, split)
+    path = default_or_fresh(args.data) if args.evaluate else training_file(args.data)
+    samples = load_samples(path, args.layout, split)
     print(f"[VAE] Loaded {len(samples)} samples.")
     for line in samples.inferred:
         print(f"[DATA] inferred: {line}")

@@ -107,7 +107,7 @@ class TransitionBatches:
     after: torch.Tensor  # int64 [M]
     actions: torch.Tensor  # int64 [M, A]
     rewards: torch.Tensor  # float [M, A], NaN where not known
-    ends: torch.Tensor  # float [M]
+    ends: torch.Tensor  # float [M], NaN where the states cannot tell
     cells: torch.Tensor  # int64 [S, K]
     turned: torch.Tensor  # int64 [S, 7]
     outcomes: AllOutcomes
@@ -119,7 +119,7 @@ class TransitionBatches:
         states, board = data.states.reshape(*data.states.shape[:2], -1), data.states.shape[2:]
         most = tuple(max(1, int(states[:, plane].sum(1, dtype=np.int64).max())) for plane in (-2, -1))
         outcomes = outcomes_of(states[data.before], states[data.after], board, *most)
-        arrays = (states, data.before, data.after, data.actions, data.rewards, data.ends.astype(np.float32))
+        arrays = (states, data.before, data.after, data.actions, data.rewards, data.ends)
         arrays += symmetries(*board)
         return cls(*(torch.as_tensor(array, device=device) for array in arrays), outcomes, most, own)
 

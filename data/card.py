@@ -16,7 +16,7 @@ from envs import ACTIONS
 @dataclass
 class Args:
     data: str = DEFAULT_DATA
-    """a trajectory file, or `fresh`"""
+    """a trajectory file, `fresh` or `unmasked`"""
 
 
 def block(trajectories: Trajectories, path: str | Path) -> str:
@@ -54,6 +54,7 @@ def block(trajectories: Trajectories, path: str | Path) -> str:
                     f"mean {stayed[~t.terminated].sum() / max((~t.terminated).sum(), 1):.2f}",
                 ),
                 ("hunts that capture", ", ".join(f"{ACTIONS[a]} {hits[a] / max(played[a], 1):.2%}" for a in (5, 6))),
+                *_attempted(t),
                 ("return a hunter", f"mean {returns.mean():.4f}, standard deviation {returns.std():.4f}"),
             ),
             _table(
@@ -99,6 +100,17 @@ def block(trajectories: Trajectories, path: str | Path) -> str:
             ),
         ]
     )
+
+
+def _attempted(t: Trajectories) -> list[tuple[str, str]]:
+    """The rows of a file that says what was asked for."""
+    if t.attempted is None:
+        return []
+    illegal = int((t.attempted != t.actions).sum())
+    return [
+        ("unmasked", f"{t.metadata.get('unmasked', 'unknown')}"),
+        ("actions asked for that were not legal", f"{illegal:,} ({illegal / t.active.sum():.2%} of active samples)"),
+    ]
 
 
 def _table(head: tuple, *rows: tuple) -> str:

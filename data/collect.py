@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.files import DEFAULT_DATA
-from data.trajectories import CHUNK, SPEC, Trajectories, save_arrays
+from data.trajectories import CHUNK, OPTIONAL, SPEC, STAY, Trajectories, save_arrays
 from envs import ACTIONS, DATA_EPSILON, PLANES, Rules, StagHunt, joint_to_planes, sample_actions, strategy_probs
 
 BOARDS = 2048  # played at once
@@ -31,6 +31,9 @@ class Args:
     """episode i is board i of this seed"""
     epsilon: float = DATA_EPSILON
     """probability that a hunter plays uniformly over its legal actions"""
+    unmasked: float = 0.0
+    """probability that a hunter asks for an action uniformly over all seven, legal or not; above 0, what each hunter asked
+    for is recorded as `attempted`"""
     strategies: tuple[str, ...] = ("NS", "NH")
     """each hunter of each episode is one of these, equally likely, independently"""
     switch_tick: int = 0
@@ -49,6 +52,8 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
     target = args.steps or args.samples
     if args.switch_tick < 0:
         raise ValueError(f"--switch-tick must be at least 0, got {args.switch_tick}")
+    if not 0.0 <= args.unmasked <= 1.0:
+        raise ValueError(f"--unmasked must be in [0, 1], got {args.unmasked}")
     if args.steps < 0 or target < 1:
         raise ValueError(f"--samples and --steps must be positive, got {args.samples} and {args.steps}")
     parts, reached, first = [], 0, 0
@@ -68,7 +73,8 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
     log = {key: np.concatenate([part.pop(key) for part in parts]) for key in list(parts[0])}
     obs = _draw(log.pop("blocks"), log.pop("hunters"), log.pop("prey"), log["episode_lengths"], args.rules)
     arrays = {key: obs if key == "obs" else log[key] for key in SPEC}
-    return Trajectories(**arrays, policy_probs=log["policy_probs"], metadata=_metadata(args, arrays), path=args.out)
+    optional = {key: log.get(key) for key in OPTIONAL}
+    return Trajectories(**arrays, **optional, metadata=_metadata(args, arrays), path=args.out)
 
 
 def _play(args: Args, first: int) -> dict[str, np.ndarray]:
@@ -77,7 +83,7 @@ def _play(args: Args, first: int) -> dict[str, np.ndarray]:
     env = StagHunt(BOARDS, rules)
     env.reset(seed=args.seed, first_board=first)
     strategies = (env.uniform(rules.hunters) * len(args.strategies)).astype(np.int8)
-    log = {key: [] for key in ("actions", "rewards", "active", "policy_probs", "playing")}
+    log = {key: [] for key in ("actions", "attempted", "rewards", "active", "policy_probs", "playing")}
     states, cut = [env.state], np.zeros(BOARDS, bool)
     while not env.ended.all():
         probs = strategy_probs(env, args.strategies, args.epsilon)  # [B, A, S, 7]
@@ -85,12 +91,17 @@ def _play(args: Args, first: int) -> dict[str, np.ndarray]:
         own = probs[boards[:, None], np.arange(rules.hunters), (strategies + switched) % len(args.strategies)]
         log["active"].append(env.active)
         log["playing"].append(~env.ended)
-        log["policy_probs"].append(probs.astype(np.float32))
-        _, rewards, _, truncated = env.step(sample_actions(own, env.uniform(rules.hunters)))
+        log["policy_probs"].append(_effective_probs(probs, env.legal_actions(), args.unmasked).astype(np.float32))
+        asked = (1.0 - args.unmasked) * own + args.unmasked / len(ACTIONS)  # [B, A, 7]
+        attempted = np.where(env.active, sample_actions(asked, env.uniform(rules.hunters)), STAY).astype(np.int8)
+        log["attempted"].append(attempted)
+        _, rewards, _, truncated = env.step(attempted)
         log["actions"].append(env.effective_actions)
         log["rewards"].append(rewards)
         states.append(env.state)
         cut |= truncated.any(1)
+    if not args.unmasked:
+        del log["attempted"]  # every hunter asked for a legal action: `actions` says it all
     playing = np.stack(log.pop("playing"), 1)  # [B, T]
     part = {key: np.stack(values, 1)[playing] for key, values in log.items()}
     seen = np.pad(playing, ((0, 0), (1, 0)), constant_values=True)  # one observation more than steps
@@ -99,6 +110,17 @@ def _play(args: Args, first: int) -> dict[str, np.ndarray]:
     part["episode_lengths"] = playing.sum(1, dtype=np.int32)
     part["samples"] = (np.stack(log["active"], 1) & playing[:, :, None]).sum((1, 2))
     return part
+
+
+def _effective_probs(probs: np.ndarray, legal: np.ndarray, unmasked: float) -> np.ndarray:
+    """The law of what happens: with probability `unmasked` any action is asked for, and an illegal one counts as STAY.
+
+    Args: probs: float64 [B, A, S, 7]; legal: bool [B, A, 7].
+    """
+    asked = (1.0 - unmasked) * probs + unmasked / len(ACTIONS)
+    possible = np.where(legal[:, :, None], asked, 0.0)
+    possible[..., STAY] += (asked - possible).sum(-1)
+    return possible
 
 
 def _first_episodes(part: dict[str, np.ndarray], episodes: int) -> dict[str, np.ndarray]:
@@ -138,6 +160,7 @@ def _metadata(args: Args, arrays: dict[str, np.ndarray]) -> dict:
         "strategies": list(args.strategies),
         "priors": [1.0 / len(args.strategies)] * len(args.strategies),
         **({"switch_tick": args.switch_tick} if args.switch_tick else {}),
+        **({"unmasked": args.unmasked} if args.unmasked else {}),
         "rules": asdict(rules),
         "channels": list(PLANES),
         "actions": list(ACTIONS),

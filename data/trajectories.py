@@ -25,6 +25,7 @@ SPEC = {
     "terminated": ("bool", 1),
     "strategies": ("int8", 2),
 }
+OPTIONAL = {"attempted": ("int8", 2), "policy_probs": ("float32", 4)}
 ACTION_COUNT, STAY = 7, 4
 
 
@@ -54,6 +55,8 @@ class Trajectories:
     """float32 [N, A, S, 7], or None"""
     metadata: dict
     path: str = ""
+    attempted: np.ndarray | None = None
+    """int8 [N, A], the action that each hunter asked for, legal or not; `actions` is what happened. Or None"""
 
     @cached_property
     def episode(self) -> np.ndarray:
@@ -84,7 +87,7 @@ class Trajectories:
     def fingerprint(self) -> str:
         """SHA-256 over keys, shapes, dtypes and bytes of all arrays: what a checkpoint says it was trained on."""
         digest = hashlib.sha256()
-        for key in (*SPEC, "policy_probs"):
+        for key in (*SPEC, *OPTIONAL):
             array = getattr(self, key)
             if array is not None:
                 digest.update(f"{key} {array.dtype} {array.shape}".encode())
@@ -93,7 +96,7 @@ class Trajectories:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What the file holds, key by key."""
-        found = {key: getattr(self, key) for key in (*SPEC, "policy_probs") if getattr(self, key) is not None}
+        found = {key: getattr(self, key) for key in (*SPEC, *OPTIONAL) if getattr(self, key) is not None}
         return found | {"metadata": np.array(json.dumps(self.metadata))}
 
 
@@ -184,6 +187,12 @@ def legal_actions(planes: np.ndarray) -> np.ndarray:
     return np.stack(legal, -1)
 
 
+def effective_actions(attempted: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    """What happens: an action that is not legal counts as STAY. attempted: int [..]; legal: bool [.., 7]."""
+    possible = np.take_along_axis(legal, attempted.astype(np.intp)[..., None], -1)[..., 0]
+    return np.where(possible, attempted, STAY)
+
+
 def is_trajectory_file(arrays: dict[str, np.ndarray]) -> bool:
     """Does it hold episodes? Flat files of older code have no `episode_lengths`."""
     return "episode_lengths" in arrays or "strategies" in arrays
@@ -205,8 +214,8 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
         if not condition:
             raise DataError(f"{path}: {key}: expected {expected}, found {found}")
 
-    for key, (dtype, rank) in {**SPEC, "policy_probs": ("float32", 4)}.items():
-        if key == "policy_probs" and key not in arrays:
+    for key, (dtype, rank) in (SPEC | OPTIONAL).items():
+        if key in OPTIONAL and key not in arrays:
             continue
         need(key in arrays, key, f"an array {dtype} with {rank} dimensions", f"no such key (keys: {', '.join(arrays)})")
         need(arrays[key].dtype == dtype, key, f"dtype {dtype}", arrays[key].dtype)
@@ -226,14 +235,17 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
         "active": (steps, seats),
         "terminated": (episodes,),
         "strategies": (episodes, seats),
+        "attempted": (steps, seats),
         "policy_probs": (steps, seats, len(names), ACTION_COUNT),
     }
     for key, shape in shapes.items():
         if key in arrays:
             need(arrays[key].shape == shape, key, f"shape {shape} (from episode_lengths and obs)", arrays[key].shape)
 
-    bad = (actions < 0) | (actions >= ACTION_COUNT)
-    need(not bad.any(), "actions", "values in 0..6", _first(bad, actions))
+    for key in ("actions", "attempted"):
+        if key in arrays:
+            bad = (arrays[key] < 0) | (arrays[key] >= ACTION_COUNT)
+            need(not bad.any(), key, "values in 0..6", _first(bad, arrays[key]))
     bad = ~np.isfinite(arrays["rewards"])
     need(not bad.any(), "rewards", "finite numbers", _first(bad, arrays["rewards"]))
     bad = (arrays["strategies"] < 0) | (arrays["strategies"] >= len(names))
@@ -241,9 +253,7 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
         not bad.any(), "strategies", f"values in 0..{len(names) - 1} ({', '.join(names)})", _first(bad, arrays["strategies"])
     )
 
-    trajectories = Trajectories(
-        **{key: arrays.get(key) for key in (*SPEC, "policy_probs")}, metadata=metadata, path=str(path)
-    )
+    trajectories = Trajectories(**{key: arrays.get(key) for key in (*SPEC, *OPTIONAL)}, metadata=metadata, path=str(path))
     active, row = arrays["active"], trajectories.obs_row
     for start in range(0, len(obs), CHUNK):
         part = obs[start : start + CHUNK]
@@ -257,13 +267,24 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
         need(not bad.any(), "active", "True exactly where the SELF plane has a cell", _first(bad, active[part], start))
         legal = legal_actions(obs[row[part]])  # without a SELF cell only STAY is left
         legal[..., STAY] = True
-        bad = ~np.take_along_axis(legal, actions[part].astype(np.intp)[..., None], -1)[..., 0]
+        bad = actions[part] != effective_actions(actions[part], legal)
         need(
             not bad.any(),
             "actions",
             "effective actions: legal ones, STAY once a hunter has left",
             _first(bad, actions[part], start),
         )
+        if trajectories.attempted is not None:
+            attempted = trajectories.attempted[part]
+            bad = ~active[part] & (attempted != STAY)
+            need(not bad.any(), "attempted", "STAY once a hunter has left", _first(bad, attempted, start))
+            bad = actions[part] != effective_actions(attempted, legal)
+            need(
+                not bad.any(),
+                "attempted",
+                "the action in `actions`, or an illegal one where `actions` is STAY",
+                _first(bad, attempted, start),
+            )
         if trajectories.policy_probs is not None:
             probs = trajectories.policy_probs[part]
             bad = ~(np.abs(probs.sum(-1) - 1.0) < 1e-4) | (probs < 0).any(-1)
@@ -302,6 +323,8 @@ def _read_metadata(arrays: dict[str, np.ndarray], path) -> dict:
         raise DataError(f"{path}: metadata: expected `strategies` as names, found {names}")
     if not all(isinstance(p, (int, float)) and p >= 0 for p in priors) or abs(sum(priors) - 1) > 1e-6:
         raise DataError(f"{path}: metadata: expected `priors` that sum to 1, found {priors}")
+    if not isinstance(metadata.get("rules"), (dict, type(None))):
+        raise DataError(f"{path}: metadata: expected `rules` as names and values, found {metadata['rules']!r}")
     return metadata
 
 

@@ -15,6 +15,7 @@ from data.trajectories import (
     DataError,
     Trajectories,
     check,
+    effective_actions,
     is_trajectory_file,
     legal_actions,
     read_arrays,
@@ -35,11 +36,13 @@ class Transitions:
     after: np.ndarray
     """int64 [M], the row after it"""
     actions: np.ndarray
-    """int64 [M, A], as they took effect: STAY for an illegal one and for a hunter that has left; -1 where not known"""
+    """int64 [M, A], as asked for, where the file says so: an illegal one counts as STAY in the game. STAY for a hunter that
+    has left; -1 where not known"""
     rewards: np.ndarray
     """float32 [M, A], NaN where not known"""
     ends: np.ndarray
-    """bool [M], the board terminated with this step; a truncation at the horizon is no end"""
+    """float32 [M], 1 where the board terminated with this step, else 0 (a truncation at the horizon is no end). NaN where
+    `end_after_first_hunt` ended it with hunters left: that follows from the ticks since a capture, not from the states"""
     ticks: np.ndarray
     """int64 [M]"""
     episodes: np.ndarray
@@ -54,6 +57,8 @@ class Transitions:
     """hunters are in the order observer, observer + 1, .. (a flat file without `observer`), not by seat"""
     trajectories: Trajectories | None = None
     """where the episodes are known"""
+    rules: dict | None = None
+    """of the game, where the file has them: the fields of `envs.Rules`"""
 
     def __len__(self) -> int:
         return len(self.before)
@@ -83,13 +88,19 @@ def _from_episodes(trajectories: Trajectories, split: bool) -> Transitions:
     if split:
         parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)
         splits = {name: np.flatnonzero(np.isin(episode, episodes)) for name, episodes in parts.items()}
-    ends = np.zeros(len(episode), bool)
-    ends[np.cumsum(trajectories.episode_lengths) - 1] = trajectories.terminated
+    rules = trajectories.metadata.get("rules")
+    ends = np.zeros(len(episode), np.float32)
+    last = np.cumsum(trajectories.episode_lengths) - 1
+    ends[last] = trajectories.terminated
+    if rules and rules.get("end_after_first_hunt") is not None:
+        hunters_left = states[trajectories.obs_row[last] + 1, :-3].any((1, 2, 3))
+        ends[last[trajectories.terminated & hunters_left]] = np.nan
+    actions = trajectories.actions if trajectories.attempted is None else trajectories.attempted
     return Transitions(
         states=states,
         before=trajectories.obs_row,
         after=trajectories.obs_row + 1,
-        actions=trajectories.actions.astype(np.int64),
+        actions=actions.astype(np.int64),
         rewards=trajectories.rewards,
         ends=ends,
         ticks=trajectories.tick,
@@ -99,6 +110,7 @@ def _from_episodes(trajectories: Trajectories, split: bool) -> Transitions:
         fingerprint=trajectories.fingerprint,
         inferred=[],
         trajectories=trajectories,
+        rules=rules,
     )
 
 
@@ -123,15 +135,19 @@ def _from_rows(flat: Flat, arrays: dict[str, np.ndarray], path, split: bool) -> 
     jumps = _jumps(states, before, after)
     if jumps:
         inferred.append(f"{jumps} transitions move a hunter further than one cell: another episode, or another observer?")
-    actions, illegal = _effective(states, before, flat.joint_actions[before])
-    inferred += [f"{illegal} illegal actions count as STAY"] * bool(illegal)
+    actions, left = flat.joint_actions[before], ~states[:, :-3].any((2, 3))[before]
+    meaningless = left & (actions >= 0) & (actions != STAY)
+    actions = np.where(meaningless, STAY, actions)
+    inferred += [f"{meaningless.sum()} actions of hunters that have left count as STAY"] * bool(meaningless.any())
+    if illegal := _count_illegal(states, before, actions):
+        inferred.append(f"{illegal} recorded actions are not legal: a world model learns what becomes of them")
     found = {
         "states": states,
         "before": before,
         "after": after,
         "actions": actions,
         "rewards": flat.rewards[before],
-        "ends": ~states[after, :-3].any((1, 2, 3)),
+        "ends": (~states[after, :-3].any((1, 2, 3))).astype(np.float32),
         "ticks": flat.ticks[before],
         "episodes": np.unique(np.append(0, np.cumsum(broken))[before], return_inverse=True)[1],
     }
@@ -164,14 +180,15 @@ def _jumps(states: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
     return int((far & there[before] & there[after]).any(1).sum())
 
 
-def _effective(states: np.ndarray, before: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, int]:
-    """The actions [M, A] as the game has them, and how many were something else."""
-    legal = np.empty((*actions.shape, 7), bool)
+def _count_illegal(states: np.ndarray, before: np.ndarray, actions: np.ndarray) -> int:
+    """Known actions [M, A] that are not legal on their boards."""
+    count = 0
     for start in range(0, len(before), CHUNK):
-        legal[start : start + CHUNK] = legal_actions(joint_to_planes(states[before[start : start + CHUNK]]))
-    legal[..., STAY] = True  # all that is left to a hunter that has left
-    illegal = (actions >= 0) & ~np.take_along_axis(legal, actions.clip(0)[..., None], -1)[..., 0]
-    return np.where(illegal, STAY, actions), int(illegal.sum())
+        part = slice(start, start + CHUNK)
+        legal = legal_actions(joint_to_planes(states[before[part]]))
+        legal[..., STAY] = True  # all that is left to a hunter that has left
+        count += np.count_nonzero(effective_actions(actions[part].clip(0), legal) != actions[part].clip(0))
+    return count
 
 
 def _split(before: np.ndarray, after: np.ndarray, path) -> dict[str, np.ndarray]:

@@ -13,9 +13,9 @@ from reference import STAY, Reference
 import data.collect
 import data.files
 import data.trajectories
-from data import DEFAULT_DATA, default_or_fresh, load
+from data import DEFAULT_DATA, DataError, default_or_fresh, load, training_file
 from data.collect import Args, collect, collect_to_file
-from data.trajectories import SPEC, legal_actions, save_arrays, split_episodes
+from data.trajectories import OPTIONAL, SPEC, legal_actions, save_arrays, split_episodes
 from envs import ACTIONS, PLANES, Rules
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +28,7 @@ GAMES = {
     "three strategies": Args(samples=300, seed=3, epsilon=0.3, strategies=("RANDOM", "NH", "NS"), rules=SMALL),
     "one hunter, no epsilon": Args(samples=200, epsilon=0.0, rules=Rules(hunters=1, height=3, width=5, blocks=2, hares=2)),
     "seven hunters, other rewards": Args(samples=600, rules=Rules(hunters=7, stags=2, stag_reward=7, hunters_needed=3)),
+    "unmasked": Args(samples=400, seed=6, unmasked=0.4, rules=Rules(height=4, width=4, blocks=2, horizon=10)),
 }
 
 
@@ -64,6 +65,11 @@ def test_hunters_that_switch():
 # ---- the game
 
 
+def first_above(uniform, probs):
+    """The action that inversion draws: the first one whose cumulative probability is above a number in [0, 1)."""
+    return next(a for a in range(7) if uniform < sum(probs[: a + 1]))
+
+
 @pytest.mark.parametrize("name", GAMES)
 def test_every_episode_is_the_references(name):
     """Replayed by seed in the slow reference: observations, rewards, ends, who was active, exact probabilities."""
@@ -78,11 +84,20 @@ def test_every_episode_is_the_references(name):
             assert not game.ended and t.episode[step] == episode and t.tick[step] == tick and t.obs_row[step] == obs_row
             assert np.array_equal(t.obs[obs_row], game.obs())
             assert t.active[step].tolist() == [cell is not None for cell in game.hunters]
+            law = []
             for seat in range(rules.hunters):
-                expected = [game.probs(seat, strategy, args.epsilon) for strategy in args.strategies]
+                asked = np.array([game.probs(seat, strategy, args.epsilon) for strategy in args.strategies])
+                asked = (1 - args.unmasked) * asked + args.unmasked / 7
+                expected, illegal = asked.copy(), [a for a in range(7) if a not in game.legal(seat)]
+                expected[:, STAY] += expected[:, illegal].sum(1)
+                expected[:, illegal] = 0
                 np.testing.assert_allclose(t.policy_probs[step, seat], expected, rtol=0, atol=1e-7)
-            game.draw(rules.hunters)  # one number a hunter says which action it takes
-            rewards, terminated, truncated = game.step(t.actions[step].tolist())
+                law.append(asked[t.strategies[episode, seat]])
+            uniform = np.array(game.draw(rules.hunters), np.uint64) >> np.uint64(11)  # which action each hunter asks for
+            attempted = [first_above(u, p) for u, p in zip(uniform * 2.0**-53, law, strict=True)]
+            attempted = [a if t.active[step, seat] else STAY for seat, a in enumerate(attempted)]
+            assert t.attempted is None if not args.unmasked else t.attempted[step].tolist() == attempted
+            rewards, terminated, truncated = game.step(attempted)
             assert t.actions[step].tolist() == game.effective
             np.testing.assert_array_equal(t.rewards[step], np.float32(rewards))
             obs_row, step = obs_row + 1, step + 1
@@ -169,11 +184,12 @@ def test_actions_follow_the_probabilities_of_their_strategy(default_data):
         assert np.abs(z).max() > 20, "and the other strategy's do not fit"
 
 
-def test_counted_actions_from_the_same_state(monkeypatch):
+@pytest.mark.parametrize("unmasked", [0.0, 0.3])
+def test_counted_actions_from_the_same_state(unmasked, monkeypatch):
     """On a tiny board the same states come up on thousands of boards: chi-square against `policy_probs` of each."""
     monkeypatch.setattr(data.collect, "BOARDS", 2048)
     rules = Rules(hunters=1, stags=1, hares=1, blocks=0, height=1, width=4, horizon=3, hunters_needed=1)
-    t = collect(Args(samples=16_000, epsilon=0.3, strategies=("NS", "NH", "RANDOM"), rules=rules))
+    t = collect(Args(samples=16_000, epsilon=0.3, strategies=("NS", "NH", "RANDOM"), unmasked=unmasked, rules=rules))
     rows = np.flatnonzero(t.active[:, 0])
     keys = np.concatenate([t.obs[t.obs_row[rows], 0].reshape(len(rows), -1), t.strategies[t.episode[rows]]], 1)
     _, group = np.unique(keys, axis=0, return_inverse=True)
@@ -191,6 +207,30 @@ def test_counted_actions_from_the_same_state(monkeypatch):
             counted += len(of)
     assert counted > 10_000 and freedom > 50
     assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+def test_unmasked_actions_are_uniform_over_all_seven():
+    """At U = 1 nothing else is asked for: chi-square with 6 degrees of freedom, below its 99.9% quantile."""
+    t = collect(Args(samples=4000, unmasked=1.0, rules=SMALL))
+    asked, legal = t.attempted[t.active], legal_actions(t.obs[t.obs_row][t.active])
+    counts = np.bincount(asked, minlength=7)
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 22.5
+    possible = legal[np.arange(len(asked)), asked]
+    assert np.array_equal(t.actions[t.active], np.where(possible, asked, STAY)) and 0.2 < possible.mean() < 0.9
+    assert (t.attempted[~t.active] == STAY).all() and (~t.active).any()
+    law = np.where(legal, 1 / 7, 0)
+    law[:, STAY] += 1 - law.sum(1)
+    np.testing.assert_allclose(t.policy_probs[t.active], np.repeat(law[:, None], 2, 1), atol=1e-6)
+    assert (t.policy_probs[~t.active] == np.eye(7)[STAY]).all()
+
+
+def test_without_unmasked_actions_the_file_is_what_it_was():
+    """The fingerprint of the code before `unmasked` was there."""
+    t = collect(Args(samples=1000, seed=3, epsilon=0.3, strategies=("RANDOM", "NH", "NS"), rules=replace(
+        SMALL, prey_moves=0.3, end_after_first_hunt=2)))  # fmt: skip
+    assert t.fingerprint == "59d61f23cab5bc334321fe8748ce6b439b88a96e7576a2b8183641e82c5bbef4"
+    assert t.attempted is None and "attempted" not in t.arrays() and "unmasked" not in t.metadata
+    assert collect(GAMES["unmasked"]).metadata["unmasked"] == 0.4
 
 
 def test_epsilon_and_moving_prey_reach_the_game():
@@ -225,7 +265,7 @@ def test_a_target_met_exactly_by_an_episode_takes_no_other():
     assert len(collect(Args(steps=steps)).episode_lengths) == 5 and len(collect(Args(steps=steps + 1)).episode_lengths) == 6
 
 
-@pytest.mark.parametrize("game", ["default", "prey that move"])
+@pytest.mark.parametrize("game", ["default", "prey that move", "unmasked"])
 def test_the_number_of_boards_at_once_changes_nothing(game, monkeypatch):
     found = []
     for boards in (1, 5, 32, 300):
@@ -251,14 +291,14 @@ def test_round_trip(name, tmp_path):
     t = collect(GAMES[name])
     save_arrays(tmp_path / "new" / "x.npz", t.arrays())
     again = load(tmp_path / "new" / "x.npz")
-    for key in (*SPEC, "policy_probs"):
+    spec = {key: value for key, value in (SPEC | OPTIONAL).items() if key != "attempted" or name == "unmasked"}
+    for key, (dtype, rank) in spec.items():
         saved, read = getattr(t, key), getattr(again, key)
-        assert saved.dtype == read.dtype == SPEC.get(key, ("float32",))[0] and np.array_equal(saved, read), key
-        assert saved.ndim == SPEC.get(key, ("", 4))[1]
+        assert saved.dtype == read.dtype == dtype and saved.ndim == rank and np.array_equal(saved, read), key
     assert again.metadata == t.metadata and again.fingerprint == t.fingerprint
     assert again.path == str(tmp_path / "new" / "x.npz")
     with np.load(tmp_path / "new" / "x.npz", allow_pickle=False) as archive:
-        assert set(archive.files) == {*SPEC, "policy_probs", "metadata"}
+        assert set(archive.files) == {*spec, "metadata"}
         assert archive["metadata"].dtype.kind == "U" and archive["metadata"].shape == ()
 
 
@@ -318,17 +358,39 @@ def test_the_default_file_is_collected_on_first_use(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(data.files, "DEFAULT_FILE", tmp_path / "default.npz")
     monkeypatch.setattr(data.files, "FRESH_FILE", tmp_path / "fresh.npz")
+    monkeypatch.setattr(data.files, "UNMASKED_FILE", tmp_path / "unmasked.npz")
     monkeypatch.setattr(data.collect, "collect_to_file", tiny)
     for _ in range(2):  # the second time it is there
         assert default_or_fresh(DEFAULT_DATA) == tmp_path / "default.npz"
         assert default_or_fresh("fresh") == tmp_path / "fresh.npz"
+        assert default_or_fresh("unmasked") == tmp_path / "unmasked.npz"
     assert wanted == [
         Args(out=str(tmp_path / "default.npz")),
         Args(out=str(tmp_path / "fresh.npz"), seed=1001, steps=100_000),
+        Args(out=str(tmp_path / "unmasked.npz"), seed=1002, steps=100_000, unmasked=0.3),
     ]
-    assert capsys.readouterr().out.count("[DATA] collecting") == 2
+    assert capsys.readouterr().out.count("[DATA] collecting") == 3
+    assert load(tmp_path / "unmasked.npz").attempted is not None
     load(tmp_path / "default.npz")
     assert default_or_fresh(tmp_path / "mine.npz") == tmp_path / "mine.npz" and not (tmp_path / "mine.npz").exists()
+
+
+def test_training_on_a_file_that_judges_is_refused(tmp_path, monkeypatch):
+    """By its name, by its path however written, and before it is collected."""
+    for name in ("DEFAULT_FILE", "FRESH_FILE", "UNMASKED_FILE"):
+        monkeypatch.setattr(data.files, name, tmp_path / f"{name}.npz")
+    monkeypatch.setattr(data.collect, "collect_to_file", lambda args: Path(args.out).touch())
+    (tmp_path / "folder").mkdir()
+    for name in ("fresh", "unmasked"):
+        file = f"{name.upper()}_FILE.npz"
+        monkeypatch.chdir(tmp_path)
+        for path in (name, tmp_path / file, f"./{file}", f"folder/../{file}"):
+            with pytest.raises(DataError, match="this file is for judging only; train on another") as caught:
+                training_file(path)
+            assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value).splitlines()) == 1
+        assert not (tmp_path / file).exists()
+    assert training_file(DEFAULT_DATA) == tmp_path / "DEFAULT_FILE.npz" and (tmp_path / "DEFAULT_FILE.npz").exists()
+    assert training_file("mine.npz") == Path("mine.npz")
 
 
 # ---- the command line
@@ -363,6 +425,9 @@ BAD = {
     "negative steps": (dict(steps=-1), "--samples and --steps must be positive"),
     "epsilon above 1": (dict(epsilon=1.5), "epsilon must be in"),
     "epsilon NaN": (dict(epsilon=float("nan")), "epsilon must be in"),
+    "unmasked above 1": (dict(unmasked=1.01), r"--unmasked must be in \[0, 1\], got 1.01"),
+    "unmasked below 0": (dict(unmasked=-0.1), r"--unmasked must be in \[0, 1\], got -0.1"),
+    "unmasked NaN": (dict(unmasked=float("nan")), r"--unmasked must be in \[0, 1\], got nan"),
     "unknown strategy": (dict(strategies=("NS", "XX")), "unknown strategy 'XX': choose from NS, NH, RANDOM"),
     "no strategy": (dict(strategies=()), "strateg"),
     "negative seed": (dict(seed=-1), "seed must not be negative"),

@@ -16,6 +16,7 @@ import pytest
 from data import DEFAULT_DATA, DataError, card, default_or_fresh, load, load_samples, symmetries
 from data.collect import Args, collect
 from data.trajectories import (
+    OPTIONAL,
     SPEC,
     check,
     is_trajectory_file,
@@ -30,13 +31,13 @@ from envs import Rules, StagHunt, State, strategy_probs
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
 SMALL = Rules(height=4, width=4, blocks=1, hares=3, horizon=10)
-KEYS = (*SPEC, "policy_probs")
+KEYS = (*SPEC, *OPTIONAL)
 
 
 @pytest.fixture(scope="module")
 def small():
-    """A file's arrays: 4x4, some dozens of episodes. Tests copy what they change."""
-    return collect(Args(samples=700, seed=2, rules=SMALL)).arrays()
+    """A file's arrays: 4x4, some dozens of episodes, all optional keys. Tests copy what they change."""
+    return collect(Args(samples=700, seed=2, unmasked=0.2, rules=SMALL)).arrays()
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +179,16 @@ def test_policy_probs_are_optional(small, tmp_path):
     assert not load_samples(tmp_path / "x.npz").has_observers
 
 
+def test_attempted_actions_are_optional(small, tmp_path):
+    save_arrays(tmp_path / "x.npz", {k: v for k, v in small.items() if k != "attempted"})
+    t = load(tmp_path / "x.npz")
+    assert t.attempted is None and t.fingerprint != check(small).fingerprint and "attempted" not in t.arrays()
+    assert np.array_equal(check(small).attempted, small["attempted"])
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_a_wrong_dtype(key, small, tmp_path):
-    dtype = dict(SPEC, policy_probs=("float32", 4))[key][0]
+    dtype = (SPEC | OPTIONAL)[key][0]
     for wrong in ("int64", "float64", ">i4" if dtype == "int32" else ">f4"):
         message = refusal(small | {key: small[key].astype(wrong)}, tmp_path / "x.npz")
         assert f": {key}: expected dtype {dtype}, found {np.dtype(wrong)}" in message
@@ -304,6 +312,31 @@ def test_actions_that_are_not_effective(small, tmp_path):
         assert f": actions: expected {expected}, found 0 at [{step}, {seat}]" in message
 
 
+@pytest.mark.parametrize("value", [-1, 7, 127, -128])
+def test_an_attempted_action_out_of_range(value, small, tmp_path):
+    message = refusal(changed(small, "attempted", (17, 2), value), tmp_path / "x.npz")
+    assert f": attempted: expected values in 0..6, found {value} at [17, 2]" in message
+
+
+def test_attempted_actions_that_do_not_become_the_actions(small, tmp_path):
+    """Another legal one; an illegal one where the hunter did not stay; and anything of a hunter that has left."""
+    t, legal = check(small), legal_actions(small["obs"][check(small).obs_row])
+    expected = "the action in `actions`, or an illegal one where `actions` is STAY"
+    moved = t.active & (t.actions < 4)
+    for action in range(7):
+        step, seat = np.argwhere(moved & (t.actions != action))[0]
+        message = refusal(changed(small, "attempted", (step, seat), action), tmp_path / "x.npz")
+        assert message.endswith(f": attempted: expected {expected}, found {action} at [{step}, {seat}]")
+    step, seat = np.argwhere(t.active & (t.actions == 4) & legal[..., 0])[0]
+    message = refusal(changed(small, "attempted", (step, seat), 0), tmp_path / "x.npz")
+    assert message.endswith(f": attempted: expected {expected}, found 0 at [{step}, {seat}]")
+    step, seat = np.argwhere(t.active & (t.actions == 4) & ~legal[..., 6])[0]
+    check(changed(small, "attempted", (step, seat), 6))  # an illegal one is what STAY may come from
+    step, seat = np.argwhere(~t.active)[0]
+    message = refusal(changed(small, "attempted", (step, seat), 6), tmp_path / "x.npz")
+    assert message.endswith(f": attempted: expected STAY once a hunter has left, found 6 at [{step}, {seat}]")
+
+
 def test_values_far_into_a_long_file_are_found(default_path):
     """Checks go by chunks: the row that is named is the row of the file."""
     arrays = load(default_path).arrays()
@@ -352,6 +385,7 @@ def test_nobody_active(small, tmp_path):
         "rewards": np.zeros_like(small["rewards"]),
         "active": np.zeros_like(small["active"]),
         "actions": np.full_like(small["actions"], 4),
+        "attempted": np.full_like(small["actions"], 4),
     }
     message = refusal(small | nobody, tmp_path / "x.npz")
     assert ": active: expected at least one active sample, found none" in message
@@ -437,7 +471,8 @@ def test_a_split_without_active_samples(small, tmp_path):
     empty = np.isin(t.episode, split_episodes(len(t.terminated))["test"])
     obs, active, actions, rewards = t.obs.copy(), t.active.copy(), t.actions.copy(), t.rewards.copy()
     obs[t.obs_row[empty], :, :2], active[empty], actions[empty], rewards[empty] = 0, False, 4, 0
-    save_arrays(tmp_path / "x.npz", small | {"obs": obs, "active": active, "actions": actions, "rewards": rewards})
+    arrays = {"obs": obs, "active": active, "actions": actions, "attempted": actions, "rewards": rewards}
+    save_arrays(tmp_path / "x.npz", small | arrays)
     load(tmp_path / "x.npz")
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'x.npz'}: active: the test split has no active sample")):
         load_samples(tmp_path / "x.npz")
@@ -632,6 +667,10 @@ def test_the_cards_numbers_are_the_files(small, tmp_path):
     gone = int((~t.active).sum())
     stays = int(((t.actions == 4) & t.active).sum())
     assert cells["STAY"][0] == f"{stays:,}" and cells["STAY"][2] == f"{stays + gone:,}"
+    illegal = sum(1 for a, b in zip(t.attempted.flat, t.actions.flat, strict=True) if a != b)
+    share = f"{illegal / t.active.sum():.2%}"
+    assert cells["actions asked for that were not legal"] == [f"{illegal} ({share} of active samples)"]
+    assert cells["unmasked"] == ["0.2"] and illegal > 20
     assert cells["HUNT_HARE"][0] == cells["HUNT_HARE"][2] == f"{(t.actions == 6).sum():,}"
     assert cells["episodes terminated"] == [f"{t.terminated.sum()} ({t.terminated.mean():.2%})"]
     assert cells["train"][0] == str(len(t.terminated) - 2 * (len(t.terminated) // 10))

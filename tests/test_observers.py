@@ -20,6 +20,7 @@ LAWS = {
     "three strategies": Args(samples=900, strategies=("NH", "RANDOM", "NS"), rules=SMALL, seed=4),
     "epsilon 0": Args(samples=900, epsilon=0.0, rules=SMALL, seed=5),
     "one hunter": Args(samples=150, rules=replace(SMALL, hunters=1)),
+    "unmasked": Args(samples=900, unmasked=0.3, rules=SMALL, seed=6),
 }
 
 
@@ -124,6 +125,29 @@ def test_what_comes_later_changes_no_prediction():
     t.actions = np.where(later[:, None], (t.actions + 1) % 7, t.actions).astype(np.int8)
     after = observers.bayes(t)
     assert np.array_equal(before[t.tick <= 3], after[t.tick <= 3]) and not np.array_equal(before, after)
+
+
+def test_bayes_of_unmasked_actions():
+    """By hand: a corner of a 1x3 board, the stag two cells to the right. NS moves RIGHT, RANDOM stays or moves RIGHT."""
+    t = collect(Args(samples=9000, epsilon=0.0, strategies=("NS", "RANDOM"), unmasked=0.35, seed=2,
+                     rules=Rules(hunters=1, hares=0, blocks=0, height=1, width=3, horizon=2)))  # fmt: skip
+    corner = (t.obs[t.obs_row, 0, 0, 0, 0] == 1) & (t.obs[t.obs_row, 0, 3, 0, 2] == 1) & (t.tick == 0)
+    # Each of the seven is asked for with 0.05 more; UP, DOWN, LEFT and both hunts become STAY.
+    np.testing.assert_allclose(t.policy_probs[corner, 0, 0], [[0, 0, 0, 0.7, 0.3, 0, 0]] * corner.sum(), atol=1e-6)
+    np.testing.assert_allclose(t.policy_probs[corner, 0, 1], [[0, 0, 0, 0.375, 0.625, 0, 0]] * corner.sum(), atol=1e-6)
+    law = [0, 0, 0, (0.7 + 0.375) / 2, (0.3 + 0.625) / 2, 0, 0]
+    bayes = observers.bayes(t)
+    np.testing.assert_allclose(bayes[corner, 0], [law] * corner.sum(), atol=1e-6)
+    n = corner.sum()
+    stayed = (t.actions[corner, 0] == 4).sum()
+    assert n > 500 and abs(stayed - n * law[4]) < 4 * np.sqrt(n * law[4] * law[3])
+    after = np.flatnonzero(corner & (t.actions[:, 0] == 4)) + 1  # it stayed: NS with probability 0.3 / (0.3 + 0.625)
+    np.testing.assert_allclose(observers.posterior(t)[after, 0, 0], 0.3 / 0.925, atol=1e-6)
+    assert np.array_equal(t.tick[after], np.ones(len(after)))
+    taken = bayes[np.arange(len(bayes)), 0, t.actions[:, 0]]
+    nll = -np.log(taken)
+    entropy = -(bayes[:, 0] * np.log(np.maximum(bayes[:, 0], 1e-30))).sum(1)
+    assert abs((nll - entropy).mean()) < 4 * (nll - entropy).std() / np.sqrt(len(nll)), "calibrated"
 
 
 # ---- known

@@ -223,6 +223,12 @@ def test_what_was_trained_on_is_not_judged(finished, data_file, monkeypatch, cap
     assert "the run was trained on this file; judge it on another, such as --data fresh" in says
 
 
+@pytest.mark.parametrize("name", ["fresh", "unmasked"])
+def test_training_on_a_file_that_judges_is_refused(name, monkeypatch, capsys):
+    says = refused(monkeypatch, capsys, "--data", name)
+    assert f"{name}: this file is for judging only; train on another" in says
+
+
 # ---- the model and its losses
 
 

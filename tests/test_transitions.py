@@ -18,6 +18,7 @@ GAMES = {
     "4x4": Args(steps=400, seed=4, epsilon=0.5, rules=Rules(height=4, width=4, blocks=0, horizon=9)),
     "ends early": Args(steps=300, seed=5, rules=Rules(height=4, width=6, blocks=3, end_after_first_hunt=1, horizon=5)),
     "one hunter, prey moves": Args(steps=200, rules=Rules(hunters=1, height=5, width=5, hares=2, prey_moves=0.5)),
+    "unmasked": Args(steps=300, seed=6, unmasked=0.5, rules=Rules(height=4, width=4, blocks=2, horizon=9)),
 }
 
 
@@ -48,15 +49,17 @@ def test_every_step_of_a_trajectory_file(name, tmp_path):
     for episode, length in enumerate(t.episode_lengths):
         for tick in range(length):
             assert (x.before[step], x.after[step], x.ticks[step], x.episodes[step]) == (row, row + 1, tick, episode)
-            assert x.ends[step] == (tick == length - 1 and t.terminated[episode])
-            ended, row, step = ended + x.ends[step], row + 1, step + 1
+            terminated = tick == length - 1 and t.terminated[episode]
+            by_rule = name == "ends early" and terminated and states[row + 1, :-3].any()
+            np.testing.assert_array_equal(x.ends[step], np.nan if by_rule else float(terminated))
+            ended, row, step = ended + terminated, row + 1, step + 1
         row += 1
     assert step == len(x) == len(x.actions) and 0 < ended == t.terminated.sum() < len(t.terminated), "some are truncated"
-    assert np.array_equal(x.actions, t.actions) and x.actions.dtype == np.int64
+    assert np.array_equal(x.actions, t.attempted if name == "unmasked" else t.actions) and x.actions.dtype == np.int64
+    assert (x.actions != t.actions).any() == (name == "unmasked") and Rules(**x.rules) == GAMES[name].rules
     assert np.array_equal(x.rewards, t.rewards) and x.rewards.dtype == np.float32
-    assert all(a.dtype == np.int64 for a in (x.before, x.after, x.ticks, x.episodes)) and x.ends.dtype == bool
-    left = x.states[x.after][:, :-3].any((1, 2, 3))
-    assert (x.ends & left).any() == (name == "ends early"), "an end is the rules', with or without hunters left"
+    assert all(a.dtype == np.int64 for a in (x.before, x.after, x.ticks, x.episodes)) and x.ends.dtype == np.float32
+    assert np.isnan(x.ends).any() == (name == "ends early") and (x.ends == 1).any()
     assert x.inferred == [] and not x.observer_first and x.trajectories.path == str(tmp_path / "x.npz")
     assert x.fingerprint == load(tmp_path / "x.npz").fingerprint
     assert x.split_law == "80/10/10 by episode" and x.splits["all"].tolist() == list(range(len(x)))
@@ -75,6 +78,19 @@ def test_the_states_are_made_in_chunks(monkeypatch):
     tracemalloc.stop()
     small = sum(a.nbytes for a in (x.before, x.after, x.actions, x.ends, x.ticks, x.episodes, *x.splits.values()))
     assert peak < 1.05 * (x.states.nbytes + small) + 64 * x.states[0].nbytes * 3
+
+
+def test_ends_of_a_file_without_rules_are_all_known(tmp_path):
+    t = collect(GAMES["ends early"])
+    t.metadata = {key: value for key, value in t.metadata.items() if key != "rules"}
+    save_arrays(tmp_path / "x.npz", t.arrays())
+    x = load_transitions(tmp_path / "x.npz")
+    last = np.cumsum(t.episode_lengths) - 1
+    assert x.rules is None and np.array_equal(x.ends[last], t.terminated) and x.ends.sum() == t.terminated.sum()
+    t.metadata["rules"] = ["hunters"]
+    save_arrays(tmp_path / "x.npz", t.arrays())
+    with pytest.raises(DataError, match=r"metadata: expected `rules` as names and values, found \['hunters'\]"):
+        load_transitions(tmp_path / "x.npz")
 
 
 # ---- flat files of the game
@@ -292,22 +308,24 @@ def test_rows_with_nobody_and_actions_that_were_not_possible(tmp_path):
     actions = np.array([[2, 0], [6, 1], [0, 0], [5, 3], [4, 4]])  # LEFT, UP off the board; gone, DOWN; ..; no stag, off
     x = load_rows(tmp_path, {"obs": obs, "actions": actions})
     assert x.before.tolist() == [0, 1, 3] and x.episodes.tolist() == [0, 0, 1] and x.ends.tolist() == [False, True, False]
-    assert x.actions.tolist() == [[2, 4], [4, 1], [4, 4]]
-    assert x.inferred[-3:] == [
+    assert x.actions.tolist() == [[2, 0], [4, 1], [5, 3]] and x.rules is None
+    assert x.inferred[-4:] == [
         "3 of 5 rows paired with the row that follows (no `next_obs`)",
         "1 rows with nobody on the board left out",
-        "4 illegal actions count as STAY",
+        "1 actions of hunters that have left count as STAY",
+        "3 recorded actions are not legal: a world model learns what becomes of them",
     ]
     own = load_rows(tmp_path, {"obs": obs, "actions": actions[:, 1], "observer": np.ones(5, int)}).actions
-    assert own.tolist() == [[-1, 4], [-1, 4], [-1, 3]], "plane 0 is seat 1 now; what is not known stays unknown"
+    assert own.tolist() == [[-1, 0], [-1, 4], [-1, 3]], "plane 0 is seat 1 now; what is not known stays unknown"
 
 
-def test_illegal_actions_by_observer(game, tmp_path):
-    """Asked for at random: what happens is what the game says of each seat."""
+def test_actions_are_kept_as_asked_for(game, tmp_path):
+    """Asked for at random: nothing changes but for hunters that have left, and the illegal ones are counted."""
     t, observer = game
     asked = np.random.default_rng(2).integers(0, 7, t.actions.shape)
     x = load_rows(tmp_path, flat_of(t, observer) | {"observer": observer, "actions": asked})
-    for i in range(0, len(asked), 5):
+    illegal = 0
+    for i in range(len(asked)):
         for seat in range(4):
             planes = t.obs[t.obs_row[i], seat]
             legal = {4}
@@ -316,8 +334,12 @@ def test_illegal_actions_by_observer(game, tmp_path):
                 moves = (r > 0, r < 3, c > 0, c < 3)
                 legal |= {a for a in range(4) if moves[a]} | ({5} if planes[3, r, c] else set())
                 legal |= {6} if planes[4, r, c] else set()
-            assert x.actions[i, seat] == (asked[i, seat] if asked[i, seat] in legal else 4)
-    assert x.inferred[-1] == f"{(x.actions != asked).sum()} illegal actions count as STAY"
+                illegal += asked[i, seat] not in legal
+            assert x.actions[i, seat] == (asked[i, seat] if planes[0].any() else 4)
+    said = f"{illegal} recorded actions are not legal: a world model learns what becomes of them"
+    assert x.inferred[-1] == said and illegal > 100
+    said = f"{(x.actions != asked).sum()} actions of hunters that have left count as STAY"
+    assert x.inferred[-2] == said
 
 
 # ---- boards that hypothesis draws
