@@ -38,7 +38,7 @@ NLL_CAP = 100.0  # nats; what a model thinks impossible counts as this much, so 
 TIE = 1e-6  # distances nearer than this are equal
 DEPTHS = (1, 5, 10, 20, 35)  # steps of an open-loop rollout that are reported
 EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999, 0.9999, 1.0)  # of the calibration's bins
-EVENTS = ("capture", "failed_stag_hunt", "bump", "shared_cell")
+EVENTS = ("capture", "failed_stag_hunt", "empty_hunt", "bump", "shared_cell")
 EVAL_BATCH = 4096
 ROLLOUTS = 10_000  # episodes that are rolled out, the first ones
 UNTRAINED = 10_000  # transitions that the untrained network is judged on, the first ones
@@ -65,7 +65,7 @@ class Args:
     checkpoint: str = ""
     """folder of a run, such as wm_ckpts/wm__1758375079; the newest in wm_ckpts/ if empty"""
     data: str = DEFAULT_DATA
-    """trajectories or a flat file in a HOP layout; the default file and `fresh` are collected on first use"""
+    """trajectories or a flat file in a HOP layout; the default file, `fresh` and `unmasked` are collected on first use"""
     layout: Literal["auto", "hop", "hop-first"] = "auto"
     """layout of a flat file, where its shape does not tell; `auto`: as in training"""
     split: Literal["", "test", "val", "train", "all"] = ""
@@ -88,11 +88,11 @@ class Cases:
     """The n transitions that are judged, and what the model is told of them."""
 
     before: np.ndarray  # uint8 [n, A+3, H, W]
-    actions: np.ndarray  # int64 [n, A], effective ones, -1 where the file does not know
+    actions: np.ndarray  # int64 [n, A], as asked for, -1 where the file does not know
     told: np.ndarray  # int64 [n, A], -1 where the model is not told
     after: np.ndarray  # uint8 [n, A+3, H, W]
     rewards: np.ndarray  # float32 [n, A], NaN where not known
-    ends: np.ndarray  # bool [n]
+    ends: np.ndarray  # float32 [n], 1 or 0, NaN where a joint state cannot tell
     ticks: np.ndarray  # int64 [n]
     episodes: np.ndarray  # int64 [n]
     index: np.ndarray  # int64 [n], rows of the file's transitions
@@ -131,15 +131,24 @@ class Cases:
 def events_of(cases: Cases) -> dict[str, np.ndarray]:
     """Transitions in which hunters meet the rules: bool [n] a kind.
 
-    capture: a hunter leaves. failed_stag_hunt: one plays HUNT_STAG, and is still there. bump: one plays a step, and is where
-    it was; recorded actions are effective ones, where a bump is a STAY, so that none is seen. shared_cell: two hunters stand
-    on one cell afterwards.
+    capture: a hunter leaves. failed_stag_hunt: one plays HUNT_STAG on a stag's cell, and is still there. empty_hunt: one
+    hunts where no such prey stands. bump: one plays a step, and is where it was. The last two are seen only in files with
+    `attempted`: effective actions are legal. shared_cell: two hunters stand on one cell afterwards.
     """
     old, new = (x[:, :-3].reshape(*cases.actions.shape, -1).astype(bool) for x in (cases.before, cases.after))
     there, still = old.any(2), new.any(2)
+    stags, hares = (cases.before[:, plane].reshape(len(cases), 1, -1).astype(bool) for plane in (-2, -1))
+    on_stag, on_hare = (old & stags).any(2), (old & hares).any(2)  # [n, A]
+    hunts_stag, hunts_hare = cases.actions == HUNT_STAG, cases.actions == HUNT_HARE
     steps = (cases.actions >= 0) & (cases.actions < STAY)
-    found = (there & ~still, there & still & (cases.actions == HUNT_STAG), there & steps & (old == new).all(2))
-    return dict(zip(EVENTS, (*(one.any(1) for one in found), (new.sum(1) > 1).any(1)), strict=True))
+    found = (
+        there & ~still,
+        on_stag & still & hunts_stag,
+        there & ((hunts_stag & ~on_stag) | (hunts_hare & ~on_hare)),
+        there & steps & (old == new).all(2),
+        new.sum(1) > 1,
+    )
+    return dict(zip(EVENTS, (one.any(1) for one in found), strict=True))
 
 
 # ---- rule violations
@@ -282,7 +291,7 @@ def judge_steps(model: nn.Module, cases: Cases, rules: Rules, device: torch.devi
             "reward_squares": (said.expected_rewards - rewards).square().double(),  # [B, A]
             "right_rewards": ((said.rewards - rewards).abs() <= TOLERANCE) | ~known,
             "exact": (said.likely == truth).all(2).all(1),
-            "right_ends": (said.ends > 0.5) == ends,
+            "right_ends": ((said.ends > 0.5) == (ends > 0.5)) | ends.isnan(),
             "hits": hits_at_1(said, truth, rewards, model.board),
         }
         if log_prob is not None:
@@ -403,11 +412,10 @@ def floor_of(cases: Cases, data: Transitions, rules: Rules, sure: bool, seed: in
     sure: the rules are known, and the data keeps them.
     """
     none, told = dict(obs_mse=None, reward_mse=None, nll=None, n=0), (cases.told >= 0).all()
-    ends_late = bool(rules.end_after_first_hunt)  # a joint state does not say when the first hunt was
     if not sure or not (told or (data.trajectories is not None and data.trajectories.policy_probs is not None)):
         return none
     if told and rules.prey_moves == 0.0:
-        return dict(obs_mse=0.0, reward_mse=0.0, nll=None if ends_late else 0.0, n=len(cases))
+        return dict(obs_mse=0.0, reward_mse=0.0, nll=0.0, n=len(cases))
     some = cases.take(np.random.default_rng(seed).permutation(len(cases))[: FLOOR[bool(told)]])
     probs = np.eye(ACTION_COUNT)[some.told.clip(0)]  # [m, A, 7]
     if not told:
@@ -421,7 +429,7 @@ def floor_of(cases: Cases, data: Transitions, rules: Rules, sure: bool, seed: in
     obs_mse, reward_mse, nll = (_mean(values) for values in np.array(laws).T)
     if told:
         nll = -float(next_state_log_prob(cases.before, cases.told, cases.after, rules).mean())
-    nll = None if ends_late or nll is None or not math.isfinite(nll) else nll
+    nll = None if nll is None or not math.isfinite(nll) else nll
     return dict(obs_mse=obs_mse, reward_mse=reward_mse, nll=nll, n=len(some))
 
 
@@ -453,7 +461,7 @@ def judge(model: nn.Module, cases: Cases, rules: Rules, counted: np.ndarray, see
     torch.manual_seed(seed)
     steps, sums = judge_steps(model, cases, rules, device)
     rolled = roll_out(model, cases, rules, device)
-    random = model.kind != "regression" and (rules.prey_moves > 0.0 or bool((cases.told < 0).any()))
+    random = rules.prey_moves > 0.0 or bool((cases.told < 0).any())
     sampled = roll_out(model, cases, rules, device, sampled=True) if random else None
     report = summary(steps, cases, rolled, sampled, counted)
     names, keys = [*channels_of(cases), "reward > 0"], ("predicted", "frequency", "count")
@@ -534,7 +542,7 @@ def draw(model: nn.Module, cases: Cases, report: dict, seed: int, device: torch.
         heads = [f"transition {index}, tick {tick}" for index, tick in zip(some.index, some.ticks, strict=True)]
         if "nll" in steps:
             heads = [f"{head}, NLL {nll:.3g}" for head, nll in zip(heads, steps["nll"][rows], strict=True)]
-        boards = (some.before, some.after, said.expected.cpu().numpy().reshape(some.before.shape))
+        boards = (some.before, some.after, said.expected.clamp(0, 1).cpu().numpy().reshape(some.before.shape))
         pays = said.expected_rewards.cpu().numpy()
         drawn[name] = figures.predicted_boards(*boards, some.told, some.rewards, pays, heads, titles[name])
     wrong = {"share of wrong boards": ~steps["exact"], "obs MSE": steps["squares"].mean(1)}
@@ -596,14 +604,6 @@ def save(report: dict, untrained: dict, model: nn.Module, cases: Cases, folder: 
 # ---- the command
 
 
-def newest(root: Path = Path("wm_ckpts")) -> Path:
-    """The run with the latest start that has a checkpoint. Raises: tracking.UsageError: there is none."""
-    runs = [path.parent for path in root.glob("*__*/best.pt") if path.parent.name.rpartition("__")[2].isdigit()]
-    if not runs:
-        raise tracking.UsageError(f"no checkpoint under {root.as_posix()}; train one with `python train_world_model.py`")
-    return max(runs, key=lambda path: int(path.name.rpartition("__")[2]))
-
-
 def read(args: Args, checkpoint: dict) -> tuple[Transitions, np.ndarray, str]:
     """The file, the transitions to be judged, and what they are, for people. Raises: tracking.UsageError, DataError."""
     path, trained = default_or_fresh(args.data), checkpoint["args"]
@@ -629,6 +629,14 @@ def rules_of(data: Transitions) -> tuple[Rules, bool]:
         return Rules(), False
 
 
+def other_rules(trained: dict | None, rules: Rules) -> list[str]:
+    """A line where what the model learnt from had other rules of a tick than what it is judged on."""
+    names = ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
+    found = [f"{name} {trained[name]:g}, here {getattr(rules, name):g}" for name in names
+             if trained and trained[name] != getattr(rules, name)]  # fmt: skip
+    return [f"the model learnt from other rules: {'; '.join(found)}"] * bool(found)
+
+
 def main() -> None:
     args, start = tracking.parse_args(Args, __doc__.split("\n")[0]), time.perf_counter()
     for name, least in dict(max_samples=0, seed=0, torch_threads=1).items():
@@ -637,7 +645,7 @@ def main() -> None:
             raise tracking.UsageError(f"{flag}: must be at least {least} and below 2**31, got {getattr(args, name)}")
     torch.set_num_threads(args.torch_threads)
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
-    folder = tracking.find_folder(args.checkpoint or newest())
+    folder = tracking.find_folder(args.checkpoint or tracking.newest_run("wm_ckpts", "train_world_model.py"))
     model, checkpoint = load_world_model(folder, device)
     data, index, what = read(args, checkpoint)
     A, board = data.actions.shape[1], data.states.shape[2:]
@@ -649,6 +657,7 @@ def main() -> None:
     cases = Cases.of(data, index, model.joint, args.seed)
     (rules, said_so), lines = rules_of(data), [f"inferred: {line}" for line in data.inferred]
     lines += ["inferred: the default rules; the file does not say its own"] * (not said_so)
+    lines += other_rules(checkpoint["rules"], rules) if said_so else []
     rules, counted, found = check_real_data(cases, rules, guessed=not said_so)
 
     report = judge(model, cases, rules, counted, args.seed, device)

@@ -1,13 +1,19 @@
 """Train a world model on trajectories of the Markov stag hunt: the next joint state, the rewards, the end.
 
 `--model moves`: each object stays, goes to a neighbour cell, or leaves: a softmax over these six outcomes, hunters first,
-then prey, one after another, each seeing what was decided before, so that every sample is a possible board; the reward as
-a class, given the outcome. `--model regression`: planes and rewards by mean squared error, the earlier kind, to compare.
+then prey, one after another, each given what was decided before, so that every sample is a possible board; the reward as
+a class, given the outcome. `--model cells`: the plain model, one convolution and two small networks, to compare: each cell
+of the next planes by itself, by cross-entropy.
 
-Built in: an object is in one place, and moves one cell at most; actions 0 to 3 name the four neighbours, in which all
-directions are alike; nothing goes off the board; blocks do not change; who has left stays away and is paid nothing; who
-leaves from one cell shares what is paid there; the end hangs on whether anybody is left. Learnt: that an action moves its
-hunter, that blocks and borders stop it, who leaves and when, what is paid, when prey walk and where to, when a board ends.
+Built into `moves`: an action that is not legal counts as STAY; an object is in one place, and moves one cell at most;
+actions 0 to 3 name the four neighbours, in which all directions are alike; nothing goes off the board; blocks do not change;
+a hunter that has left stays away and is paid nothing; those that leave from one cell share what is paid there; hunters that
+hunt on a cell are counted, up to 8; the end depends on whether a hunter is left. Learnt: that a legal step moves its
+hunter, which hunters leave and when, what is paid, when prey walk and where to, when a board ends.
+
+Built into `cells`: an action belongs to its hunter's cell; a hunter is predicted on its own cell and the eight around it,
+with the same network for all hunters; rewards are values of the training data; blocks, hunters that have left, and the end:
+as above. What an illegal action becomes it must learn.
 """
 
 import math
@@ -23,7 +29,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import tracking
-from data import DEFAULT_DATA, DataError, default_or_fresh
+from data import DEFAULT_DATA, DataError, training_file
 from data.batches import TransitionBatches
 from data.laws import neighbours
 from data.outcomes import LEAVE, STAYED, Outcomes, outcomes_of
@@ -35,7 +41,7 @@ ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
 MASKED = -1e9  # a logit of what cannot be
 SHARP = 4.0  # scale of all logits: certainty is reached in fewer steps
 RARE = 14.0  # nats; what is a million times less likely than the likeliest is not drawn: it cannot be
-REWARD_WEIGHT = 10.0  # of the regression's reward error, beside the sum over its cells
+COUNTS = 8  # hunters that hunt on one cell are told apart up to so many
 EVAL_BATCH = 4096
 LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch
 
@@ -53,8 +59,8 @@ class Args:
     torch_threads: int = 1
     """CPU threads of a process"""
 
-    model: Literal["moves", "regression"] = "moves"
-    """each object by its possible moves, or planes and rewards by mean squared error"""
+    model: Literal["moves", "cells"] = "moves"
+    """each object by its possible moves, or the plain model: each cell by itself"""
     actions: Literal["joint", "own"] = "joint"
     """what the model is told: everyone's actions, or one hunter's"""
     data: str = DEFAULT_DATA
@@ -68,9 +74,9 @@ class Args:
     batch_size: int = 256
     """transitions a step"""
     learning_rate: float = 2e-2
-    """of Adam, a twentieth of it for the regression; rises over the first 100 steps, then falls linearly to zero"""
+    """of Adam, half of it for `cells`; rises over the first 100 steps, then falls linearly to zero"""
     contrastive_coef: float = 0.0
-    """weight of an InfoNCE loss against next states that break a rule and next states of the batch"""
+    """weight of an InfoNCE loss against next states that break a rule; for `moves`"""
 
     resume: str = ""
     """go on with the run in this folder; its settings come from its checkpoint"""
@@ -150,6 +156,24 @@ def at_least(counts: torch.Tensor, most: int) -> torch.Tensor:
     return (counts[..., None] > torch.arange(most, device=counts.device) + 0.5).float()
 
 
+OWN = 7  # what `Moves` knows of a hunter alone: its action in five classes, the stags and the hares on its cell
+
+
+def effective_actions(wall: torch.Tensor, under: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """What happens of what was asked for: an action that is not legal (a step into a block or off the board, a hunt where no
+    such prey stands) is STAY. Every player can tell which actions are legal: it is built into `Moves`, and here alone.
+
+    Args:
+        wall: float [.., 4], above 0 where a block or the border stops a step; under: float [.., 2], stags and hares on the
+            hunter's cell.
+        actions: int64 [..], -1 where not known.
+    Returns: int64 [..].
+    """
+    legal = torch.cat([1.0 - wall, torch.ones_like(wall[..., :1]), under], -1) > 0  # [.., 7]
+    illegal = ~legal.gather(-1, actions.clamp(min=0)[..., None])[..., 0]
+    return torch.where((actions >= 0) & illegal, STAY, actions)
+
+
 class Moves(nn.Module):
     """p(next joint state, rewards, end | joint state, joint action), object by object, on boards of any size.
 
@@ -163,9 +187,11 @@ class Moves(nn.Module):
         super().__init__()
         self.sizes = dict(height=height, width=width, totals=totals, joint=joint, hidden=hidden)
         self.joint = joint
-        self.hunter = Scorer(19, 4, hidden)
+        self.hunter = Scorer(OWN + 3 * COUNTS + 2, 4, hidden)
         self.prey = Scorer(21, 5, hidden)
-        self.reward, self.end = _mlp(18, hidden, len(totals)), _mlp(1, hidden, 1)
+        self.reward, self.end = _mlp(OWN + 3 * COUNTS + 1, hidden, len(totals)), _mlp(1, hidden, 1)
+        for layer in (self.hunter.context, self.reward[0]):  # a count that training never shows reads as the largest it did
+            nn.init.zeros_(layer.weight[:, OWN : OWN + 3 * COUNTS])
         self.register_buffer("totals", torch.tensor(totals, dtype=torch.float32))
         self.on(height, width)
 
@@ -177,24 +203,29 @@ class Moves(nn.Module):
         self.board = (height, width)
         return self
 
-    def _hunters_see(self, boards: Boards, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """actions: int64 [B, A], -1 where not known. Returns: context [B, A, 17], step [B, A, 4, 4], same [B, A, A]: who
-        else stands on one's cell."""
+    def _surroundings(self, boards: Boards) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each hunter: is a step up, down, left, right blocked, float [B, A, 4]; stags, hares on its cell [B, A, 2]."""
         blocks, hunters, prey, stags = boards
-        K, A = blocks.shape[1], hunters.shape[1]
-        ways = self.around[hunters][..., :4]  # [B, A, 4]
-        wall = F.pad(blocks, (0, 1), value=1.0).gather(1, ways.flatten(1)).view(ways.shape)
+        walls = F.pad(blocks, (0, 1), value=1.0)  # [B, K + 1]
+        wall = walls.gather(1, self.around[hunters][..., :4].flatten(1)).unflatten(1, (-1, 4))
+        on = ((hunters[:, :, None] == prey[:, None]) & (hunters < blocks.shape[1])[..., None]).float()  # [B, A, P]
+        return wall, torch.stack([on[..., :stags].sum(2), on[..., stags:].sum(2)], 2)
+
+    def _hunters_see(self, boards: Boards, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """actions: int64 [B, A], as asked for, -1 where not known. Returns: the effective actions; context
+        [B, A, OWN + 3 COUNTS], step [B, A, 4, 4], same [B, A, A]: who else stands on one's cell."""
+        hunters, (K, A) = boards.hunters, (boards.blocks.shape[1], boards.hunters.shape[1])
+        wall, under = self._surroundings(boards)
+        actions = effective_actions(wall, under, actions)
         chosen = (actions[..., None] == torch.arange(4, device=actions.device)).float()
         hunt_stag, hunt_hare, unknown = (actions == HUNT_STAG).float(), (actions == HUNT_HARE).float(), (actions < 0).float()
-        on = ((hunters[:, :, None] == prey[:, None]) & (hunters < K)[..., None]).float()  # [B, A, P]
         same = (hunters[:, :, None] == hunters[:, None]) & (hunters < K)[..., None]
         same = (same & ~torch.eye(A, dtype=torch.bool, device=same.device)).float()
         crowd = same @ torch.stack([hunt_stag, hunt_hare, unknown], 2)  # [B, A, 3]
-        own = [chosen.sum(2), (actions == STAY).float(), hunt_stag, hunt_hare, unknown, (chosen * wall).sum(2)]
-        own += [on[..., :stags].sum(2), on[..., stags:].sum(2)]
-        context = torch.cat([torch.stack(own, 2), at_least(crowd, 3).flatten(2)], 2)
-        step = torch.cat([chosen[..., None], wall[..., None], self._toward(boards, ways) * unknown[..., None, None]], 3)
-        return context, step, same
+        own = torch.stack([chosen.sum(2), (actions == STAY).float(), hunt_stag, hunt_hare, unknown], 2)
+        context = torch.cat([own, under, at_least(crowd, COUNTS).flatten(2)], 2)
+        toward = self._toward(boards, self.around[hunters][..., :4]) * unknown[..., None, None]
+        return actions, context, torch.cat([chosen[..., None], wall[..., None], toward], 3), same
 
     def _toward(self, boards: Boards, ways: torch.Tensor) -> torch.Tensor:
         """Does a step bring the nearest stag or hare nearer, as the crow flies? [B, A, 4, 2] in {-1, 0, 1}: all that a
@@ -243,12 +274,12 @@ class Moves(nn.Module):
 
     def terms(self, boards: Boards, actions: torch.Tensor, outcome: Outcomes, rewards: torch.Tensor, ends: torch.Tensor,
               contrast: bool = False) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """log p of what happened, in nats: float [B, 4], of hunters, prey, rewards (0 where not known), end; and the InfoNCE
-        loss [B] (van den Oord et al. 2018) of that against what breaks a rule, 0 unless `contrast`.
+        """log p of what happened, in nats: float [B, 4], of hunters, prey, rewards and end (0 where not known); and InfoNCE
+        (van den Oord et al. 2018) of that against what breaks a rule, [B], 0 unless `contrast`.
 
         A next state does not say which of two hares is which: its probability is the sum over all ways to tell.
         """
-        (context, step, same), K = self._hunters_see(boards, actions), boards.blocks.shape[1]
+        (actions, context, step, same), K = self._hunters_see(boards, actions), boards.blocks.shape[1]
         left = outcome.left()
         earlier = torch.tril(same, -1) @ left[..., None]  # [B, A, 1], left before from one's cell
         off_board = self.around[boards.hunters][..., :4] == K
@@ -266,6 +297,7 @@ class Moves(nn.Module):
         known = there & ~rewards.isnan()
         total = (rewards[..., None].nan_to_num() * self._sharers(same, left) - self.totals).abs().argmin(2)
         end = -F.softplus(-self._end_logit(left, there) * (2 * ends - 1))
+        end = torch.where(ends.isnan(), 0.0, end)
         found = [(_at(hunters, outcome.hunters) * there).sum(1), by_way.logsumexp(1), (_at(paid, total) * known).sum(1), end]
         lost = found[0].new_zeros(len(actions))
         if contrast:
@@ -301,7 +333,7 @@ class Moves(nn.Module):
         good = torch.as_tensor(np.flatnonzero(outcome.possible), device=device)
         part = Boards(*(array[good] for array in boards[:3]), boards.stags)
         told = outcome.batch(np.flatnonzero(outcome.possible), device)
-        terms, _ = self.terms(part, actions[good], told, rewards[good], ends[good].float())
+        terms, _ = self.terms(part, actions[good], told, rewards[good], ends[good])
         same = (part.hunters[:, :, None] == part.hunters[:, None]).float()
         paid = rewards[good].nan_to_num()[..., None] * self._sharers(same - torch.eye(same.shape[1]).to(same), told.left())
         odd = ((paid - self.totals).abs().amin(2) > 0.01).any(1)  # a reward that is no class
@@ -316,7 +348,7 @@ class Moves(nn.Module):
         Returns: boards, rewards float [B, A], ends bool [B]; with `likely`, also what the expected planes are made of.
         """
         K, (B, A), P = boards.blocks.shape[1], boards.hunters.shape, boards.prey.shape[1]
-        context, step, same = self._hunters_see(boards, actions)
+        actions, context, step, same = self._hunters_see(boards, actions)
         # All are decided at once, as if none before had left or moved; whoever saw what is not so decides anew.
         there, to, rows = boards.hunters < K, self.around[boards.hunters], torch.arange(B, device=actions.device)
         seen, earlier = (context, step, to[..., :4] == K), torch.tril(same, -1)
@@ -398,83 +430,139 @@ def _pick(logits: torch.Tensor, likely: bool) -> torch.Tensor:
     return (logits - torch.empty_like(logits).exponential_().log_()).argmax(-1)
 
 
-# ---- the earlier kind
+# ---- the plain model
 
 
-class Regression(nn.Module):
-    """The next planes and the rewards as numbers, by mean squared error. What may happen is averaged into one picture."""
+class CellLogits(NamedTuple):
+    """What `Cells` says of B joint states; a hunter's window is its own cell and the eight around it."""
 
-    kind = "regression"
+    window: torch.Tensor  # int64 [B, A, 9], the cells, K for what is off the board; all K for a hunter that has left
+    hunters: torch.Tensor  # float [B, A, 9], logits of the hunter being there next
+    rewards: torch.Tensor  # float [B, A, n], logits of the values in `rewards`
+    prey: torch.Tensor  # float [B, 2, K], logits of a stag, of a hare
 
-    def __init__(self, height: int, width: int, hunters: int, joint: bool = True, hidden: int = 64):
+
+class Cells(nn.Module):
+    """The plain model: each cell of the next planes by itself, independently of the others, by cross-entropy.
+
+    A convolution over the board (hunters by their actions as asked for, each action on its hunter's cell; BLOCKS, STAGS,
+    HARES, the board) is read at each hunter's own cell together with its action: where it goes, what it is paid. The same
+    network serves all hunters, on boards of any size. The next STAGS and HARES are read off every cell.
+
+    rewards: the values that a hunter was paid in the training data.
+    """
+
+    kind = "cells"
+    hunters = None
+
+    def __init__(self, height: int, width: int, rewards: list[float], joint: bool = True, channels: int = 32):
         super().__init__()
-        self.sizes = dict(height=height, width=width, hunters=hunters, joint=joint, hidden=hidden)
-        self.hunters, self.joint, self.board = hunters, joint, (height, width)
-        convolutions = [(ACTIONS * hunters + hunters + 3, hidden), (hidden, hidden), (hidden, hidden)]
-        layers = [layer for i, o in convolutions for layer in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
-        self.trunk, self.planes = nn.Sequential(*layers), nn.Conv2d(hidden, hunters + 3, 3, padding=1)
-        self.rest = _mlp(2 * hidden, hidden, hunters + 1)
+        self.sizes = dict(height=height, width=width, rewards=rewards, joint=joint, channels=channels)
+        self.joint = joint
+        self.board_features = nn.Conv2d(ACTIONS + 1 + 4, channels, 3, padding=1)
+        self.hunter = _mlp(channels + ACTIONS + 1, 2 * channels, 9 + len(rewards))
+        self.prey = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, 2, 1))
+        self.end = nn.Linear(1, 1)
+        self.register_buffer("rewards", torch.tensor(rewards, dtype=torch.float32))
+        self.on(height, width)
 
-    def on(self, height: int, width: int) -> "Regression":
+    def on(self, height: int, width: int) -> "Cells":
         """The same model, for boards of this size."""
+        K = height * width
+        cell = F.pad(torch.arange(K).view(height, width), (1, 1, 1, 1), value=K)
+        window = [cell[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        window = F.pad(torch.stack(window, 2).flatten(0, 1), (0, 0, 0, 1), value=K)
+        self.register_buffer("window", window.to(self.rewards.device), persistent=False)  # [K + 1, 9]
         self.board = (height, width)
         return self
 
-    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns: planes [B, A+3, K], rewards [B, A], end [B]."""
-        planes = states.float().unflatten(2, self.board)
-        chosen = F.one_hot(actions + 1, ACTIONS + 1)[..., 1:].flatten(1).float()  # no action known: all zero
-        h = self.trunk(torch.cat([planes, chosen[..., None, None].expand(-1, -1, *self.board)], 1))
-        rest = self.rest(torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1))
-        return self.planes(h).flatten(2), rest[:, :-1], rest[:, -1]
+    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> CellLogits:
+        """states: uint8 [B, A+3, K]; actions: int64 [B, A], as asked for, -1 where not known."""
+        (B, A), K = actions.shape, states.shape[2]
+        hunters, chosen = states[:, :A].float(), F.one_hot(actions + 1, ACTIONS + 1).float()
+        by_action = torch.einsum("bac,bak->bck", chosen, hunters)  # [B, 8, K], how many hunters play it on a cell
+        inside = hunters.new_ones(B, 1, K)  # tells a free cell from one beyond the border
+        board = torch.cat([by_action, states[:, A:].float(), inside], 1)
+        features = F.relu(self.board_features(board.unflatten(2, self.board)))  # [B, channels, H, W]
+        prey = self.prey(features).flatten(2)
+        cell = _cell_of(states[:, :A])  # [B, A]
+        features = F.pad(features.flatten(2), (0, 1)).transpose(1, 2)  # [B, K + 1, channels]
+        own = features.gather(1, cell[..., None].expand(-1, -1, features.shape[2]))
+        says = self.hunter(torch.cat([own, chosen], 2))
+        return CellLogits(self.window[cell], says[..., :9], says[..., 9:], prey)
+
+    def _end_logit(self, hunters: torch.Tensor) -> torch.Tensor:  # hunters: [B, A, K], the next planes. Is one left? [B]
+        return SHARP * self.end((hunters > 0.5).any(2).any(1, keepdim=True).float())[:, 0]
+
+    def terms(self, states, actions, next_states, rewards, ends, contrast: bool = False):
+        """log p of what happened, in nats: float [B, 4], of the hunters' cells, the prey's, rewards and end (0 where not
+        known); and zeros [B] where `Moves` has its contrastive loss."""
+        logits, (A, K) = self(states, actions), (actions.shape[1], states.shape[2])
+        there = states[:, :A].amax(2) > 0
+        truth = F.pad(next_states[:, :A], (0, 1)).gather(2, logits.window).float()  # [B, A, 9]
+        cells = F.binary_cross_entropy_with_logits(logits.hunters, truth, reduction="none") * (logits.window < K)
+        prey = F.binary_cross_entropy_with_logits(logits.prey, next_states[:, A + 1 :].float(), reduction="none")
+        value = (rewards[..., None].nan_to_num() - self.rewards).abs().argmin(2)
+        paid = _at(logits.rewards.log_softmax(2), value) * (there & ~rewards.isnan())
+        end = -F.softplus(-self._end_logit(next_states[:, :A]) * (2 * ends - 1))
+        found = [-cells.sum((1, 2)), -prey.sum((1, 2)), paid.sum(1), torch.where(ends.isnan(), 0.0, end)]
+        return torch.stack(found, 1), prey.new_zeros(len(prey))
+
+    @torch.no_grad()
+    def log_prob(self, states, actions, next_states, rewards, ends) -> torch.Tensor:
+        """As `Moves.log_prob`."""
+        terms, _ = self.terms(states, actions, next_states, rewards, ends)
+        A = actions.shape[1]
+        there = states[:, :A].amax(2) > 0
+        near = self.window[_cell_of(states[:, :A])]  # [B, A, 9]
+        seen = F.pad(next_states[:, :A], (0, 1)).gather(2, near).sum(2)
+        far = (seen != next_states[:, :A].sum(2)).any(1) | (states[:, A] != next_states[:, A]).any(1)
+        rewards = rewards.nan_to_num()
+        odd = (rewards[..., None] - self.rewards).abs().amin(2) > 0.01  # a reward that is no class
+        odd |= ~there & (rewards != 0)
+        return torch.where(far | odd.any(1), MASKED, terms.sum(1))
+
+    def _probabilities(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of the next planes [B, A+3, K], of the rewards [B, A, n]; and there, bool [B, A]."""
+        logits, A = self(states, actions), actions.shape[1]
+        planes = F.pad(states, (0, 1)).float()
+        planes[:, :A] = 0.0
+        planes[:, :A].scatter_(2, logits.window, _certain(logits.hunters).sigmoid())
+        planes[:, A + 1 :, :-1] = _certain(logits.prey).sigmoid()
+        return planes[..., :-1], logits.rewards.softmax(2), states[:, :A].amax(2) > 0
 
     @torch.no_grad()
     def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
-        planes, rewards, end = self(states, actions)
-        return Prediction((planes > 0.5).to(torch.uint8), planes, rewards, rewards, None, end.clamp(0, 1))
+        planes, paid, there = self._probabilities(states, actions)
+        likely = (planes > 0.5).to(torch.uint8)
+        end = self._end_logit(likely[:, : actions.shape[1]]).sigmoid()
+        positive = paid[..., self.rewards > 0].sum(2) * there
+        return Prediction(likely, planes, self.rewards[paid.argmax(2)] * there, (paid @ self.rewards) * there, positive, end)
 
+    @torch.no_grad()
     def sample(self, states: torch.Tensor, actions: torch.Tensor):
-        """There is nothing to draw from: the rounded prediction."""
-        said = self.predict(states, actions)
-        return said.likely, said.rewards, said.ends > 0.5
-
-    def log_prob(self, states, actions, next_states, rewards, ends) -> None:
-        return None
-
-    def terms(self, states, actions, next_states, rewards, ends, contrast: bool = False):
-        """Squared errors [B, 3], of the cells in all, of known rewards, weighted, of the end; and InfoNCE [B], where a next
-        state is as likely as it is near: against one hunter shifted, a prey missing, a wrong reward, four of the batch."""
-        planes, said, end = self(states, actions)
-        truth, known = next_states.float(), ~rewards.isnan()
-        rewards = rewards.nan_to_num()
-        wrong = ((said - rewards).square() * known).sum(1) / known.sum(1).clamp(min=1)
-        squares, lost = (planes - truth).square(), said.new_zeros(len(said))
-        if contrast:
-            B, A = len(truth), self.hunters
-            who = _one_hot_of(truth[:, :A].any(2))  # [B, A], a hunter that is there
-            turned = truth[:, :A].unflatten(2, self.board).roll(1, 2 + int(torch.randint(2, ()))).flatten(2)
-            shifted = torch.where(who[..., None], turned, truth[:, :A])
-            lacking = truth[:, A + 1 :].flatten(1) * ~_one_hot_of(truth[:, A + 1 :].flatten(1) > 0)
-            paid = rewards + _one_hot_of(known) * torch.where(rewards > 0, -rewards, 1.0)
-            base = squares.sum((1, 2)) + wrong
-            far = [base + (planes[:, :A] - shifted).square().sum((1, 2)) - squares[:, :A].sum((1, 2)),
-                   base + (planes[:, A + 1 :].flatten(1) - lacking).square().sum(1) - squares[:, A + 1 :].sum((1, 2)),
-                   base + ((said - paid).square() * known).sum(1) / known.sum(1).clamp(min=1) - wrong]  # fmt: skip
-            far += [(planes - truth.roll(i, 0)).square().sum((1, 2)) + wrong for i in range(1, 5) if i < B]
-            lost = base + torch.logsumexp(-torch.stack([base, *far]), 0)
-        return torch.stack([squares.sum((1, 2)), REWARD_WEIGHT * wrong, (end - ends).square()], 1), lost
+        """As `Moves.sample`, but nothing makes it a board: every cell is drawn by itself."""
+        planes, paid, there = self._probabilities(states, actions)
+        planes = (torch.rand_like(planes) < planes).to(torch.uint8)
+        end = self._end_logit(planes[:, : actions.shape[1]]).sigmoid()
+        return planes, self.rewards[_pick(paid.log(), likely=False)] * there, torch.rand_like(end) < end
 
 
-def _one_hot_of(there: torch.Tensor) -> torch.Tensor:
-    """A random one of those that are there, bool [B, n]; none where none is."""
-    pick = (torch.rand(there.shape, device=there.device) + there).argmax(1, keepdim=True)
-    return torch.zeros_like(there).scatter(1, pick, True) & there
+def _cell_of(planes: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, A, K] -> int64 [B, A], the cell of each hunter, K for one that has left."""
+    value, cell = planes.max(2)
+    return torch.where(value > 0, cell, planes.shape[2])
 
 
-MODELS = {"moves": Moves, "regression": Regression}
+def _certain(logits: torch.Tensor) -> torch.Tensor:
+    """What is a million times less likely than its contrary cannot be."""
+    return torch.where(logits.abs() > RARE, 1e4 * logits.sign(), logits)
 
 
-def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Moves | Regression, dict]:
+MODELS = {"moves": Moves, "cells": Cells}
+
+
+def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Moves | Cells, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = tracking.load_checkpoint(path, KIND, device)
@@ -482,10 +570,10 @@ def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> 
 
 
 def terms_of(model: nn.Module, batches: TransitionBatches, index: np.ndarray, contrast: bool, augment: bool):
-    """The model's terms of the transitions `index`, and its InfoNCE loss. A turned board tells the moves nothing new, since
-    their scorers share all directions; the regression is trained on random symmetries."""
-    batch = batches.take(index, random=augment, turned=augment and model.kind == "regression")
-    if model.kind == "regression":
+    """The model's terms of the transitions `index`, and its contrastive loss. A turned board tells `moves` nothing new,
+    since their scorers share all directions; `cells` is trained on random symmetries."""
+    batch = batches.take(index, random=augment, turned=augment and model.kind == "cells")
+    if model.kind == "cells":
         return model.terms(*batch, contrast)
     states, actions, _, rewards, ends = batch
     outcome = batches.outcomes.batch(index, states.device)
@@ -511,14 +599,14 @@ def judge(model: nn.Module, batches: TransitionBatches, index: np.ndarray) -> di
     obs, exact, nll, rows, right, known, error = sums.tolist()
     means = {"obs_mse": obs / len(index), "reward_mse": error / known if known else None}
     means |= {"exact_transitions": exact / len(index), "exact_rewards": right / rows if rows else None}
-    return means | {"nll": nll / len(index) if model.kind == "moves" else None}
+    return means | {"nll": nll / len(index)}
 
 
 # ---- training
 
 
 def read_transitions(args: Args) -> Transitions:
-    data = load_transitions(default_or_fresh(args.data), args.layout)
+    data = load_transitions(training_file(args.data), args.layout)
     print(f"[WM] Loaded {len(data)} transitions.")
     for line in data.inferred:
         print(f"[DATA] inferred: {line}")
@@ -534,8 +622,7 @@ def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: in
 
     Returns: the means over the epoch of the loss's terms, and the steps so far.
     """
-    names = ("hunters", "prey", "rewards", "end") if args.model == "moves" else ("obs", "rewards", "end")
-    sign = -1.0 if args.model == "moves" else 1.0  # log-probabilities, or errors
+    names = ("hunters", "prey", "rewards", "end")
     names += ("contrastive",) * (args.contrastive_coef > 0) + ("total",)
     torch.manual_seed(int(np.random.default_rng((args.seed, step, world.rank)).integers(2**62)))
     order = index[np.random.default_rng((args.seed, step)).permutation(len(index))]  # the same in every process
@@ -544,11 +631,11 @@ def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: in
     with tqdm(total=len(index), unit=" transitions", leave=False, mininterval=1.0, disable=world.rank > 0) as bar:
         for done, part in enumerate(parts, 1):
             rise, fall = min(1.0, (step + 1) / 100), 1.0 - step / (args.epochs * len(parts))
-            scale = 0.05 if args.model == "regression" else 1.0
+            scale = 0.5 if args.model == "cells" else 1.0
             optimizer.param_groups[0]["lr"] = args.learning_rate * scale * rise * fall
             mine = part[world.rank :: world.size]
             terms, contrast = model(batches, mine, args.contrastive_coef > 0)
-            terms = sign * terms.sum(0) / len(part)
+            terms = -terms.sum(0) / len(part)
             loss = terms.sum() + args.contrastive_coef * contrast.sum() / len(part)
             optimizer.zero_grad()
             (loss * world.size).backward()  # the processes' gradients are averaged
@@ -586,8 +673,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         raise tracking.UsageError(f"{args.data}: not the data that the run was trained on; name that file with --data")
     tracking.seed_everything(args.seed, args.torch_deterministic)
     batches = TransitionBatches.of(data, device, args.actions == "own")
-    if odd := int((data.ends & data.states[data.after][:, :-3].any((1, 2, 3))).sum()):
-        print(f"[DATA] {odd} boards end with hunters on them: a joint state does not tell when")
+    if late := int(np.isnan(data.ends).sum()):
+        print(f"[DATA] {late} boards end by end_after_first_hunt: a joint state does not tell when; not part of the loss")
     splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
     if impossible := len(data) - len(splits["all"]):
         print(f"[DATA] {impossible} transitions left out in which an object goes further than a neighbour cell")
@@ -599,14 +686,11 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     height, width = data.states.shape[2:]
     if resumed:
         model = MODELS[args.model](**resumed["sizes"])
-    elif args.model == "regression":
-        model = Regression(height, width, data.actions.shape[1], args.actions == "joint")
     else:
-        totals = batches.totals(splits["train"])
-        if len(totals) > 64:  # no classes
-            reason = f"expected at most 64 values, found {len(totals)}: try --model regression"
-            raise tracking.UsageError(f"{args.data}: rewards: {reason}")
-        model = Moves(height, width, totals, args.actions == "joint")
+        values = batches.totals(splits["train"]) if args.model == "moves" else batches.reward_values(splits["train"])
+        if len(values) > 64:
+            raise tracking.UsageError(f"{args.data}: rewards: expected at most 64 values, classes, found {len(values)}")
+        model = MODELS[args.model](height, width, values, args.actions == "joint")
     model = model.to(device).on(height, width)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
 
@@ -621,7 +705,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         run_name = tracking.new_run(args.exp_name, "wm_ckpts") if world.rank == 0 else ""
         folder = Path("wm_ckpts") / run_name
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
-    fixed = dict(kind=KIND, run=run_name, args=settings, sizes=model.sizes, fingerprint=data.fingerprint)
+    fixed = dict(kind=KIND, run=run_name, args=settings, sizes=model.sizes, fingerprint=data.fingerprint, rules=data.rules)
 
     def save(name: str) -> None:
         now = state | dict(seconds=state["seconds"] + time.perf_counter() - start)
@@ -653,9 +737,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         print("[WM] " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
         state["history"].append(dict(epoch=epoch) | row)
         tracking.write_csv(folder / "loss.csv", state["history"])
-        score = val["obs_mse"] + (val["reward_mse"] or 0.0) if val["nll"] is None else val["nll"]
-        if score < state["best"]:
-            state["best"] = score
+        if val["nll"] < state["best"]:
+            state["best"] = val["nll"]
             save("best.pt")
         save("last.pt")
     if world.rank > 0:
@@ -687,6 +770,8 @@ def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
     least = dict(max_transitions=0, epochs=1, batch_size=1, torch_threads=1, seed=0)
     tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("contrastive_coef",))
+    if args.contrastive_coef and args.model == "cells":
+        raise tracking.UsageError("--contrastive-coef: needs --model moves")
     resumed = None
     if args.resume:
         resumed = tracking.load_checkpoint(tracking.find_folder(args.resume) / "last.pt", KIND)

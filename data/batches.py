@@ -149,3 +149,8 @@ class TransitionBatches:
         sharers = (cell[:, :, None] == cell[:, None]).sum(2)
         paid = (self.rewards[index].cpu().numpy() * sharers)[states[:, :-3].any(2)]
         return np.unique(np.append(0.0, paid[np.isfinite(paid)].round(3))).tolist()
+
+    def reward_values(self, index: np.ndarray) -> list[float]:
+        """What a hunter was paid, each value once, in the transitions `index`; 0 among them."""
+        paid = self.rewards[index].cpu().numpy()
+        return np.unique(np.append(0.0, paid[np.isfinite(paid)].round(4))).tolist()

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import test_obs_reward_model as judge
 import tracking
 import train_world_model
+from benchmarks.regression import NETWORKS, Regression
 from data import DataError, flatten, observers
 from data.collect import Args as CollectArgs
 from data.collect import collect
@@ -122,7 +123,7 @@ def of_stub(model, trained_on, monkeypatch, run="wm__5"):
     for name in ("last.pt", "best.pt"):
         (folder / name).touch()
     checkpoint = dict(args={"data": str(trained_on), "layout": "auto"}, run=run, epoch=3, step=70,
-                      fingerprint=fingerprint(trained_on))  # fmt: skip
+                      fingerprint=fingerprint(trained_on), rules=None)  # fmt: skip
     monkeypatch.setattr(judge, "load_world_model", lambda *_: (model, checkpoint))
     return folder
 
@@ -133,7 +134,7 @@ def of_network(model, trained_on, run="wm__7"):
     folder.mkdir(parents=True)
     args = asdict(train_world_model.Args(model=model.kind, data=str(trained_on)))
     checkpoint = dict(kind=train_world_model.KIND, run=run, args=args, sizes=model.sizes, epoch=1, step=9,
-                      model=model.state_dict(), fingerprint=fingerprint(trained_on))  # fmt: skip
+                      model=model.state_dict(), fingerprint=fingerprint(trained_on), rules=asdict(Rules()))  # fmt: skip
     for name in ("last.pt", "best.pt"):
         tracking.save_checkpoint(folder / name, checkpoint)
     return folder
@@ -334,7 +335,8 @@ def test_other_games(name, files, here, monkeypatch, capsys):
     assert "reads 0 on the" in capsys.readouterr().out
     random = name == "moving"
     assert ("violations_per_10k_samples" in found["rollout"]["5"]) == random
-    assert (found["floor"]["nll"] is None) == (name == "late"), "a board does not say when it ends"
+    assert (found["floor"]["nll"] == 0.0) == (not random)
+    assert np.isnan(cases.ends).any() == (name == "late"), "a joint state does not say when such a board ends"
     if random:
         rules = Rules(**data.trajectories.metadata["rules"])
         exact = -next_state_log_prob(cases.before, cases.actions, cases.after, rules).mean()
@@ -381,16 +383,35 @@ def test_one_hunters_action(files, drawn_here, monkeypatch):
     assert floor["nll"] == pytest.approx(np.mean(brute), rel=1e-6)
 
 
-def test_a_regression(files, here, monkeypatch, capsys):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_regression(network, files):
+    """The earlier kind, which the benchmarks judge: no probabilities, one prediction instead of samples."""
     torch.manual_seed(0)
-    folder = of_network(train_world_model.Regression(8, 8, 4), files["default"])
-    assert call(monkeypatch, "--data", files["other"]) == 0
-    found = metrics(folder)
+    cases, _ = cases_of(files["other"])
+    model = Regression(8, 8, 4, network).eval()
+    found = judge.judge(model, cases, Rules(), np.ones(len(KINDS), bool), 1, torch.device("cpu"))
     assert found["nll"] is None and found["violations_per_10k"]["argmax"] == found["violations_per_10k"]["samples"]
-    assert "reward > 0" not in found["calibration"]
-    assert re.search(r"NLL, nats a transition +- +0.00000 +-\n", capsys.readouterr().out)
-    assert call(monkeypatch, "--data", files["six"]) == 2
-    assert "expected 4 hunters, as the checkpoint's, found 6" in capsys.readouterr().err
+    assert "reward > 0" not in found["calibration"] and 0 < found["obs_mse"] < 1
+
+
+def test_the_plain_model(files, here, monkeypatch, capsys):
+    """Untrained, its samples are no boards: the counter says so. It plays boards of any size and any number of hunters."""
+    torch.manual_seed(0)
+    folder = of_network(train_world_model.Cells(8, 8, [0.0, 1.0]), files["default"])
+    for name in ("other", "six"):
+        assert call(monkeypatch, "--data", files[name]) == 0
+        found = metrics(folder)
+        assert found["violations_per_10k"]["samples"]["total"] > 9000 and found["nll"] > 5
+
+
+def test_other_rules_than_those_trained_on_are_named(files, here, monkeypatch, capsys):
+    of_network(moves(), files["default"])
+    rules = Rules(hunters_needed=3, stag_reward=15.0)
+    save_arrays(here / "three.npz", collect(CollectArgs(steps=200, rules=rules)).arrays())
+    assert call(monkeypatch, "--data", here / "three.npz") == 0
+    assert "learnt from other rules: hunters_needed 2, here 3; stag_reward 10, here 15\n" in capsys.readouterr().out
+    assert call(monkeypatch, "--data", files["other"]) == 0
+    assert "other rules" not in capsys.readouterr().out
 
 
 # ---- mistakes
@@ -398,7 +419,9 @@ def test_a_regression(files, here, monkeypatch, capsys):
 
 def test_without_a_checkpoint(here, monkeypatch, capsys):
     assert call(monkeypatch) == 2
-    assert capsys.readouterr().err == ("error: no checkpoint under wm_ckpts; train one with `python train_world_model.py`\n")
+    assert capsys.readouterr().err == (
+        "error: wm_ckpts: no trained run there; train one with `python train_world_model.py`, or name another\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -432,7 +455,7 @@ def test_the_newest_is_by_number(here):
         (here / "wm_ckpts" / name).mkdir(parents=True)
         if name != "wm__11":  # killed in its first epoch
             (here / "wm_ckpts" / name / "best.pt").touch()
-    assert judge.newest().name == "wm__10"
+    assert tracking.newest_run("wm_ckpts", "train_world_model.py").name == "wm__10"
 
 
 def test_pytest_collects_nothing_from_the_script():
@@ -505,12 +528,23 @@ def test_events_by_hand():
             (board(0, 2, prey=stag), (HUNT_STAG, LEFT), board(0, 1, prey=stag)),
             (board(0, 2), (LEFT, STAY), board(0, 2)),
             (board(0, 2), (RIGHT, LEFT), board(1, 1)),
-            (board(0, None), (RIGHT, STAY), board(1, None))]  # fmt: skip
+            (board(0, None), (RIGHT, STAY), board(1, None)),
+            (board(0, 2, prey=stag), (HUNT_HARE, LEFT), board(0, 1, prey=stag)),
+            (board(0, None, prey=[(-1, 0)]), (HUNT_STAG, HUNT_STAG), board(0, None, prey=[(-1, 0)]))]  # fmt: skip
     before, after = (np.concatenate([row[i] for row in rows]) for i in (0, 2))
     n, actions = len(rows), np.array([row[1] for row in rows])
     cases = judge.Cases(before, actions, actions, after, np.zeros((n, 2)), *[np.zeros(n)] * 4)
     found = {name: np.flatnonzero(there).tolist() for name, there in judge.events_of(cases).items()}
-    assert found == {"capture": [0], "failed_stag_hunt": [1], "bump": [2], "shared_cell": [3]}
+    assert found == {"capture": [0], "failed_stag_hunt": [1], "empty_hunt": [5, 6], "bump": [2], "shared_cell": [3]}
+
+
+def test_ends_that_a_joint_state_cannot_tell_are_not_judged(files):
+    """A model that always says that the board goes on: wrong where it is known to end, not judged where nothing is known."""
+    cases, _ = cases_of(files["default"])
+    cases = cases.take(slice(4))
+    cases.ends = np.array([0.0, 1.0, np.nan, np.nan], np.float32)
+    steps, _ = judge.judge_steps(Copycat().on(8, 8), cases, Rules(), CPU)
+    assert steps["right_ends"].tolist() == [True, False, True, True]
 
 
 def test_rollout_depths_by_hand():
