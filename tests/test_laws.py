@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from reference import MOVES, neighbour, place, positions, repeat
 
-from data.laws import next_state_log_prob, outcomes
+from data.laws import neighbours, next_state_log_prob, outcomes, resolve
 from envs import Rules, StagHunt, planes_to_joint
 
 STAY, HUNT_STAG, HUNT_HARE = 4, 5, 6
@@ -126,6 +127,65 @@ def test_log_prob_by_hand():
     assert (next_state_log_prob(before, np.full((3, 1), STAY), after, rules)[:2] == -np.inf).all()
 
 
+def hares_on_a_row(before, after, width, prey_moves):
+    """P(after) of hares on the cells `before` of one row; the hunter has left."""
+    states = np.zeros((2, 1, 4, 1, width), np.uint8)
+    states[0, 0, 3, 0, before] = states[1, 0, 3, 0, after] = 1
+    rules = Rules(stags=0, hares=0, width=width, prey_moves=prey_moves, **CORRIDOR)
+    return np.exp(next_state_log_prob(states[0], np.full((1, 1), STAY), states[1], rules)).item()
+
+
+def test_hares_on_a_row_by_hand():
+    """Three cells apart they go independently; two apart the one that goes first may take the cell between; next to each
+    other one may make room."""
+    for p in (0.1, 0.4):
+        assert hares_on_a_row([0, 3], [0, 3], 5, p) == pytest.approx((1 - p) ** 2)
+        assert hares_on_a_row([0, 3], [1, 2], 5, p) == pytest.approx(p * p / 2)
+        assert hares_on_a_row([0, 3], [1, 3], 5, p) == pytest.approx(p * (1 - p))
+        assert hares_on_a_row([0, 4], [1, 3], 5, p) == pytest.approx(p * p)
+        assert hares_on_a_row([0, 3], [2, 3], 5, p) == hares_on_a_row([0, 3], [0, 1], 5, p) == 0
+        assert hares_on_a_row([1, 3], [2, 3], 5, p) == pytest.approx(p / 2 * (1 - p))
+        assert hares_on_a_row([1, 3], [1, 2], 5, p) == pytest.approx(p / 2 * (1 - p))
+        # the left one goes first and right; then the other has one way, to the right
+        assert hares_on_a_row([1, 3], [2, 4], 5, p) == pytest.approx(p / 2 * p / 2 + p / 2 / 2 * p / 2)
+        assert hares_on_a_row([0, 1], [1, 2], 3, p) == pytest.approx(p * p / 2), "only if the right one goes first"
+        assert hares_on_a_row([0, 1], [0, 1], 2, p) == 1, "neither can go"
+    assert hares_on_a_row([0, 3], [0, 3], 5, 0.0) == 1 and hares_on_a_row([0, 3], [1, 3], 5, 0.0) == 0
+
+
+def test_neighbours_by_hand():
+    """2x3 cells, and cell 6 off the board: UP, DOWN, LEFT, RIGHT, and three that stay."""
+    assert neighbours(2, 3).tolist() == [
+        [6, 3, 6, 1, 0, 0, 0], [6, 4, 0, 2, 1, 1, 1], [6, 5, 1, 6, 2, 2, 2],
+        [0, 6, 6, 4, 3, 3, 3], [1, 6, 3, 5, 4, 4, 4], [2, 6, 4, 6, 5, 5, 5], [6] * 7,
+    ]  # fmt: skip
+
+
+def test_a_tick_resolved_by_hand():
+    """Three hunt the stag of their cell, a fourth one beside it does not; a hare is taken by one; one is stopped by a block,
+    one by the border, one has left, and one stands in two places."""
+    rules = Rules(hunters=9, stags=2, hares=2, hunters_needed=3, stag_reward=6.0, hare_reward=-1.0)
+    before = np.zeros((1, 12, 3, 4), np.uint8)
+    cells = [5, 5, 5, 6, 3, 8, 0, None, 7]
+    for seat, cell in enumerate(cells):
+        if cell is not None:
+            before[0, seat].flat[cell] = 1
+    before[0, 8].flat[10] = 1
+    before[0, 9].flat[9] = 1
+    before[0, 10].flat[[5, 6]] = 1
+    before[0, 11].flat[[3, 11]] = 1
+    actions = np.array([[HUNT_STAG] * 4 + [HUNT_HARE, 3, 0, HUNT_HARE, 1]])
+    tick = resolve(before, actions, rules)
+    assert tick.here.tolist() == [[5, 5, 5, 6, 3, 8, 0, 12, 7]] and tick.to.tolist() == [[5, 5, 5, 6, 3, 8, 0, 12, 11]]
+    assert tick.caught.tolist() == [[True] * 3 + [False, True] + [False] * 4]
+    assert tick.paid.tolist() == [[2.0, 2.0, 2.0, 0, -1.0, 0, 0, 0, 0]]
+    assert [np.flatnonzero(plane).tolist() for plane in tick.captured[0]] == [[5], [3]]
+    assert [np.flatnonzero(plane).tolist() for plane in tick.left[0]] == [[6], [11]]
+    assert tick.captured.shape == tick.left.shape == (1, 2, 12)
+    two = resolve(before, np.where(np.arange(9) == 0, STAY, actions), rules)
+    assert not two.caught[0, :3].any() and not two.captured[0, 0].any(), "two are too few"
+
+
 def chi_square(name, prey_moves, shuffle, boards=40_000):
     """Play one tick on many boards alike; the distance of the frequencies from the law, and its 1 - 3e-5 quantile.
 
@@ -194,8 +254,14 @@ def test_log_prob_where_prey_stand_still():
 
 def test_bad_arguments():
     before, actions = np.zeros((2, 6, 3, 3), np.uint8), np.zeros((2, 3), int)
-    with pytest.raises(ValueError, match=r"before: .* got \(6, 3, 3\)"):
-        next_state_log_prob(before[0], actions, before[0], Rules())
+    for shape in ((6, 3, 3), (2, 3, 3, 3), (1, 2, 6, 3, 3)):
+        with pytest.raises(ValueError, match=rf"before: .* got {re.escape(str(shape))}"):
+            resolve(np.zeros(shape, np.uint8), actions, Rules())
+    with pytest.raises(ValueError, match=r"actions: .* \(2, 3\), got float64 \(2, 3\)"):
+        resolve(before, actions * 1.0, Rules())
+    with pytest.raises(ValueError, match=r"actions: must be in 0..6, got -1 to 0"):
+        resolve(before, actions - [0, 1, 0], Rules())
+    assert next_state_log_prob(before[:0], actions[:0], before[:0], Rules()).shape == (0,)
     with pytest.raises(ValueError, match=r"actions: .* \(2, 3\), got int64 \(2, 2\)"):
         next_state_log_prob(before, actions[:, :2], before, Rules())
     with pytest.raises(ValueError, match=r"actions: must be in 0..6, got 0 to 7"):

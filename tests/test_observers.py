@@ -236,6 +236,10 @@ def test_a_table_for_longer_episodes_and_other_numbers():
     short, long = collect(Args(samples=400, rules=replace(SMALL, horizon=4))), collect(LAWS["the data's"])
     table = observers.table(long, observers.count_table(short, np.arange(len(short.actions))))
     np.testing.assert_allclose(table.sum(-1), 1, atol=1e-6)
+    counts = observers.count_table(short, np.arange(len(short.actions)))
+    assert counts.shape == (25, 25, 4, 5, 2)
+    longer = np.concatenate([counts, *[counts[:, :, 3:]] * 20], 2)  # the last tick, also for the 20 that follow
+    assert np.array_equal(table, observers.table(long, longer)) and long.tick.max() > 4
     for other in ("three strategies", "one hunter"):
         t = collect(LAWS[other])
         with pytest.raises(DataError, match=r"expected 4 hunters and 2 strategies, .* found \d and \d"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from data import reports, scores
 from data.collect import Args, collect
@@ -18,6 +19,60 @@ def test_reliability_by_hand():
     np.testing.assert_allclose(share, [0.25, 0.25, 0.5])
     gaps = np.abs(confidence - accuracy) @ share
     assert scores.ece(probs, np.array([0, 1, 2, 0]), bins=10) == pytest.approx(gaps)
+
+
+def test_bins_are_as_wide_as_they_should_be():
+    """Fifteen by default: 0.66 and 0.67 fall into two of them. A confidence of 1 is in the last bin, with 0.95."""
+    probs = np.array([[0.66, 0.34], [0.67, 0.33]])
+    assert scores.ece(probs, np.array([0, 1])) == pytest.approx((0.34 + 0.67) / 2)
+    assert scores.ece(probs, np.array([0, 1]), bins=10) == pytest.approx(abs(1 - 0.66 - 0.67) / 2)
+    assert scores.reliability(probs, np.array([0, 1])).shape == (3, 2)
+    probs, targets = np.array([[1.0, 0], [0.95, 0.05], [0.85, 0.15]]), np.array([0, 1, 1])
+    assert scores.ece(probs, targets, bins=10) == pytest.approx((abs(1 - 1.95) + 0.85) / 3)
+    confidence, accuracy, share = scores.reliability(probs, targets, bins=10)
+    np.testing.assert_allclose(confidence, [0.85, 0.975])
+    np.testing.assert_allclose(accuracy, [0, 0.5])
+    np.testing.assert_allclose(share, [1 / 3, 2 / 3])
+
+
+def test_ties_are_up_to_a_millionth():
+    for gap, credit in ((1e-6, 0.5), (1.01e-6, 0.0), (0.0, 0.5), (-1e-6, 0.5), (-1.01e-6, 1.0)):
+        probs = np.array([[max(gap, 0.0), max(-gap, 0.0), -1.0]])
+        assert scores.topk_credit(probs, np.array([1]), 1)[0] == credit, gap
+
+
+def test_brief_is_score_without_brier():
+    probs = np.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
+    found = scores.score(probs, np.array([1, 3]))
+    assert scores.brief(probs, np.array([1, 3])) == {key: found[key] for key in ("top1", "top3", "nll", "ece")}
+
+
+def test_a_probe_is_ridge_logistic_regression():
+    """Where it changes its mind is where another optimiser finds the optimum of sum log-loss + 0.01 / 2 * |w|^2, w with the
+    intercept, of columns scaled to mean 0 and standard deviation 1; a constant column changes nothing."""
+    grid = np.linspace(0, 3, 20_001)
+    x = np.append([-1.0, -1.0, -0.9, 2.9, 0.0, 3.0], grid)
+    classes = np.append([0, 0, 0, 1, 0, 1], (grid > 1.2).astype(int))
+    fold = np.arange(len(x)) < 6
+    design = torch.tensor(np.stack([(x - x.mean()) / x.std(), np.ones(len(x))], 1))
+    weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-15,
+                                  line_search_fn="strong_wolfe")  # fmt: skip
+
+    def loss():
+        optimiser.zero_grad()
+        target = torch.tensor(classes[fold], dtype=torch.float64)
+        logits = design[fold] @ weight
+        value = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        (value := value + 0.01 / 2 * (weight**2).sum()).backward()
+        return value
+
+    optimiser.step(loss)
+    expected = (design @ weight > 0).numpy()
+    assert 1.0 < grid[expected[6:].argmax()] < 2.0, "it is on the grid, and not in the middle"
+    for columns in (x[:, None], np.stack([np.full(len(x), 3.0), x], 1)):
+        right = scores.probe(columns, classes, fold)
+        assert np.array_equal(np.where(right, classes, 1 - classes)[~fold], expected[~fold])
 
 
 @pytest.mark.parametrize("classes", [2, 3])

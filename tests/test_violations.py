@@ -215,6 +215,30 @@ def test_prey_that_move_on_one_row(name):
     assert " ".join(kind for kind in KINDS if found[kind][0]) == kinds
 
 
+def test_within_a_hundredth_is_right():
+    """The bound itself is within; either side; paid nothing and paid a share."""
+    before = np.zeros((1, 4, 1, 3), np.uint8)
+    before[0, 0, 0, 0] = before[0, 3, 0, 0] = 1
+    for action, kind, right in ((STAY, "reward_without_capture", 0.0), (HUNT_HARE, "capture_without_reward", 0.5)):
+        rules = Rules(hunters=1, stags=0, hares=1, blocks=0, height=1, width=3, hare_reward=right)
+        after = before * np.uint8(action == STAY)
+        for off, wrong in ((0.0099, False), (0.0101, True), (0.01, False)):
+            for rewards in (right + off, right - off) if off != 0.01 else (right + off,) * (right == 0):
+                found = violations(before, np.array([[action]]), after, np.array([[rewards]]), rules)
+                assert [name for name in KINDS if found[name][0]] == [kind] * wrong, (action, rewards)
+
+
+@pytest.mark.parametrize("prey_moves", [0.0, 0.05, 1.0])
+def test_prey_may_step_as_soon_as_they_can_move(prey_moves):
+    before = np.zeros((1, 4, 1, 4), np.uint8)
+    before[0, 0, 0, 0] = before[0, 3, 0, 1] = 1
+    after = before.copy()
+    after[0, 3, 0] = [0, 0, 1, 0]
+    rules = Rules(hunters=1, stags=0, hares=1, blocks=0, height=1, width=4, prey_moves=prey_moves)
+    found = violations(before, np.array([[STAY]]), after, np.zeros((1, 1)), rules)
+    assert [name for name in KINDS if found[name][0]] == ["prey_moved"] * (prey_moves == 0)
+
+
 # ---- and the law
 
 
