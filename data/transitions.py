@@ -182,12 +182,12 @@ def _jumps(states: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
 
 def _count_illegal(states: np.ndarray, before: np.ndarray, actions: np.ndarray) -> int:
     """Known actions [M, A] that are not legal on their boards."""
-    count = 0
+    count, actions = 0, np.where(actions < 0, STAY, actions)
     for start in range(0, len(before), CHUNK):
         part = slice(start, start + CHUNK)
         legal = legal_actions(joint_to_planes(states[before[part]]))
         legal[..., STAY] = True  # all that is left to a hunter that has left
-        count += np.count_nonzero(effective_actions(actions[part].clip(0), legal) != actions[part].clip(0))
+        count += np.count_nonzero(effective_actions(actions[part], legal) != actions[part])
     return count
 
 

@@ -315,8 +315,9 @@ def test_rows_with_nobody_and_actions_that_were_not_possible(tmp_path):
         "1 actions of hunters that have left count as STAY",
         "3 recorded actions are not legal: a world model learns what becomes of them",
     ]
-    own = load_rows(tmp_path, {"obs": obs, "actions": actions[:, 1], "observer": np.ones(5, int)}).actions
-    assert own.tolist() == [[-1, 0], [-1, 4], [-1, 3]], "plane 0 is seat 1 now; what is not known stays unknown"
+    own = load_rows(tmp_path, {"obs": obs, "actions": actions[:, 1], "observer": np.ones(5, int)})
+    assert own.inferred[-1] == "1 recorded actions are not legal: a world model learns what becomes of them"
+    assert own.actions.tolist() == [[-1, 0], [-1, 4], [-1, 3]], "plane 0 is seat 1 now; what is not known stays unknown"
 
 
 def test_actions_are_kept_as_asked_for(game, tmp_path):
