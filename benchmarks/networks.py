@@ -10,12 +10,19 @@ spreading    window + one 3x3 convolution applied eight times, blocks held at ze
 attention    the things and blocks as tokens with learnt embeddings of where they lie relative to the hunter
 values       learnt value iteration from each thing + attention over things: the head of pretrain_vae.py
 values, 9    the same with nine free step costs instead of two: the symmetries are not built in
+
+With `--what history` they learn p(action | all that the hunter saw and did in the episode), without any label of a goal,
+with the symmetries as augmentation, and are judged beside the *bayes* observer:
+
+MOA          the network of pretrain_vae.py, z at its mean, trained by the action loss alone
+plain        the convolutions of an earlier implementation on the planes, then a GRU over the hunter's ticks
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -26,15 +33,18 @@ from tqdm import tqdm
 
 import tracking
 from benchmarks import machine
+from benchmarks.pretrain_vae import EarlierRecipe
 from data import DEFAULT_DATA, default_or_fresh, load_samples, scores
 from data.batches import Batch, Batches
-from pretrain_vae import ACTIONS, BLOCKS, FAR, MASKED, MOA, OTHERS, SELF, batches_of
+from pretrain_vae import ACTIONS, BLOCKS, FAR, MASKED, MOA, OTHERS, SELF, VAE, batches_of
 
 BATCH = 256
 
 
 @dataclass
 class Options:
+    what: Literal["goal", "history"] = "goal"
+    """the networks are told the goal, or see all that the hunter did so far"""
     seconds: float = 60.0
     """of processor time for training, each: whatever else the machine does"""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -167,6 +177,39 @@ class Values(nn.Module):
         return self.moa.behave(reading, batch.tick)[torch.arange(len(batch.tick)), batch.goal]
 
 
+class Behaviours(nn.Module):
+    """The VAE and MOA of pretrain_vae.py, z at its mean."""
+
+    def __init__(self, height, width, ticks=35):
+        super().__init__()
+        self.vae = VAE(height, width, ticks)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.vae(batch).moa
+
+
+class Plain(nn.Module):
+    """What the hunter sees through convolutions, what it did the tick before, and a GRU over its ticks."""
+
+    def __init__(self, height, width, hidden=128):
+        super().__init__()
+        self.shape, self.mask = (height, width), MOA(height, width, 1, 1, 1, 1)
+        self.trunk = nn.Sequential(EarlierRecipe.conv(), nn.Linear(32 * height * width, hidden), nn.ReLU())
+        self.gru = nn.GRU(hidden + len(ACTIONS), hidden, batch_first=True)
+        self.out = nn.Linear(hidden, len(ACTIONS))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        features = self.trunk(batch.planes.unflatten(2, self.shape))  # [B, hidden]
+        seen = features.new_zeros(batch.tracks, batch.ticks, features.shape[1])
+        seen = seen.index_put((batch.track, batch.tick), features)
+        did = features.new_zeros(batch.tracks, batch.ticks + 1, len(ACTIONS))
+        did[batch.track, batch.tick + 1] = F.one_hot(batch.action, len(ACTIONS)).float()
+        h, _ = self.gru(torch.cat([seen, did[:, :-1]], 2))
+        logits = self.out(h[batch.track, batch.tick])
+        return logits.masked_fill(~self.mask.legal(batch.planes, batch.planes[:, SELF].argmax(1)), MASKED).log_softmax(1)
+
+
+HISTORY = {"MOA": (Behaviours, 3e-3), "plain": (Plain, 1e-3)}
 NETWORKS = {
     "window": (Window, 1e-3),
     "convolutions": (Convolutions, 1e-3),
@@ -197,9 +240,9 @@ def train(network: nn.Module, rate: float, batches: Batches, index: np.ndarray, 
 
 
 @torch.no_grad()
-def judged(network: nn.Module, batches: Batches, index: np.ndarray, actions: np.ndarray, known: np.ndarray) -> dict:
+def judged(network: nn.Module, batches: Batches, index: np.ndarray, actions: np.ndarray, exact: np.ndarray) -> dict:
     probs = torch.cat([network(batches.take(part)).exp() for part in batches.shares(index, 4096)]).numpy()
-    return scores.brief(probs, actions) | {"kl_to_known": float(scores.kl(known, probs).mean())}
+    return scores.brief(probs, actions) | {"kl_to_exact": float(scores.kl(exact, probs).mean())}
 
 
 def main() -> None:
@@ -209,15 +252,18 @@ def main() -> None:
     samples = load_samples(default_or_fresh(DEFAULT_DATA))
     batches = batches_of(samples, torch.device("cpu"), "moa")
     val, rows = samples.splits["val"], []
-    known, actions = samples.observers(val, None)["known"], samples.actions[val]
-    print(f"known: {scores.brief(known, actions)}", flush=True)
-    runs = [(n, a, s) for s in options.seeds for n in NETWORKS for a in (False, True)]
+    observer, networks, augmented = (
+        ("known", NETWORKS, (False, True)) if options.what == "goal" else ("bayes", HISTORY, (True,))
+    )
+    exact, actions = samples.observers(val, None)[observer], samples.actions[val]
+    print(f"{observer}: {scores.brief(exact, actions)}", flush=True)
+    runs = [(n, a, s) for s in options.seeds for n in networks for a in augmented]
     for name, augment, seed in tqdm(runs, unit=" runs", leave=False):
         torch.manual_seed(seed)
-        make, rate = NETWORKS[name]
+        make, rate = networks[name]
         network = make(*samples.frames.shape[2:])
         seen = train(network, rate, batches, samples.splits["train"], options.seconds, augment)
-        found = judged(network.eval(), batches, val, actions, known)
+        found = judged(network.eval(), batches, val, actions, exact)
         size = sum(p.numel() for n, p in network.named_parameters() if "mask" not in n)
         rows.append(
             dict(network=name, augmented=augment, parameters=size, epochs=seen / len(samples.splits["train"])) | found

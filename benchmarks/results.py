@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+import torch
 
 import tracking
 from benchmarks import machine
+from data import default_or_fresh, load_samples, scores
+from pretrain_vae import VAE, batches_of, predict
 from tracking import figures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,9 +30,9 @@ FRAME_BITS = math.log2(math.comb(64, 5) * 59 * math.comb(58, 4) * 54 * math.comb
 
 @dataclass
 class Options:
-    what: Literal["moa", "observation", "million", "kl", "unseen", "recon"] = "moa"
-    """the MOA head beside the exact observers: as it is by default, from single observations, from a million samples, by KL
-    weight, on behaviour that it never saw; or exactly right frames by size of z"""
+    what: Literal["moa", "untrained", "observation", "million", "kl", "unseen", "recon"] = "moa"
+    """the MOA head beside the exact observers: as it is by default, before training, from single observations, from a
+    million samples, by KL weight, on behaviour that it never saw; or exactly right frames by size of z"""
     seeds: tuple[int, ...] = (1, 2, 3)
     kl_coefs: tuple[float, ...] = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
     """for `kl`"""
@@ -93,6 +96,18 @@ def moa(options: Options, *flags: str) -> pd.DataFrame:
         print(rows[-6], flush=True)
     table = pd.DataFrame(rows).drop(columns="seed").groupby("predictor", sort=False).agg(["mean", "std"])
     return table.dropna(axis=1, how="all").T
+
+
+def untrained(options: Options) -> pd.DataFrame:
+    """The same network with the weights that a run of the seed begins with: what is built in, without any example."""
+    samples, rows = load_samples(default_or_fresh("fresh"), split=False), []
+    batches = batches_of(samples, torch.device("cpu"), "moa")
+    for seed in options.seeds:
+        torch.manual_seed(seed)
+        model = VAE(*samples.frames.shape[2:], ticks=batches.last_tick + 1).eval()
+        rows.append({"seed": seed} | scores.score(predict(model, batches, samples.splits["all"]).probs, samples.actions))
+        print(rows[-1], flush=True)
+    return pd.DataFrame(rows).drop(columns="seed").agg(["mean", "std"]).T
 
 
 def million(options: Options) -> pd.DataFrame:
@@ -177,7 +192,9 @@ def main() -> None:
         if options.what == "observation":
             print(moa(options, "--context", "observation"))
         else:
-            print(dict(moa=moa, million=million, kl=kl, unseen=unseen, recon=recon)[options.what](options))
+            print(
+                dict(moa=moa, untrained=untrained, million=million, kl=kl, unseen=unseen, recon=recon)[options.what](options)
+            )
 
 
 if __name__ == "__main__":
