@@ -1,4 +1,5 @@
-# make moa: train the VAE with a MOA head.   make wm: train a world model and judge it.   make play: train a policy and show it.   make test: lint and run the tests.   Windows: see README.md.
+# make moa: train the VAE with a MOA head.   make wm: train a world model and judge it.   make play: train a policy and judge it.
+# make test: lint and run the tests.   Windows: see README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ wm: $(VENV)/.run
 	$(BIN)/python test_obs_reward_model.py
 
 play: $(VENV)/.run
-	$(BIN)/python hop_ppo.py --total-timesteps 400000 --plan-boards 64 --oracle-simulations 100
+	$(BIN)/python hop_ppo.py --total-timesteps 400000
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,57 @@
+"""README.md and docs/: links lead somewhere, and commands are those that the scripts and the Makefile know."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import tracking
+
+ROOT = Path(tracking.__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
+
+
+def make_commands() -> dict[str, list[str]]:
+    """What each target of the Makefile runs with Python, such as {"moa": ["python pretrain_vae.py --loss moa"]}."""
+    rules = re.findall(r"^(\w+):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return {target: re.findall(r"\$\(BIN\)/(python .*)", recipe) for target, recipe in rules}
+
+
+def commands(page: str) -> list[str]:
+    """The Python commands of a page: lines of ```bash blocks, and `python ..` in the text; comments are left out."""
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    lines = [part for block in blocks for line in block.splitlines() for part in line.partition("#")[0].split("&&")]
+    return [line.strip() for line in (*lines, *re.findall(r"`(python [^`]+)`", page)) if line.strip().startswith("python ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_images_exist(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    relative = [link.partition("#")[0] for link in links if not link.startswith(("http", "#"))]
+    assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_has_the_commands_of_the_makefile():
+    readme, targets = PAGES[0].read_text(encoding="utf-8"), make_commands()
+    assert {"moa", "wm", "play", "test"} <= set(targets)
+    for target, found in targets.items():
+        assert not found or f"make {target}" in readme, target
+        for command in found:
+            assert re.search(rf"{re.escape(command)}\s*[`\n]", readme), f"make {target} runs `{command}`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_targets_and_flags_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE)) <= set(make_commands())
+    for command in commands(text):
+        script, *words = shlex.split(command.removeprefix("python "))
+        if script == "-m":
+            script, *words = words
+        if not words or "--help" in words or script in ("pytest", "benchmarks.envs", "envs.render"):  # the last use argparse
+            continue
+        module = importlib.import_module(script.removesuffix(".py"))
+        options = next(getattr(module, name) for name in ("Args", "Options") if hasattr(module, name))
+        tracking.parse_args(options, "", words)
