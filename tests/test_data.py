@@ -503,6 +503,24 @@ def test_samples_are_the_active_rows(small, tmp_path):
     assert samples.actions.dtype == samples.rows.dtype == samples.ticks.dtype == np.int64
 
 
+def test_each_board_is_kept_once(tmp_path):
+    """Two episodes by hand, 1x5, one hunter that stays: a block moves, then a hare; an episode never shares a board."""
+    blocks, hares = (
+        [4, 3, 3, 3, 3, 3],
+        [2, 2, 1, 1, 1, 1],
+    )  # the first episode's three steps and end, the second's step and end
+    obs = np.zeros((6, 1, 5, 1, 5), np.uint8)
+    obs[:, 0, 0, 0, 0] = 1
+    obs[np.arange(6), 0, 2, 0, blocks] = obs[np.arange(6), 0, 4, 0, hares] = 1
+    arrays = dict(obs=obs, actions=np.full((4, 1), 4, np.int8), rewards=np.zeros((4, 1), np.float32))
+    arrays |= dict(active=np.ones((4, 1), bool), episode_lengths=np.array([3, 1], np.int32), terminated=np.zeros(2, bool))
+    arrays |= dict(strategies=np.zeros((2, 1), np.int8), metadata=np.array('{"strategies": ["NS"], "priors": [1.0]}'))
+    save_arrays(tmp_path / "x.npz", arrays)
+    samples = load_samples(tmp_path / "x.npz", split=False)
+    assert samples.board.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(samples.boards, obs[[0, 1, 2, 4], 0, 2:])
+
+
 def test_the_fingerprint_is_of_the_content(small):
     t = check(small)
     assert check(dict(reversed(small.items()))).fingerprint == t.fingerprint

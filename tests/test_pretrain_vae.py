@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import pretrain_vae
 import tracking
 from data import DataError, load_samples, observers, reports, scores, symmetries
-from data.batches import Batches
+from data.batches import Batch, Batches
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.trajectories import legal_actions, save_arrays
@@ -115,6 +115,9 @@ def test_the_files_agree_with_one_another(finished, data_file):
     # total = moa + goal + recon + kl_coef * kl, the weight rising over the first epoch: after it, exactly
     parts = loss.moa + loss.goal + loss.recon + 1e-3 * loss.kl
     assert loss.total.iloc[1] == pytest.approx(parts.iloc[1], rel=1e-5) and loss.total.iloc[0] < parts.iloc[0]
+    told = arrays["goal_probabilities"][np.arange(len(val)), samples.strategies[val]]  # NS is goal 0, NH is goal 1
+    goal_nll = -np.log(told[np.arange(len(val)), arrays["targets"]]).mean()
+    assert loss.val_goal_nll.iloc[1] == pytest.approx(goal_nll, abs=1e-5)
     for name in DRAWN:
         assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(cwd.rglob("*.tmp"))
@@ -137,6 +140,9 @@ def test_metrics_json(finished, data_file):
         "kl_to_bayes",
     }
     assert keys <= set(metrics)
+    last = torch.load(folder / "last.pt", weights_only=True)
+    assert metrics["samples_per_second"] == pytest.approx(2 * metrics["samples"]["train"] / last["train_seconds"])
+    assert 0 < last["train_seconds"] < last["seconds"] < metrics["seconds"] < 600
     assert metrics["samples"] == {name: len(samples.splits[name]) for name in ("train", "val", "test")}
     assert sum(metrics["samples"].values()) == len(samples)
     names = {"top1", "top3", "nll", "brier", "ece", "kl", "recon_nll", "recon_mse", "recon_exact"}
@@ -207,6 +213,7 @@ def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypat
     trained = json.loads((folder / "metrics.json").read_text())
     assert set(trained) <= set(report) and report["run"] == trained["run"]
     assert report["samples"] == {"train": 0, "val": 0, "test": len(samples)}
+    assert report["samples_per_second"] * report["seconds"] == pytest.approx(len(samples)) and 0 < report["seconds"] < 600
     model, checkpoint = pretrain_vae.load_vae(folder)
     batch = every(samples, "both")
     with torch.no_grad():  # z at its mean, best checkpoint, by hand
@@ -403,6 +410,134 @@ def test_how_near_things_are_with_steps_that_cost_one(data_file):
             expected = np.where(distance == FAR, -30, -distance.astype(float))
             np.testing.assert_allclose(near[u, p, :-1].detach().view(8, 8).numpy(), expected, atol=1e-4)
     assert (there.sum(1).numpy() == samples.boards[:50, 1:].sum((1, 2, 3))).all()
+
+
+@pytest.fixture
+def hand_made():
+    """A 3x4 board, one tick of one hunter, and a network whose straight step costs 1 and whose diagonal steps are barred:
+
+    hunter .    stag    rival
+    .      .    block   block
+    hare   .    .       rival
+    """
+    model = shaken(height=3, width=4)
+    model.moa.step_costs.data = torch.tensor([math.log(math.e - 1), 50.0])  # softplus
+    planes = torch.zeros(1, 5, 12)
+    for plane, cells in enumerate(([0], [3, 11], [6, 7], [2], [8])):
+        planes[0, plane, cells] = 1
+    zero = torch.zeros(1, dtype=torch.long)
+    batch = Batch(planes, planes[:, 2:], zero, 2, zero + 3, zero + 1, zero, zero, 1, 35)
+    return model, batch
+
+
+def inputs_of(module, call):
+    """What `module` is given while `call` runs."""
+    given = []
+    hook = module.register_forward_pre_hook(lambda module, args: given.append(args[0].detach()))
+    with torch.no_grad():
+        call()
+    hook.remove()
+    return given[0]
+
+
+def test_what_the_network_sees_of_a_board_by_hand(hand_made):
+    """The hunter is 2 steps from the stag and from the hare; the nearest rival 1 step from the stag, 3 from the hare."""
+    model, batch = hand_made
+    moa = model.moa
+    reading = moa.read(batch.planes, batch.board, moa.spread(batch.boards, 2))
+    order = [0, 1] if reading.kind[0, 0, 0] else [1, 0]  # stag first
+    assert reading.near[0, order].tolist() == pytest.approx([-2, -2]) and reading.there.all()
+    assert reading.rival[0, order].tolist() == pytest.approx([-1, -3])
+    toward = reading.toward[0, order].tolist()  # up, down, left, right; off the board all is far
+    assert toward[0] == pytest.approx([-28, -1, -28, 1]) and toward[1] == pytest.approx([-28, 1, -28, -1])
+    assert reading.legal[0].tolist() == [False, True, False, True, True, False, False] and reading.others.tolist() == [[2.0]]
+
+    thing = inputs_of(moa.thing, lambda: moa.behave(reading, batch.tick))[0, order]
+    assert thing[0].tolist() == pytest.approx([-2 / 8, 0, -1 / 8, 0, 1, 0])
+    assert thing[1].tolist() == pytest.approx([-2 / 8, 0, -3 / 8, 0, 0, 1])
+    context = inputs_of(moa.context, lambda: moa.behave(reading, batch.tick))[0]  # [behaviours + goals, ..]
+    torch.testing.assert_close(context[:, :16], moa.code.detach())
+    torch.testing.assert_close(
+        context[:, 16:], torch.cat([moa.tick.weight[3], torch.tensor([2 / 4])]).detach().expand(6, -1)
+    )
+    late = inputs_of(moa.context, lambda: moa.behave(reading, batch.tick + 99))[0]
+    torch.testing.assert_close(late[0, 16:24], moa.tick.weight[34].detach())  # later than any tick of the training data
+    action = inputs_of(moa.action, lambda: moa.behave(reading, batch.tick))[0, order]  # [things, actions, ..]
+    step, still = [-2 / 8, 0, 1, 0], [-2 / 8, 0, 0, 1]  # of the stag, of the hare
+    assert action[0, 3].tolist() == pytest.approx([*step, 1, 1, 1, 0, 0, 0])  # RIGHT: nearer to the stag
+    assert action[0, 0].tolist() == pytest.approx([*step, -3, 0, 1, 0, 0, 0])  # UP: no further than 3 away
+    assert action[1, 3].tolist() == pytest.approx([*still, -1, 0, 1, 0, 0, 0])
+    for kind, a in enumerate((4, 5, 6), 1):
+        assert action[1, a].tolist() == pytest.approx([*still, 0, 0, *(float(kind == i) for i in range(4))])
+
+
+def test_who_is_told_from_one_observation_by_hand(hand_made):
+    model, batch = hand_made
+    model = shaken(height=3, width=4, context="observation")
+    model.moa.step_costs.data = torch.tensor([math.log(math.e - 1), 50.0])
+    seen = inputs_of(model.recogniser[0], lambda: model(batch))[0]
+    assert seen[:7].tolist() == pytest.approx(
+        [-2 / 8, -2 / 8, 0, 0, 1 / 4, 1 / 4, 2 / 4]
+    )  # nearest, on it, how many, others
+    torch.testing.assert_close(seen[7:], model.moa.tick.weight[3].detach())
+    on_the_hare = batch.planes.clone()
+    on_the_hare[0, 0] = on_the_hare[0, 4]
+    seen = inputs_of(model.recogniser[0], lambda: model(batch._replace(planes=on_the_hare)))[0]
+    assert seen[:4].tolist() == pytest.approx([-4 / 8, 0, 0, 1])
+
+
+def test_who_is_told_from_the_history_by_bayes_rule(hand_made):
+    model, _ = hand_made
+    history = torch.tensor([[-1.0, -1.0, -1.0, -1.0], [-3.0, -2.0, -50.0, -3.0]])
+    given = inputs_of(model.recogniser[0], lambda: model.recognise(None, None, history))
+    assert given[0].exp().tolist() == pytest.approx([0.25] * 4)
+    odds = np.exp([-1.0, 0.0, -1.0])
+    assert given[1, [0, 1, 3]].exp().tolist() == pytest.approx((odds / odds.sum()).tolist()) and given[1, 2] == -8
+
+
+@pytest.mark.parametrize(
+    ("loss", "latent_dim", "who"), [("moa", 16, 16), ("recon", 16, 0), ("both", 16, 4), ("both", 7, 1), ("both", 2, 1)]
+)
+def test_z_is_shared_out_and_begins_almost_without_noise(loss, latent_dim, who, batch):
+    model = pretrain_vae.VAE(8, 8, 35, latent_dim, loss)
+    assert model.who == who
+    with torch.no_grad():
+        said = model(batch)
+    assert said.mean.shape[1] == latent_dim and said.log_var.mean().item() == pytest.approx(-5.0, abs=0.7)
+    assert said.mean.abs().mean() < 2
+
+
+def test_an_epoch_logs_means_of_its_steps(batches, data_file, monkeypatch):
+    """Seven steps, logged every three: by hand from the terms of each step."""
+    steps, logged = [], []
+    terms = pretrain_vae.loss_terms
+
+    def spy(said, batch):
+        found = terms(said, batch)
+        steps.append((found.detach(), len(batch.tick)))
+        return found
+
+    monkeypatch.setattr(pretrain_vae, "loss_terms", spy)
+    monkeypatch.setattr(pretrain_vae, "LOG_STEPS", 3)
+    monkeypatch.setattr(tracking, "log_scalars", lambda writer, prefix, values, step: logged.append((prefix, step, values)))
+    index = load_samples(data_file).splits["train"]
+    args = pretrain_vae.Args(batch_size=math.ceil(len(index) / 7), kl_coef=0.5, learning_rate=0.1)
+    model, world = shaken(), tracking.World(0, 1, CPU)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    means, step = pretrain_vae.run_epoch(model, optimizer, batches, index, args, 100, world, None)
+    assert step == 107 and len(steps) == 7
+    rows = []
+    for done, ((moa, goal, told, _, kl), count) in enumerate(steps):
+        weight = 0.5 * min(1.0, (100 + done + 1) / 7)
+        rows.append([moa / count, goal / told, 0.0, kl / count, moa / count + goal / told + weight * kl / count])
+    names = ("moa", "goal", "recon", "kl", "total")
+    assert [means[name] for name in names] == pytest.approx(np.mean(rows, 0).tolist(), rel=1e-4)
+    losses = [(step, values) for prefix, step, values in logged if prefix == "losses"]
+    for (step, values), part in zip(losses, (slice(0, 3), slice(3, 6), slice(6, 7)), strict=True):
+        assert step == 100 + part.stop and values["kl_coef"] == pytest.approx(0.5)
+        assert [values[name] for name in names] == pytest.approx(np.mean(rows[part], 0).tolist(), rel=1e-4)
+    rate = [values["learning_rate"] for prefix, _, values in logged if prefix == "charts"][-1]
+    assert rate == pytest.approx(pretrain_vae.rates(106, args, 7)[0])
 
 
 def test_losses_take_log_probabilities(batches):
