@@ -507,6 +507,18 @@ def test_z_is_shared_out_and_begins_almost_without_noise(loss, latent_dim, who, 
     assert said.mean.abs().mean() < 2
 
 
+def test_z_is_the_mean_plus_noise_times_its_deviation(batches):
+    model, batch = shaken("both"), batches.take(np.arange(2))
+    noise = torch.randn(len(batch.tick), 16)
+    with torch.no_grad():
+        said, still = model(batch, noise), model(batch)
+        z = said.mean + noise * (said.log_var / 2).exp()
+        torch.testing.assert_close(said.cells, model.decode(z[:, 4:]))
+        torch.testing.assert_close(still.cells, model.decode(still.mean[:, 4:]))
+        behaved = model.moa.behave(model.moa.read(batch.planes, batch.board, model.moa.spread(batch.boards, 5)), batch.tick)
+        torch.testing.assert_close(said.moa, model.moa(behaved, z[:, :4]))
+
+
 def test_an_epoch_logs_means_of_its_steps(batches, data_file, monkeypatch):
     """Seven steps, logged every three: by hand from the terms of each step."""
     steps, logged = [], []
