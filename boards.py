@@ -86,6 +86,22 @@ def clock_of(tick: torch.Tensor, first_hunt: torch.Tensor, rules: Rules) -> torc
     return torch.stack([tick / rules.horizon, counts.float(), torch.where(counts, left / 8, 0.0)], 1)
 
 
+def first_hunt_of(first_hunt, tick, before, prey, gone: int) -> torch.Tensor:
+    """The tick of the first capture, -1 before it, int64 [N], brought up to date after a tick. first_hunt, tick: int64 [N],
+    as they were before the tick; before, prey: int64 [N, P], cells before and after it, `gone` for captured prey."""
+    captured = ((prey == gone) & (before != gone)).any(1)
+    return torch.where((first_hunt < 0) & captured, tick, first_hunt)
+
+
+def ended_by_rule(tick: torch.Tensor, first_hunt: torch.Tensor, hunters: torch.Tensor, rules: Rules) -> torch.Tensor:
+    """Which boards terminate with this tick, bool [N]: no hunter is left, or `end_after_first_hunt` ticks have followed the
+    first capture. tick: int64 [N], of the tick just played; first_hunt: int64 [N], hunters: int64 [N, A], after it."""
+    ended = (hunters == rules.cells).all(1)
+    if rules.end_after_first_hunt is not None:
+        ended |= (first_hunt >= 0) & (tick - first_hunt >= rules.end_after_first_hunt)
+    return ended
+
+
 def sample(log_probs: torch.Tensor) -> torch.Tensor:
     """The largest of log p + Gumbel noise (Gumbel 1954). float [N, 7] -> int64 [N]"""
     return (log_probs - torch.empty_like(log_probs).exponential_().log_()).argmax(1)
@@ -195,7 +211,12 @@ def remember(world: Moves) -> Moves:
 
 class Imagined:
     """The same, imagined: boards begin as recorded ones did, the world model says what happens, and co-players act as the
-    goal heads of the MOA say, each by a goal that is drawn as `--co-players` says. Nothing here asks the game."""
+    goal heads of the MOA say, each by a goal that is drawn as `--co-players` says.
+
+    Built in: when a board ends. Every player knows that rule: no hunter is left, `end_after_first_hunt` ticks after the
+    first (imagined) capture, or the horizon. A joint state does not tell it, so the end that the world model predicts is
+    not used. All else is imagined.
+    """
 
     def __init__(
         self, boards: int, rules: Rules, co_players: str, world: nn.Module, vae: nn.Module | None, team_episodes: int = 1
@@ -228,15 +249,12 @@ class Imagined:
             joint = joint.scatter(1, self.seats[:, None], actions.view(-1, 1))
         there = (self.hunters < K) & ~self.ended[:, None]
         boards = Boards(self.blocks.float(), self.hunters, self.prey, self.rules.stags)
-        after, rewards, ends = self.world.imagine(boards, joint)
+        after, rewards, _ = self.world.imagine(boards, joint)
         self.actions, self.hunters, self.prey = joint, after.hunters, after.prey
-        self.first_hunt = torch.where((self.first_hunt < 0) & (self.prey != before).logical_and(self.prey == K).any(1),
-                                      self.tick, self.first_hunt)  # fmt: skip
-        if self.rules.end_after_first_hunt is not None:  # which the players know, and a joint state does not tell
-            ends |= (self.first_hunt >= 0) & (self.tick - self.first_hunt >= self.rules.end_after_first_hunt)
+        self.first_hunt = first_hunt_of(self.first_hunt, self.tick, before, self.prey, K)
         left = self.hunters == K
+        ends = ended_by_rule(self.tick, self.first_hunt, self.hunters, self.rules)
         self.tick = self.tick + 1
-        ends = ends | left.all(1)
         cut = ~ends & (self.tick >= self.rules.horizon)
         self.ended = self.ended | ends | cut
         _refresh(self, before, torch.zeros(self.boards, dtype=torch.bool))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from boards import NEVER, Real, Seen, clock_of, remember, sample
+from boards import NEVER, Real, Seen, clock_of, ended_by_rule, first_hunt_of, remember, sample
 from envs.cells import Cells, cells_probs, step_cells
 from envs.stag_hunt import FAR, STAY
 from envs.strategies import DATA_EPSILON, STRATEGIES
@@ -147,6 +147,8 @@ class Planner:
 
     kind: `learned`, the world model; `rules`, the rules of the game; both with co-players whose goals are drawn from the
     belief, once a tree, and who act as the goal heads of the MOA say. `oracle`: the rules, and the true strategies.
+
+    Built in, also with `learned`: when a board ends, as in `boards.Imagined`.
     """
 
     def __init__(self, policy, game: Real, others, args, vae, world, kind: str):
@@ -219,14 +221,10 @@ class Planner:
         joint.scatter_(1, seat[:, None], actions[:, None])
         if self.kind == "learned":
             blocks = self.game.blocks[board].float()
-            after, rewards, over = self.world.imagine(Boards(blocks, hunters, prey, rules.stags), joint)
-            now = after.hunters, after.prey
-            hunted = (after.prey != prey).logical_and(after.prey == rules.cells).any(1)
-            first_hunt = torch.where((first_hunt < 0) & hunted, tick, first_hunt)
-            if rules.end_after_first_hunt is not None:  # which the players know, and a joint state does not tell
-                over |= (first_hunt >= 0) & (tick - first_hunt >= rules.end_after_first_hunt)
-            now += tick + 1, first_hunt
-            over |= tick + 1 >= rules.horizon
+            after, rewards, _ = self.world.imagine(Boards(blocks, hunters, prey, rules.stags), joint)
+            first_hunt = first_hunt_of(first_hunt, tick, prey, after.prey, rules.cells)
+            now = after.hunters, after.prey, tick + 1, first_hunt
+            over = ended_by_rule(tick, first_hunt, after.hunters, rules) | (tick + 1 >= rules.horizon)
         else:
             now, rewards, over = self._rules(board, state, joint)
         over = over | (now[0].gather(1, seat[:, None])[:, 0] == rules.cells)

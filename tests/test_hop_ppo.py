@@ -12,19 +12,19 @@ import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from worlds import TrueWorld
 
 import hop_ppo
 import tracking
 from boards import NEVER, Imagined, Real, Remembered, sample
 from data import DataError
 from envs import Rules
-from envs.cells import Cells, step_cells
 from envs.stag_hunt import FAR
 from envs.teams import LEARNER, Teams, parse_team
 from hop_ppo import Agent, Args, advantages_of, rollout, team_advantages_of
 from others import Belief, Score, Told
 from pretrain_vae import VAE
-from train_world_model import Boards, Moves, Scorer
+from train_world_model import Moves, Scorer
 
 ROOT = Path(hop_ppo.__file__).resolve().parent
 SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
@@ -334,28 +334,6 @@ def test_beliefs_find_out(vae, monkeypatch):
 
 
 # ---- imagination
-
-
-class TrueWorld:
-    """The rules as a world model."""
-
-    def __init__(self, rules: Rules):
-        self.rules, self.hunter = rules, Remembered(torch.nn.Identity(), (1,))
-
-    def on(self, height, width):
-        return self
-
-    def imagine(self, boards: Boards, actions):
-        walls = np.pad(boards.blocks.bool().numpy(), ((0, 0), (0, 1)), constant_values=True)
-        zero = np.zeros(len(actions), np.int64)
-        cells = Cells(boards.hunters.numpy(), boards.prey.numpy(), zero, zero - 1)
-        after, rewards, _ = step_cells(cells, actions.numpy(), walls, self.rules)
-        gone = torch.as_tensor((after.hunters == self.rules.cells).all(1))
-        return (
-            boards._replace(hunters=torch.as_tensor(after.hunters), prey=torch.as_tensor(after.prey)),
-            torch.as_tensor(rewards),
-            gone,
-        )
 
 
 @pytest.mark.parametrize("ends", [None, 2])
