@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pretrain_vae import FAR, GOALS, STAY, VAE
 
 TINY = 1e-30  # where all weights underflow
+NO_GOAL = 2  # index of RANDOM in `envs.strategies.STRATEGIES`: a hunter that is after nothing
 CHUNK = 1024  # questions at once: what fits a processor's cache is twice as fast
 
 
@@ -84,9 +85,12 @@ class GoalPolicy:
 
         Args:
             board: int64 [n], which of the U boards; hunters int64 [n, A], prey int64 [n, P]: cells, K for what is gone;
-            tick: int64 [n]; goals: int64 [n, A], 0 stag, 1 hare; None: both.
-        Returns: float [n, A, 7], or [n, A, 2, 7] for both.
+            tick: int64 [n]; goals: int64 [n, A], 0 stag, 1 hare, 2 none: uniform over legal actions; None: both 0 and 1.
+        Returns: float [n, A, 7], or [n, A, 2, 7] for both. Raises: ValueError: there is no such goal.
         """
+        if goals is not None and goals.numel() and not (goals.amin() >= 0 and goals.amax() <= NO_GOAL):
+            found = sorted(set(goals.unique().tolist()) - {*range(NO_GOAL + 1)})
+            raise ValueError(f"goals: expected 0 (stag), 1 (hare) or {NO_GOAL} (none), got {found}")
         given = (board, hunters, prey, tick) + (() if goals is None else (goals,))
         return torch.cat([self._probs(*part) for part in zip(*(whole.split(CHUNK) for whole in given), strict=True)])
 
@@ -104,7 +108,7 @@ class GoalPolicy:
 
         ticks, which = tick.unique(return_inverse=True)
         things, nothing = zip(*(self._things(t, A) for t in ticks.tolist()), strict=True)
-        goal = torch.arange(2).expand(n, A, 2) if goals is None else goals[..., None]  # [n, A, G]
+        goal = torch.arange(2).expand(n, A, 2) if goals is None else goals.clamp(max=1)[..., None]  # [n, A, G]
         base = (which[:, None, None] * 2 + goal) * A + crowd[..., None]  # [n, A, G]
         flat = (base[..., None] * 2 + self.kind) * V * V + (near * V + rival)[:, :, None]  # [n, A, G, P]
         weight = torch.stack(things).view(-1)[flat] * there[:, :, None]
@@ -120,7 +124,10 @@ class GoalPolicy:
         probs = (choice / choice.sum(3, keepdim=True)) @ (action / action.sum(3, keepdim=True))  # [n, A, G, 7]
         stay = F.one_hot(torch.tensor(STAY), 7).float()
         probs = torch.where(gone[..., None, None], stay, probs)
-        return probs if goals is None else probs[:, :, 0]
+        if goals is None:
+            return probs
+        uniform = legal / legal.sum(2, keepdim=True)
+        return torch.where((goals == NO_GOAL)[..., None], uniform, probs[:, :, 0])
 
 
 assert list(GOALS) == ["stag", "hare"]

@@ -33,13 +33,23 @@ def test_equals_the_moa_on_planes():
         here = hunters < K
         torch.testing.assert_close(found[here], said[here], atol=1e-5, rtol=1e-4)
         assert (found[~here][..., 4] == 1).all()
-        goals = torch.randint(2, (B, A))
+        legal = torch.as_tensor(env.legal_actions()).float()
+        three = torch.cat([found, (legal / legal.sum(2, keepdim=True))[:, :, None]], 2)  # RANDOM: uniform over legal actions
+        goals = torch.randint(3, (B, A))
         one = policy.probs(torch.arange(B), hunters, prey, tick, goals)
-        torch.testing.assert_close(one, found.gather(2, goals[..., None, None].expand(-1, -1, -1, 7))[:, :, 0])
+        torch.testing.assert_close(one, three.gather(2, goals[..., None, None].expand(-1, -1, -1, 7))[:, :, 0])
         seen += int(here.sum())
         env.step(random_actions(env, rng))
     assert seen > 500
     assert (prey == K).any() and not here.all()
+
+
+@pytest.mark.parametrize("goal", [-1, 3])
+def test_a_goal_that_is_none_is_refused(goal):
+    policy = GoalPolicy(VAE(4, 4, 9), torch.zeros(1, 16, dtype=torch.bool), torch.tensor([[3, 5]]), 1)
+    board, hunters, prey = torch.zeros(1, dtype=torch.int64), torch.tensor([[1, 2]]), torch.tensor([[3, 5]])
+    with pytest.raises(ValueError, match=rf"goals: expected 0 \(stag\), 1 \(hare\) or 2 \(none\), got \[{goal}\]"):
+        policy.probs(board, hunters, prey, board, torch.tensor([[0, goal]]))
 
 
 def test_needs_a_moa():
