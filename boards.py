@@ -211,7 +211,7 @@ def remember(world: Moves) -> Moves:
 
 class Imagined:
     """The same, imagined: boards begin as recorded ones did, the world model says what happens, and co-players act as the
-    goal heads of the MOA say, each by a goal that is drawn as `--co-players` says.
+    goal heads of the MOA say, each by a goal that is drawn as `--co-players` says; RANDOM ones uniformly over legal actions.
 
     Built in: when a board ends. Every player knows that rule: no hunter is left, `end_after_first_hunt` ticks after the
     first (imagined) capture, or the horizon. A joint state does not tell it, so the end that the world model predicts is
@@ -285,6 +285,7 @@ class Imagined:
         return torch.as_tensor(joint_to_planes(boards.unflatten(2, (self.rules.height, self.rules.width)).numpy()))
 
     def state_dict(self) -> dict:
+        """All that `load_state_dict` needs; what is worked out from it is built again there, as with `Real`."""
         keys = ("hunters", "prey", "blocks", "ended", "tick", "first_hunt", "episode", "seats", "who", "paid")
         starts = {f"starts{i}": array for i, array in enumerate(self.starts)}
         return {key: getattr(self, key).clone() for key in keys} | starts
@@ -295,6 +296,8 @@ class Imagined:
             if not key.startswith("starts"):
                 setattr(self, key, value.clone())
         _refresh(self, self.prey, torch.ones(self.boards, dtype=torch.bool))
+        if self.minds is not None:
+            self.minds.rebuild()
 
 
 def recorded_starts(path: str, rules: Rules) -> tuple[torch.Tensor, ...]:
@@ -336,12 +339,17 @@ class Minds:
     """What the goal heads of the MOA say of all hunters of a game's boards."""
 
     def __init__(self, game: Real | Imagined, vae: nn.Module):
-        self.game, self.version = game, game.version.clone()
-        self.policy = GoalPolicy(vae, game.blocks, game.prey, game.rules.stags)
-        self.board = torch.arange(game.boards)
+        self.game, self.vae, self.board = game, vae, torch.arange(game.boards)
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """Make the tables from the boards as they are now, and nothing before. A table's size decides how its numbers are
+        rounded, so a resumed run and the one that goes on must build theirs from the same boards."""
+        self.policy = GoalPolicy(self.vae, self.game.blocks, self.game.prey, self.game.rules.stags)
+        self.version = self.game.version.clone()
 
     def log_probs(self, goals: torch.Tensor | None = None) -> torch.Tensor:
-        """goals: int64 [B, A], 0 stag, 1 hare. Returns: float [B, A, 7]; None: of both goals, [B, A, 2, 7]."""
+        """goals: int64 [B, A], 0 stag, 1 hare, 2 none. Returns: float [B, A, 7]; None: of 0 and 1, [B, A, 2, 7]."""
         game = self.game
         stale = (self.version != game.version).nonzero()[:, 0]
         if len(stale):

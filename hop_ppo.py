@@ -399,6 +399,13 @@ def games_of(args: Args, rules: Rules, vae, world) -> list:
     return [(game, others_of(args, game, vae)) for game in games]
 
 
+def load_games(games: list, played: list) -> None:
+    """played: the state_dict of each game, and of what its learners are told."""
+    for (game, others), (its, theirs) in zip(games, played, strict=True):
+        game.load_state_dict(its)
+        others.load_state_dict(theirs)
+
+
 def teams_of(args: Args, rules: Rules) -> list[str]:
     """What an evaluation plays with: the training's own co-players first."""
     n = rules.hunters - 1
@@ -561,9 +568,7 @@ def train(args: Args, resumed: dict | None) -> None:
         state = {key: resumed[key] for key in state}
         tracking.load_weights(agent, resumed["model"], folder / "last.pt")
         optimizer.load_state_dict(resumed["optimizer"])
-        for (game, others), (its, theirs) in zip(games, resumed["games"], strict=True):
-            game.load_state_dict(its)
-            others.load_state_dict(theirs)
+        load_games(games, resumed["games"])
         tracking.set_rng_state(resumed["rng"])
     else:
         run_name = tracking.new_run(args.exp_name, "ppo_ckpts")
@@ -576,6 +581,8 @@ def train(args: Args, resumed: dict | None) -> None:
         played = [(game.state_dict(), others.state_dict()) for game, others in games]
         learnt = dict(model=agent.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state(), games=played)
         tracking.save_checkpoint(folder / name, fixed | now | learnt)
+        if name == "last.pt":  # go on from what a resumed run begins with: tables built anew, so that both round alike
+            load_games(games, played)
 
     writer = tracking.open_log(run_name, settings, purge_step=state["update"] * batch + 1 if resumed else None)
     if not resumed:

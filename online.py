@@ -73,6 +73,15 @@ class Online:
         """Forget the co-players of these boards (bool [B]): a new episode begins."""
         self.log_likelihood[boards.to(self.device).repeat_interleave(self.shape[1])] = 0.0
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The beliefs."""
+        return dict(log_likelihood=self.log_likelihood)
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Beliefs as saved; fields are spread anew: their padding is of the boards seen so far, and sets how sums round."""
+        self.log_likelihood = state["log_likelihood"].clone()
+        self.behaved, self.gone, self.boards = None, None, None
+
     def _spread(self, boards: torch.Tensor) -> None:
         """Spread the things of the boards [B, 3, K] that changed since the last tick."""
         things = max(1, int((boards[:, 1] + boards[:, 2]).clamp(max=1).sum(1).amax()))

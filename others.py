@@ -1,6 +1,7 @@
 """What a policy is told of each co-player while a game is played: nothing, who it is, a belief about its goal, or z.
 
-Each class has the same interface: `look()` before a tick, `observe()` after it, `deal()` when boards are dealt anew.
+Each class has the same interface: `look()` before a tick, `observe()` after it, `deal()` when boards are dealt anew. After
+`load_state_dict`, which comes after that of the game, nothing is left of what was worked out from boards before.
 """
 
 import torch
@@ -77,6 +78,7 @@ class Belief:
 
     def load_state_dict(self, state: dict) -> None:
         self.log_odds, self.counts = state["log_odds"].clone(), state["counts"].clone()
+        self.minds.rebuild()
 
 
 class Latent:
@@ -100,10 +102,10 @@ class Latent:
         self.online.reset(boards)
 
     def state_dict(self) -> dict:
-        return dict(log_likelihood=self.online.log_likelihood)
+        return self.online.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        self.online.log_likelihood = state["log_likelihood"].clone()
+        self.online.load_state_dict(state)
 
 
 class Score:
