@@ -359,33 +359,69 @@ def rules_of(env_id: str) -> tuple[Rules, int]:
 
 
 def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module | None]:
-    """The VAE and the world model that the settings need; their folders go into the settings."""
-    scripted = args.co_players != "self"
-    search = args.plan and scripted
+    """The VAE and the world model that the settings need; their folders go into the settings. Raises: tracking.UsageError:
+    there is none, or it was trained for another game or without what is needed of it."""
     vae = world = None
-    if args.om in ("latent", "belief") or (args.real_ratio < 1 and scripted) or search:
+    goal_users = {"--om belief": args.om == "belief", "--plan": args.plan,
+                  "--real-ratio below 1": args.real_ratio < 1 and args.co_players != "self"}  # fmt: skip
+    needs_goals = [flag for flag, used in goal_users.items() if used]
+    if needs_goals or args.om == "latent":
         args.vae = args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix()
         vae, checkpoint = load_vae(args.vae)
-        if vae.loss == "recon":
-            raise tracking.UsageError(f"{args.vae}: trained with --loss recon, it has no MOA head: name another with --vae")
-        size = (vae.sizes["height"], vae.sizes["width"])
-        if size != (rules.height, rules.width):
-            raise tracking.UsageError(f"{args.vae}: for boards of {size}, the game has {(rules.height, rules.width)}")
+        check_vae(args.vae, vae, checkpoint, rules, needs_goals)
         judged = tracking.find_folder(args.vae) / "metrics.json"
         test = json.loads(judged.read_text(encoding="utf-8"))["test"] if judged.is_file() else {}
         said = ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll")) if test else "not judged yet"
         print(f"[MOA] {args.vae}: {said} on the offline test split of {checkpoint['args']['data']}")
-    if args.real_ratio < 1 or (search and args.plan_model == "learned"):
+    if args.real_ratio < 1 or (args.plan and args.plan_model == "learned"):
         args.world_model = args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
         world, checkpoint = load_world_model(args.world_model)
-        if world.kind != "moves" or not world.joint:
-            raise tracking.UsageError(f"{args.world_model}: imagination needs --model moves --actions joint: name another")
-        pays, paid = {rules.stag_reward, rules.hare_reward}, set(world.totals.tolist())
-        if not pays <= paid:
-            pays = f"captures pay {sorted(pays)} in {args.env_id}, {sorted(paid - {0.0})} in what it learnt from"
-            raise tracking.UsageError(f"{args.world_model}: {pays}: name one that learnt from this game")
+        check_world_model(args, world, checkpoint, rules)
         print(f"[WM] {args.world_model}: trained on {checkpoint['args']['data']}")
     return vae, world
+
+
+def check_vae(folder: str, vae: nn.Module, checkpoint: dict, rules: Rules, needs_goals: list[str]) -> None:
+    """needs_goals: the flags that need trained goal heads. Raises: tracking.UsageError: this VAE cannot be used."""
+    if vae.loss == "recon":
+        raise tracking.UsageError(f"{folder}: trained with --loss recon, it has no MOA head: name another with --vae")
+    size = (vae.sizes["height"], vae.sizes["width"])
+    if size != (rules.height, rules.width):
+        raise tracking.UsageError(f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}")
+    if not needs_goals:
+        return
+    if "goals_trained" not in checkpoint:
+        raise tracking.UsageError(
+            f"{folder}: made by an older version, which did not record whether its goal heads were trained: train one anew "
+            "with `python pretrain_vae.py`, or name another with --vae"
+        )
+    if not checkpoint["goals_trained"]:
+        raise tracking.UsageError(
+            f"{folder}: {needs_goals[0]} needs goal heads, and its data had no strategies to train them: train on a file of "
+            "`python -m data.collect`, or name another with --vae"
+        )
+
+
+def check_world_model(args: Args, world: nn.Module, checkpoint: dict, rules: Rules) -> None:
+    """Sizes, hunters and horizon of its data may differ: it plays on any board, and when boards end is the game's rule.
+    Raises: tracking.UsageError: this world model cannot be used."""
+    folder, its = args.world_model, checkpoint.get("rules")
+    if world.kind != "moves" or not world.joint:
+        raise tracking.UsageError(f"{folder}: imagination needs --model moves --actions joint: name another")
+    names = ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
+    if other := [name for name in names if its and its[name] != getattr(rules, name)]:
+        values = ", ".join(f"{name} {its[name]:g} where {args.env_id} has {getattr(rules, name):g}" for name in other)
+        flags = " ".join(f"--rules.{name.replace('_', '-')} {getattr(rules, name):g}" for name in other)
+        raise tracking.UsageError(
+            f"{folder}: learnt from a game with {values}: collect with `python -m data.collect {flags} --out FILE`, train "
+            "on that file, and name the run with --world-model"
+        )
+    pays, paid = {rules.stag_reward, rules.hare_reward}, set(world.totals.tolist())
+    if not pays <= paid:
+        pays = f"captures pay {sorted(pays)} in {args.env_id}, {sorted(paid - {0.0})} in what it learnt from"
+        raise tracking.UsageError(f"{folder}: {pays}: name one that learnt from this game")
+    if not its:
+        print(f"[WM] {folder}: the rules of its data are not known; only what captures pay was checked")
 
 
 def games_of(args: Args, rules: Rules, vae, world) -> list:

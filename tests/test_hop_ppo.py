@@ -399,9 +399,8 @@ def workplace(tmp_path_factory):
     ):
         (folder / root).mkdir(parents=True)
         for name in ("best.pt", "last.pt"):
-            tracking.save_checkpoint(
-                folder / root / name, dict(kind=kind, model=net.state_dict(), sizes=net.sizes, args=args, goals_trained=1)
-            )
+            checkpoint = dict(kind=kind, model=net.state_dict(), sizes=net.sizes, args=args, goals_trained=1)
+            tracking.save_checkpoint(folder / root / name, checkpoint)
     test = dict(top1=0.7874, top3=0.9638, nll=0.5832)
     tracking.write_json(folder / "vae_ckpts/vae__1/dim16/metrics.json", {"test": test})
     return folder
