@@ -15,7 +15,7 @@ from online import Online
 
 ACTIONS = 7
 NS, NH = 0, 1  # of STRATEGIES, and of the goals stag and hare
-PRIOR = 0.05  # episodes of each goal that a team is taken to have had before its first one
+PRIOR = 0.5  # counts of each goal before the first episode (Krichevsky & Trofimov 1981); not tuned
 
 
 class Told:

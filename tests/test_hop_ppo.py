@@ -263,7 +263,7 @@ class SaidMinds:
 
 
 def test_belief_by_hand():
-    """After UP (3:1 for the stag) twice: 9:1. The next episode begins with counts 0.9 and 0.1, plus 0.05 each."""
+    """After UP (3:1 for the stag) twice: 9:1. The next episode begins with counts 0.9 and 0.1, plus 1/2 each."""
     probs = [[0.3, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.1, 0.2, 0.1, 0.1]]
     game = Real(1, Rules(height=4, width=4, blocks=0, hunters=2, hares=2), "1NS", 1, team_episodes=3)
     belief = Belief.__new__(Belief)
@@ -277,9 +277,9 @@ def test_belief_by_hand():
         assert belief.look()[0, :, 0].tolist() == pytest.approx([expected, 0.5])
     yes, no = torch.tensor([True]), torch.tensor([False])
     belief.deal(yes, no)
-    assert float(belief.look()[0, 0, 0]) == pytest.approx(0.95 / 1.1)
-    belief.deal(yes, no)  # nothing happened: 0.5 * 0.9 + 0.95 / 1.1 for the stag, of 1.5 in all, plus 0.05 each
-    assert float(belief.look()[0, 0, 0]) == pytest.approx((0.45 + 0.95 / 1.1 + 0.05) / 1.6)
+    assert float(belief.look()[0, 0, 0]) == pytest.approx(1.4 / 2)
+    belief.deal(yes, no)  # nothing happened: 0.5 * 0.9 + 0.7 for the stag, of 1.5 in all, plus 1/2 each
+    assert float(belief.look()[0, 0, 0]) == pytest.approx((0.45 + 0.7 + 0.5) / 2.5)
     belief.deal(yes, yes)
     assert float(belief.look()[0, 0, 0]) == 0.5
 
