@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,16 @@ import hop_ppo
 import pretrain_vae
 import tracking
 import train_world_model
-from boards import Imagined, Real, sample, sights
+from boards import Imagined, Minds, Real, sample, sights
 from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.trajectories import save_arrays
 from envs import Rules
-from train_world_model import load_world_model
+from envs.stag_hunt import STAY
+from others import Belief
+from pretrain_vae import VAE
+from train_world_model import Moves, load_world_model
 
 # As StagHunt-hidden-v0, on a board where all captures are soon seen, with so many blocks that distances differ.
 HIDDEN = Rules(height=5, width=5, blocks=6, hunters=3, stags=1, hares=1, hunters_needed=3, stag_reward=15.0,
@@ -81,7 +85,138 @@ def test_imagined_hidden_game_has_the_lengths_and_captures_of_the_real_one(world
         assert abs(float(difference)) < 3 * float(standard_error), key
 
 
+# ---- networks that a game can use
+
+
+def write_networks(folder, vae=None, world=None):
+    """Untrained networks for HIDDEN, and what their checkpoints say besides."""
+    torch.manual_seed(0)
+    rules = asdict(HIDDEN)
+    for kind, path, net, rest in (
+        ("pretrain_vae", "vae_ckpts/vae__1/dim16", VAE(5, 5, 25), {"goals_trained": 7} if vae is None else vae),
+        ("train_world_model", "wm_ckpts/wm__1", Moves(5, 5, [0.0, 1.0, 15.0]), {"rules": rules} if world is None else world),
+    ):
+        (folder / path).mkdir(parents=True)
+        checkpoint = dict(kind=kind, model=net.state_dict(), sizes=net.sizes, args=dict(data="x", model="moves"))
+        for name in ("best.pt", "last.pt"):
+            tracking.save_checkpoint(folder / path / name, checkpoint | rest)
+    return folder
+
+
+GOAL_USERS = [dict(om="belief"), dict(real_ratio=0.5), dict(plan=True), dict(plan=True, co_players="self")]
+
+
+@pytest.mark.parametrize("settings", GOAL_USERS)
+@pytest.mark.parametrize(("vae", "says"), [({}, "made by an older version"), ({"goals_trained": 0}, "had no strategies")])
+def test_goal_heads_must_be_trained_where_they_are_used(settings, vae, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(write_networks(tmp_path, vae))
+    with pytest.raises(tracking.UsageError, match=f"vae__1: .*{says}.* name another with --vae"):
+        hop_ppo.load_networks(hop_ppo.Args(**settings), HIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("settings", "loads"),
+    [(dict(om="latent"), "vae"), (dict(om="oracle"), ""), (dict(real_ratio=0.5, co_players="self"), "world"),
+     (dict(plan=True, plan_model="rules"), "vae"), (dict(plan=True, co_players="self"), "vae world")],
+)  # fmt: skip
+def test_networks_that_are_loaded(settings, loads, tmp_path, monkeypatch):
+    """z needs no goals; planning needs both networks, also of a self-play run, whose evaluation has scripted co-players."""
+    monkeypatch.chdir(write_networks(tmp_path, vae={"goals_trained": 0} if settings.get("om") else None))
+    vae, world = hop_ppo.load_networks(hop_ppo.Args(**settings), HIDDEN)
+    assert (vae is not None, world is not None) == ("vae" in loads, "world" in loads)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hunters_needed", 2), ("stag_reward", 6.0), ("hare_reward", 2.5), ("prey_moves", 0.5)]
+)
+def test_a_world_model_of_other_rules_is_refused(name, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(write_networks(tmp_path, world={"rules": asdict(replace(HIDDEN, **{name: value}))}))
+    flag, wanted = f"--rules.{name.replace('_', '-')}", f"{getattr(HIDDEN, name):g}"
+    says = f"wm__1: .*{name} {value:g} where StagHunt-v0 has {wanted}: collect with .*{flag} {wanted} --out"
+    with pytest.raises(tracking.UsageError, match=says):
+        hop_ppo.load_networks(hop_ppo.Args(real_ratio=0.0, co_players="self"), HIDDEN)
+
+
+def test_a_world_model_of_other_boards_is_accepted(tmp_path, monkeypatch, capsys):
+    other = replace(HIDDEN, height=9, width=7, hunters=4, horizon=50, end_after_first_hunt=None)
+    monkeypatch.chdir(write_networks(tmp_path, world={"rules": asdict(other)}))
+    assert hop_ppo.load_networks(hop_ppo.Args(real_ratio=0.0, co_players="self"), HIDDEN)[1] is not None
+    assert "not known" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("world", [{}, {"rules": None}])
+def test_rules_that_are_not_known(world, tmp_path, monkeypatch, capsys):
+    """What captures pay is all that can be checked."""
+    monkeypatch.chdir(write_networks(tmp_path, world=world))
+    args = hop_ppo.Args(real_ratio=0.0, co_players="self")
+    hop_ppo.load_networks(args, HIDDEN)
+    assert "wm__1: the rules of its data are not known" in capsys.readouterr().out
+    with pytest.raises(tracking.UsageError, match=r"captures pay \[1.0, 9.0\] in StagHunt-v0, \[1.0, 15.0\] in what"):
+        hop_ppo.load_networks(args, replace(HIDDEN, stag_reward=9.0))
+
+
+TINY = ("--num-envs", 8, "--num-steps", 4, "--total-timesteps", 64, "--eval-boards", 6, "--plan-boards", 3,
+        "--oracle-simulations", 0, "--num-minibatches", 1)  # fmt: skip
+
+
+def test_a_self_play_run_is_judged_with_planning(tmp_path, monkeypatch):
+    """--evaluate loads the networks, and plans where there are scripted co-players."""
+    write_networks(tmp_path)
+    found = []
+    monkeypatch.setattr(hop_ppo, "rules_of", lambda env_id: (HIDDEN, 1))
+    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "2NS"])
+    monkeypatch.setattr(hop_ppo.Referee, "report", lambda self, agent, *rest: found.append(self.compare(agent)))
+    assert call(hop_ppo, tmp_path, *TINY, "--co-players", "self") == 0
+    run = newest(tmp_path / "ppo_ckpts")
+    assert call(hop_ppo, tmp_path, "--evaluate", run, "--plan", "--plan-simulations", 2, "--plan-samples", 1) == 0
+    assert "plan" not in found[0] and set(found[1]["plan"]) == {"2NS"}
+
+
+# ---- imagined co-players
+
+
+def test_imagined_random_co_players_are_uniform_over_legal_actions():
+    torch.manual_seed(0)
+    game, learner = Imagined(400, HIDDEN, "2RANDOM", TrueWorld(HIDDEN), VAE(5, 5, 25)), torch.arange(400)
+    game.begin(*Real(400, HIDDEN, "self", 1).starts)
+    shares = []
+    for _ in range(8):
+        other = (game.seats + 1) % 3
+        seen = game.maps.see(learner, game.hunters, game.prey, game.clock, other, torch.zeros(400, 3, 0))
+        steps = seen.there[:, 0] & (seen.legal.sum(1) == 3)  # STAY and two more: each a third
+        game.step(torch.full((400,), STAY))
+        done = game.actions.gather(1, other[:, None])
+        assert seen.legal.gather(1, done).all()
+        shares.append((done[:, 0] == STAY)[steps].float())
+    share = torch.cat(shares)
+    assert len(share) > 500 and abs(float(share.mean()) - 1 / 3) < 4 * (2 / 9 / len(share)) ** 0.5
+
+
 # ---- a run that is killed and resumed
+
+
+def test_tables_after_a_restart_are_those_of_the_boards_as_they_are():
+    """Both of a game that goes on and of one that is built from its state; nothing is kept of boards before."""
+    torch.manual_seed(0)
+    vae = VAE(5, 5, 25).eval()
+    game = Imagined(4, HIDDEN, "mixed", TrueWorld(HIDDEN), vae)
+    game.begin(*Real(60, HIDDEN, "self", 1).starts)
+    belief, every = Belief(game, vae, 0.9), torch.ones(4, dtype=torch.bool)
+    for _ in range(15):
+        game.deal(every)
+        belief.look()
+    grown = len(belief.minds.policy.values)
+    state = game.state_dict(), belief.state_dict()
+    other = Imagined(4, HIDDEN, "mixed", TrueWorld(HIDDEN), vae)
+    other.begin(*Real(9, HIDDEN, "self", 5).starts)
+    others = Belief(other, vae, 0.9)
+    hop_ppo.load_games([(game, belief), (other, others)], [state, state])
+    fresh = Minds(game, vae).policy.values.tolist()
+    assert len(fresh) < grown
+    for minds in (game.minds, belief.minds, other.minds, others.minds):
+        assert minds.policy.values.tolist() == fresh
+    torch.testing.assert_close(belief.look(), others.look(), rtol=0, atol=0)
+    torch.testing.assert_close(belief.said, others.said, rtol=0, atol=0)
 
 
 def newest(folder: Path) -> Path:
