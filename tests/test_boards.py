@@ -20,6 +20,7 @@ from data.collect import collect
 from data.trajectories import save_arrays
 from envs import Rules
 from envs.stag_hunt import STAY
+from online import Online
 from others import Belief
 from pretrain_vae import VAE
 from train_world_model import Moves, load_world_model
@@ -241,6 +242,24 @@ def killed_at(monkeypatch, evaluation: int) -> None:
 
 
 PLAY = hop_ppo.Referee.play
+
+
+def test_padding_after_a_restart_is_that_of_the_boards_as_they_are():
+    """A board with two prey came first, then two with one: an Online that goes on, and one built from its state."""
+    torch.manual_seed(0)
+    vae = VAE(5, 5, 25).eval()
+    for parameter in vae.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    planes, tick = Real(2, HIDDEN, "self", 1).planes(), torch.tensor([3, 4])
+    online, other = Online(vae, 2, 3), Online(vae, 2, 3)
+    online.step(planes, tick)
+    online.observe(torch.full((2, 3), STAY))
+    planes[:, :, 4] = 0  # no hare is left
+    online.load_state_dict(online.state_dict())
+    other.load_state_dict(online.state_dict())
+    for found, expected in zip(online.step(planes, tick), other.step(planes, tick), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert online.log_likelihood.abs().sum() > 0 and online.fields[0].shape[1] == other.fields[0].shape[1] == 1
 
 
 @pytest.mark.slow
