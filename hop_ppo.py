@@ -74,8 +74,9 @@ class Args:
     """ticks of each board an update"""
     gamma: float = 0.99
     """discount"""
-    end_at_horizon: bool = False
-    """count the horizon as an end: nothing is bootstrapped there, as an evaluation pays nothing after it"""
+    end_at_horizon: bool = True
+    """the horizon is an end: V after the last tick is 0, as nothing is paid there and the policy sees the clock; else V is
+    bootstrapped where the horizon cuts an episode off"""
     gae_lambda: float = 0.95
     """of generalised advantage estimation"""
     num_minibatches: int = 8

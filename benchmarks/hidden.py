@@ -63,8 +63,8 @@ def rules_of(size: int, stag_reward: float, hunters_needed: int, **rest) -> Rule
 
 
 def learn(rules: Rules, told: bool, args: Args) -> hop_ppo.Agent:
-    """PPO with the settings of hop_ppo.py."""
-    run = hop_ppo.Args(seed=args.seed, om="oracle" if told else "none")
+    """PPO with the settings that hop_ppo.py had when the game was chosen."""
+    run = hop_ppo.Args(seed=args.seed, om="oracle" if told else "none", end_at_horizon=False)
     torch.manual_seed(args.seed)
     game = Real(run.num_envs, rules, "mixed", args.seed)
     others = Told(game, told)

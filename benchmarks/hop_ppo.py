@@ -116,10 +116,10 @@ def self(args: Args) -> list[dict]:
 
 
 def teams(args: Args) -> list[dict]:
-    """A policy trained with each team, told nothing and who they are, judged with that team; `end`: --end-at-horizon."""
+    """A policy trained with each team, told nothing and who they are, judged with that team; `cut`: --no-end-at-horizon."""
     rows = []
     settings = {om: ("--om", om) for om in ("none", "oracle")}
-    settings |= {f"{om}, end": (*flags, "--end-at-horizon") for om, flags in settings.items()}
+    settings |= {f"{om}, cut": (*flags, "--no-end-at-horizon") for om, flags in settings.items()}
     for team in TEAMS[1:]:
         rows += grid(replace(args, out=""), {key: (*it, "--co-players", team) for key, it in settings.items()}, (team,))
         if args.out:

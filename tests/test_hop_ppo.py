@@ -51,14 +51,30 @@ def test_bootstrap_at_truncation_only():
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_the_horizon_as_an_end(ends, monkeypatch):
-    """Learners that stay where they are are paid nothing: their returns are 0, or what V promises after the horizon."""
-    torch.manual_seed(0)
-    agent, game = Agent(1, 0), Real(16, SMALL, "mixed", 1)
+    """V is 3 everywhere and learners stay where they are, so that they are paid nothing: the returns of an episode that the
+    horizon ended are 0, or 3 where V is bootstrapped there; those of the episode after it, cut off by the rollout, are 3."""
+    game, horizon = Real(16, SMALL, "mixed", 1), SMALL.horizon
     monkeypatch.setattr(hop_ppo, "sample", lambda log_probs: torch.full((len(log_probs),), 4))
-    args = Args(num_steps=SMALL.horizon, gamma=1.0, gae_lambda=1.0, end_at_horizon=ends)
-    data = rollout(agent, game, Told(game, False), args, torch.zeros(3))
-    assert len(data.returns) == 16 * SMALL.horizon
-    assert bool((data.returns.abs() < 1e-5).all()) == ends
+    args = Args(num_steps=horizon + 3, gamma=1.0, gae_lambda=1.0, end_at_horizon=ends)
+    data = rollout(constant_agent(3.0), game, Told(game, False), args, torch.zeros(3))
+    returns = data.returns.view(horizon + 3, 16)
+    torch.testing.assert_close(returns[:horizon], torch.full((horizon, 16), 0.0 if ends else 3.0))
+    torch.testing.assert_close(returns[horizon:], torch.full((3, 16), 3.0))
+
+
+@pytest.mark.parametrize("team_reward", [False, True])
+def test_nothing_is_bootstrapped_when_a_rollout_stops_at_the_horizon(team_reward, monkeypatch):
+    """The last value of the rollout is then that of the next episode, and must not flow into this one."""
+    game = Real(16, SMALL, "self", 1)
+    monkeypatch.setattr(hop_ppo, "sample", lambda log_probs: torch.full((len(log_probs),), 4))
+    args = Args(num_steps=SMALL.horizon, gamma=1.0, gae_lambda=1.0, team_reward=team_reward)
+    data = rollout(constant_agent(3.0), game, Told(game, False), args, torch.zeros(3))
+    assert len(data.returns) == 16 * 4 * SMALL.horizon and (data.returns == 0).all()
+
+
+def constant_agent(value: float):
+    """Uniform over legal actions, V the same everywhere."""
+    return lambda seen: (hop_ppo.uniform(seen)[0], torch.full((len(seen.legal),), value))
 
 
 def test_advantages_add_up_and_stop_at_an_end():
