@@ -24,7 +24,9 @@ from tqdm import tqdm
 import tracking
 from boards import NEVER, Imagined, Real, Seen, recorded_starts, sample, sights
 from data import DEFAULT_DATA, DataError
-from envs import STRATEGIES, Rules, StagHunt, planes_to_joint, sample_actions, strategy_probs
+from envs import STRATEGIES, Rules, planes_to_joint
+from envs.stag_hunt import FAR
+from envs.strategies import chase
 from envs.teams import LEARNER, parse_team
 from others import Belief, Latent, Told
 from plan import Planner
@@ -35,7 +37,9 @@ from train_world_model import load_world_model
 KIND = "hop_ppo"  # what a checkpoint says it is
 ACTIONS = 7
 MASKED = -1e9  # a logit of what is not legal
-EVAL_SEED, FINAL_SEED = 2001, 3001  # of the fresh boards of an evaluation in training, and at the end
+EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts are chosen
+FINAL_SEED = 3001  # of the boards that judge at the end
+HIDDEN_FINAL_SEED = 4001  # those of StagHunt-hidden-v0: that game was chosen on boards of seed 3001
 
 
 @dataclass
@@ -112,9 +116,9 @@ class Args:
     plan_boards: int = 256
     """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each"""
     oracle: str = ""
-    """folder of a run trained with --om oracle: the oracle of the evaluation is the better of it alone and its search"""
-    oracle_simulations: int = 200
-    """of the oracle of the evaluation: search in the real rules, told who the others are; 0: no oracle"""
+    """folder of a run trained with --om oracle: its policy is the oracle of the evaluation"""
+    oracle_simulations: int = 0
+    """above 0: in the evaluation also search before each move in the real rules, told who the others are"""
     eval_every: int = 20
     """updates between evaluations"""
     eval_boards: int = 1024
@@ -324,6 +328,8 @@ def judge(policy, game: Real, others, episodes: int = 1, plan=None) -> dict[str,
                gone[:, game.rules.stags :].sum(1))  # fmt: skip
         for key, array in zip(found, now, strict=True):
             found[key].append(array.numpy().copy())
+        if len(found["learner"]) == episodes:
+            break
         every = torch.ones(B, dtype=torch.bool)
         new = game.deal(every)
         for one in watching:
@@ -334,6 +340,21 @@ def judge(policy, game: Real, others, episodes: int = 1, plan=None) -> dict[str,
 def uniform(seen: Seen) -> tuple[torch.Tensor, None]:
     """The policy of random play."""
     return (seen.legal.float() / seen.legal.sum(1, keepdim=True)).log(), None
+
+
+class Script:
+    """The simple rival: NS until tick `switch` (None: always), then NH, without random moves, told nothing."""
+
+    def __init__(self, rules: Rules, switch: int | None):
+        self.rules, self.switch = rules, rules.horizon if switch is None else switch
+
+    def __call__(self, seen: Seen) -> tuple[torch.Tensor, None]:
+        distance = torch.cat([seen.steps[:, :, :1], seen.ways], 2).numpy().astype(np.int16)  # [N, P, 5]
+        distance[distance == NEVER] = FAR
+        here, around = np.zeros((len(distance), 1), np.int64), np.array([[1, 2, 3, 4]])  # places in its last axis
+        probs = chase(distance, here, around, seen.legal[:, None].numpy(), self.rules.stags)
+        late = (seen.clock[:, :1] * self.rules.horizon).round() >= self.switch
+        return torch.where(late, *(torch.as_tensor(probs[name][:, 0]) for name in ("NH", "NS"))).log(), None
 
 
 def brief(found: dict[str, np.ndarray]) -> dict[str, float]:
@@ -443,6 +464,10 @@ def load_games(games: list, played: list) -> None:
         others.load_state_dict(theirs)
 
 
+def final_seed_of(env_id: str) -> int:
+    return HIDDEN_FINAL_SEED if env_id == "StagHunt-hidden-v0" else FINAL_SEED
+
+
 def teams_of(args: Args, rules: Rules) -> list[str]:
     """What an evaluation plays with: the training's own co-players first."""
     n = rules.hunters - 1
@@ -452,7 +477,7 @@ def teams_of(args: Args, rules: Rules) -> list[str]:
 
 @dataclass
 class Referee:
-    """Judges policies on fresh boards, the same ones whoever plays."""
+    """Judges policies on fresh boards, which are the same for every policy."""
 
     args: Args
     rules: Rules
@@ -473,43 +498,60 @@ class Referee:
             planner = Planner(policy, game, others, told, self.vae, self.world, plan) if plan else None
             return judge(policy, game, others, episodes, planner)
 
-    def rush(self) -> dict[str, np.ndarray]:
-        """What hunters earn that all go for the stag (NS without random moves) on the boards of the final evaluation."""
-        game = StagHunt(self.args.eval_boards, self.rules)
-        game.reset(seed=FINAL_SEED)
-        paid = np.zeros((game.num_boards, self.rules.hunters))
-        while not game.ended.all():
-            probs = strategy_probs(game, ["NS"])[:, :, 0]
-            paid += game.step(sample_actions(probs, game.uniform(self.rules.hunters)))[1]
-        left = (game.state.prey < 0)[None]
-        return dict(learner=paid[None, :, 0], team=paid.mean(1)[None], length=game.tick[None],
-                    stags=left[..., : self.rules.stags].sum(2), hares=left[..., self.rules.stags :].sum(2))  # fmt: skip
+    @property
+    def final_seed(self) -> int:
+        return final_seed_of(self.args.env_id)
+
+    def script(self, team: str, seed: int, switch: int | None, **boards) -> dict:
+        """What `Script` earns with a team, and its `tick`, None for never."""
+        return brief(self.play(Script(self.rules, switch), team, seed, om="none", **boards)) | {"tick": switch}
+
+    def best_switch(self, team: str) -> int | None:
+        """The tick at which `Script` earns most with a team, on boards of EVAL_SEED: 0, 4, .., 32 or never."""
+        key = "team" if team == "self" else "learner"
+        switches = [*range(0, min(33, self.rules.horizon), 4), None]
+        boards = dict(boards=self.args.eval_boards, episodes=1)  # it remembers nothing: one episode of each team will do
+        return max(switches, key=lambda switch: self.script(team, EVAL_SEED, switch, **boards)[key])
+
+    def untrained(self, agent: Agent) -> Agent:
+        """A network of the same kind with its first weights."""
+        with kept_rng():
+            torch.manual_seed(self.args.seed)
+            return type(agent)(**agent.sizes)
 
     def compare(self, agent: Agent) -> dict[str, dict[str, dict]]:
-        """Who earns what with which team: {"teams": {"3NS": {..}, ..}, "plan", "oracle", "random", "rush": the same}."""
-        args, found = self.args, {"teams": {}, "plan": {}, "oracle": {}, "random": {}, "rush": {}}
-        told = load_agent(args.oracle)[0] if args.oracle else agent
-        for team in tqdm(teams_of(args, self.rules), unit=" teams", leave=False):
-            found["teams"][team] = brief(self.play(agent, team, FINAL_SEED))
-            found["random"][team] = brief(self.play(uniform, team, FINAL_SEED, om="none"))
-            if team == "self":
-                found["rush"][team] = brief(self.rush())
-                continue
-            few = dict(seed=FINAL_SEED, boards=max(2, math.ceil(args.plan_boards / args.team_episodes)))
-            if args.plan:
-                found["plan"][team] = brief(self.play(agent, team, plan=args.plan_model, **few))
-            if args.oracle_simulations:
-                om = "oracle" if args.oracle else args.om
-                best = [self.play(told, team, om=om, plan="oracle", **few)]
-                best += [self.play(told, team, FINAL_SEED, om="oracle")] if args.oracle else []
-                found["oracle"][team] = max(map(brief, best), key=lambda one: one["learner"])
-        return {kind: by_team for kind, by_team in found.items() if by_team}
+        """Who earns what with which team, {"teams": {"3NS": {..}, ..}, "script": the same, ..}; what is not asked for is
+        not there. All on the same boards; of plan and oracle_search, --plan-boards of them."""
+        args, seed, teams, found = self.args, self.final_seed, teams_of(self.args, self.rules), {}
+        switches = {
+            team: self.best_switch(team) for team in tqdm(dict.fromkeys(["mixed", *teams]), unit=" scripts", leave=False)
+        }
+        untrained, oracle = self.untrained(agent), load_agent(args.oracle)[0] if args.oracle else None
+        few = dict(seed=seed, boards=max(2, math.ceil(args.plan_boards / args.team_episodes)))
+        for team in tqdm(teams, unit=" teams", leave=False):
+            one = {
+                "teams": brief(self.play(agent, team, seed)),
+                "script": self.script(team, seed, switches["mixed"]),
+                "script_told": self.script(team, seed, switches[team]),
+                "untrained": brief(self.play(untrained, team, seed)),
+                "random": brief(self.play(uniform, team, seed, om="none")),
+            }
+            if oracle and team != "self":
+                one["oracle"] = brief(self.play(oracle, team, seed, om="oracle"))
+            if args.plan and team != "self":
+                one["plan"] = brief(self.play(agent, team, plan=args.plan_model, **few))
+            if args.oracle_simulations and team != "self":
+                policy, om = (oracle, "oracle") if oracle else (agent, args.om)
+                one["oracle_search"] = brief(self.play(policy, team, om=om, plan="oracle", **few))
+            for kind, result in one.items():
+                found.setdefault(kind, {})[team] = result
+        return found
 
     def adapt(self, agent: Agent, episodes: int = 10) -> dict[str, list[dict]]:
         """Unknown co-players that stay in their seats: the learner's return by episode."""
         found = {}
         for team in [team for team in teams_of(self.args, self.rules) if team != "self"]:
-            learner = self.play(agent, team, FINAL_SEED, self.args.plan_boards, episodes)["learner"]
+            learner = self.play(agent, team, self.final_seed, self.args.plan_boards, episodes)["learner"]
             ci = 1.96 * learner.std(1, ddof=1) / math.sqrt(learner.shape[1])
             found[team] = [dict(episode=e + 1, learner=float(mean), learner_ci95=float(half))
                            for e, (mean, half) in enumerate(zip(learner.mean(1), ci, strict=True))]  # fmt: skip
@@ -519,12 +561,17 @@ class Referee:
         """Say, write and draw all that is judged of an agent."""
         found, adapted = self.compare(agent), self.adapt(agent)
         rows = [dict(team=team) | one for team, ones in adapted.items() for one in ones]
-        flat = [dict(policy=kind, team=team) | one for kind, by_team in found.items() for team, one in by_team.items()]
         by_episode = {team: [one["learner"] for one in ones] for team, ones in adapted.items()}
-        tracking.write_csv(folder / f"{stem}_teams.csv", flat)
+        tracking.write_csv(folder / f"{stem}_teams.csv", table_rows(found))
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
-        print(f"[PPO] returns on fresh boards of seed {FINAL_SEED}, mean and half of its 95% interval; plan and oracle: "
-              f"{self.args.plan_boards} episodes\n" + " " * 17 + "".join(f"{kind:>20}" for kind in found))  # fmt: skip
+        for kind in ("script", "script_told"):
+            ticks = (f"{team} {'never' if one['tick'] is None else one['tick']}" for team, one in found[kind].items())
+            print(f"[PPO] {kind}: NS until a tick, chosen on boards of seed {EVAL_SEED}, then NH: {', '.join(ticks)}")
+        episodes = {kind: next(iter(by_team.values()))["episodes"] for kind, by_team in found.items()}
+        searched = [f"{kind} {episodes[kind]}" for kind in ("plan", "oracle_search") if kind in found]
+        print(f"[PPO] returns on fresh boards of seed {self.final_seed}, mean and half of its 95% interval; episodes: "
+              + ", ".join([str(episodes["teams"]), *searched]))  # fmt: skip
+        print(" " * 17 + "".join(f"{kind:>20}" for kind in found))
         for team in found["teams"]:
             for key in ("learner", "team"):
                 cells = (by_team.get(team) for by_team in found.values())
@@ -532,13 +579,16 @@ class Referee:
                 print(f"       {team if key == 'learner' else '':9}{key:7}" + "".join(f"{cell:>20}" for cell in cells))
         for team, returns in by_episode.items():
             print(f"[PPO] {team}, the same co-players for {len(returns)} episodes: " + " ".join(f"{x:.2f}" for x in returns))
-        bars = {kind: [one.get(team, {}).get("learner", math.nan) for team in found["teams"]] for kind, one in found.items()}
+        drawn = {kind: by_team for kind, by_team in found.items() if kind != "untrained"}
+        bars = {kind: [one.get(team, {}).get("learner", math.nan) for team in found["teams"]] for kind, one in drawn.items()}
         pictures = {f"{stem}_teams": figures.bars(list(found["teams"]), bars, "return of the learner", "with each team")}
         if by_episode:
             pictures[f"{stem}_adaptation"] = figures.curves({"return of the learner": by_episode}, {}, "episode")
         for name, figure in pictures.items():
             figures.save(figure, folder / f"{name}.png", writer, head["steps"])
-        tracking.write_json(folder / f"{stem}.json", head | found | {"adaptation": by_episode})
+        seeds = dict(eval_seed=EVAL_SEED, final_seed=self.final_seed)
+        absent = dict(oracle=None, oracle_search=None)
+        tracking.write_json(folder / f"{stem}.json", head | seeds | absent | found | {"adaptation": by_episode})
         self.film(agent, folder / f"{stem}_episode.gif")
 
     def film(self, agent: Agent, path: Path) -> None:
@@ -546,7 +596,7 @@ class Referee:
         frames, titles, notes = [], [], []
         with kept_rng(), torch.no_grad():
             torch.manual_seed(self.args.seed)
-            game = Real(1, self.rules, self.args.co_players, FINAL_SEED, self.args.team_episodes)
+            game = Real(1, self.rules, self.args.co_players, self.final_seed, self.args.team_episodes)
             others = others_of(self.args, game, self.vae)
             while True:
                 told, who = others.look(), game.who[0].tolist()
@@ -563,6 +613,14 @@ class Referee:
                 others.observe()
         label = "P(stag) (who it is)" if self.args.om == "belief" else "(who it is)"
         figures.joint_film({label: frames}, titles, path, notes)
+
+
+def table_rows(found: dict[str, dict[str, dict]]) -> list[dict]:
+    """A row a policy and team. `team` is the team's name, so its mean return is called `team_return`."""
+    named = dict(team="team_return", team_ci95="team_return_ci95")
+    rows = [(kind, team, one) for kind, by_team in found.items() for team, one in by_team.items()]
+    return [dict(policy=kind, team=team) | {named.get(key, key): value for key, value in one.items()}
+            for kind, team, one in rows]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -599,7 +657,7 @@ def train(args: Args, resumed: dict | None) -> None:
     real = sum(game.boards for game, _ in games if isinstance(game, Real)) * args.num_steps  # an update
     goal = "team" if args.co_players == "self" else "learner"
 
-    state = dict(update=0, best=-math.inf, history=[], evaluations=[], seconds=0.0, train_seconds=0.0)
+    state = dict(update=0, best=-math.inf, selection_steps=0, history=[], evaluations=[], seconds=0.0, train_seconds=0.0)
     if resumed:
         folder, run_name = tracking.find_folder(args.resume), resumed["run"]
         state = {key: resumed[key] for key in state}
@@ -644,33 +702,38 @@ def train(args: Args, resumed: dict | None) -> None:
         if now > 0:  # the first update warms up
             state["train_seconds"] += seconds
             tracking.log_scalars(writer, "charts", {"SPS": batch / seconds}, steps)
-        row = dict(update=now + 1, steps=steps, real_steps=(now + 1) * real)
+        row = dict(update=now + 1, steps=steps, real_steps=(now + 1) * real + state["selection_steps"])
         state["history"].append(row | played | losses)
         state["update"] = now + 1
         if (now + 1) % args.eval_every and now + 1 < updates:
             continue
-        found = brief(referee.play(agent, args.co_players, EVAL_SEED))
+        played = referee.play(agent, args.co_players, EVAL_SEED)
+        if real:  # real boards choose `best`: their ticks are paid for, too
+            state["selection_steps"] += int(played["length"].sum())
+            row["real_steps"] += int(played["length"].sum())
+        found = brief(played)
         state["evaluations"].append(row | found)
         tracking.log_scalars(writer, "eval", found, steps)
         said = ", ".join(f"{key} {found[key]:.3f} ± {found[f'{key}_ci95']:.3f}" for key in ("learner", "team"))
         tqdm.write(f"[PPO] update {now + 1}/{updates}, {steps} steps ({row['real_steps']} real): {said}")
         tracking.write_csv(folder / "progress.csv", state["history"])
         tracking.write_csv(folder / "evaluations.csv", state["evaluations"])
-        if found[goal] > state["best"]:
+        if not real or found[goal] > state["best"]:
             state["best"] = found[goal]
             save("best.pt")
         save("last.pt")
 
     agent, best = load_agent(folder)
     print(f"\n[PPO] model saved to: {folder.as_posix()}")
-    print(f"[PPO] judged: update {best['update']}, the best on boards of seed {EVAL_SEED}")
+    chosen = f"the best on boards of seed {EVAL_SEED}" if real else "the last: nothing real is to choose it"
+    print(f"[PPO] judged: update {best['update']}, {chosen}")
     keys = ("episodic_return", "episodic_length", "entropy", "explained_variance")
     panels = {key: {args.co_players: [row.get(key, math.nan) for row in state["history"]]} for key in keys}
     curves = figures.curves(panels, {}, f"update of {batch} steps")
     figures.save(curves, folder / "ppo_curve.png", writer, updates * batch)
     head = dict(run=run_name, seed=args.seed, args=settings, seconds=state["seconds"] + time.perf_counter() - start,
                 sps=(updates - 1) * batch / max(state["train_seconds"], 1e-9), steps=best["update"] * batch,
-                real_steps=best["update"] * real)  # fmt: skip
+                real_steps=best["update"] * real + state["selection_steps"])  # fmt: skip
     referee.report(agent, folder, head, "metrics", writer)
     writer.close()
     print(f"[PPO] {head['seconds']:.0f} s, {head['sps']:.0f} steps/s in training; metrics.json: {folder.as_posix()}")
@@ -685,6 +748,7 @@ def evaluate(args: Args) -> None:
     folder = tracking.find_folder(args.evaluate)
     agent, checkpoint = load_agent(folder)
     args = tracking.resumed_args(args, checkpoint, free=("resume", "evaluate", *FREE))
+    check_oracle(args)
     rules, _ = rules_of(args.env_id)
     judge = Referee(args, rules, *load_networks(args, rules))
     steps = checkpoint["update"] * args.num_envs * args.num_steps
@@ -717,12 +781,17 @@ def main() -> None:
         raise tracking.UsageError("--team-reward: needs --co-players self: scripted co-players have no use for a reward")
     if args.plan and args.co_players == "self":
         raise tracking.UsageError("--plan: needs scripted co-players: goals are drawn for those that have one")
+    check_oracle(args)
+    train(args, resumed)
+
+
+def check_oracle(args: Args) -> None:
+    """Raises: tracking.UsageError: --oracle names a run that is not told who the others are, or is of another game."""
     if args.oracle:
         its = load_agent(args.oracle)[1]["args"]
         if (its["om"], its["env_id"]) != ("oracle", args.env_id):
             its = f"--om {its['om']} --env-id {its['env_id']}"
             raise tracking.UsageError(f"--oracle {args.oracle}: needs --om oracle --env-id {args.env_id}, this has {its}")
-    train(args, resumed)
 
 
 if __name__ == "__main__":

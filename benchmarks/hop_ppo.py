@@ -51,8 +51,8 @@ class Args:
 
 def run(*flags: str) -> str:
     """One training, judged little by the script itself. Returns: its folder."""
-    command = [sys.executable, "hop_ppo.py", "--oracle-simulations", "0", "--eval-boards", "256", "--plan-boards", "16",
-               "--eval-every", "1000000", *map(str, flags)]  # fmt: skip
+    command = [sys.executable, "hop_ppo.py", "--eval-boards", "256", "--plan-boards", "16", "--eval-every", "1000000",
+               *map(str, flags)]  # fmt: skip
     print("$ python", *command[1:], file=sys.stderr, flush=True)
     said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
     return re.search(r"model saved to: (\S+)", said)[1]
@@ -68,20 +68,27 @@ def grid(args: Args, settings: dict[str, tuple], teams: tuple[str, ...]) -> list
             folder = run("--seed", seed, "--total-timesteps", args.steps, *flags)
             metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
             agent, judge = referee(replace(args, agent=folder))
+            judge.args.eval_boards = args.boards * judge.args.team_episodes
             for team in teams:
                 ran = {key: metrics[key] for key in ("real_steps", "seconds", "sps", "run")}
-                players = {"policy": judge.play(agent, team, hop_ppo.FINAL_SEED, args.boards)}
-                if seed == args.seeds[0] and name == next(iter(settings)):
-                    players["random"] = judge.play(hop_ppo.uniform, team, hop_ppo.FINAL_SEED, args.boards, om="none")
-                    if team == "self":
-                        judge.args = replace(judge.args, eval_boards=args.boards)
-                        players["all rush the stag"] = judge.rush()
-                for policy, found in players.items():
-                    one = {"of_team" if key == "team" else key: value for key, value in hop_ppo.brief(found).items()}
-                    rows.append(dict(setting=name, policy=policy, team=team, seed=seed) | one | ran)
+                found = {"policy": {team: hop_ppo.brief(judge.play(agent, team, judge.final_seed))}}
+                if name == next(iter(settings)):
+                    untrained = judge.play(judge.untrained(agent), team, judge.final_seed)
+                    found["untrained"] = {team: hop_ppo.brief(untrained)}
+                if name == next(iter(settings)) and seed == args.seeds[0]:
+                    found |= rivals(judge, team)
+                rows += [dict(setting=name, seed=seed) | row | ran for row in hop_ppo.table_rows(found)]
             if args.out:
                 pd.DataFrame(rows).to_csv(args.out, index=False)
     return rows
+
+
+def rivals(judge: hop_ppo.Referee, team: str) -> dict[str, dict[str, dict]]:
+    """Random play and the scripts, whose ticks are chosen on the boards of EVAL_SEED."""
+    random = hop_ppo.brief(judge.play(hop_ppo.uniform, team, judge.final_seed, om="none"))
+    scripts = {kind: judge.script(team, judge.final_seed, judge.best_switch(its))
+               for kind, its in (("script", "mixed"), ("script_told", team))}  # fmt: skip
+    return {kind: {team: one} for kind, one in ({"random": random} | scripts).items()}
 
 
 def om(args: Args) -> list[dict]:
@@ -99,7 +106,7 @@ def adapt(args: Args) -> list[dict]:
     rows = []
     for name, seed, run_name in pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates().itertuples(index=False):
         agent, judge = referee(replace(args, agent=f"ppo_ckpts/{run_name}"))
-        found = judge.play(agent, "mixed", hop_ppo.FINAL_SEED, args.boards, 10)["learner"].mean(1)
+        found = judge.play(agent, "mixed", judge.final_seed, args.boards, 10)["learner"].mean(1)
         rows.append(dict(setting=name, seed=seed) | {f"episode{i + 1}": value for i, value in enumerate(found)})
         print(rows[-1], flush=True)
         if args.out:
@@ -140,13 +147,13 @@ def referee(args: Args, **settings) -> tuple[hop_ppo.Agent, hop_ppo.Referee]:
 
 
 def search(args: Args) -> list[dict]:
-    """The oracle: search in the real rules, told who they are, beside its own policy; gain: over a quarter of it, paired."""
+    """Search in the real rules, told who they are, beside its own policy; gain: over a quarter of it, paired."""
     rows, before = [], {}
     for simulations in (0, 200, 800, 3200):
         for team in TEAMS:
             agent, judge = referee(args, oracle_simulations=simulations)
             start = time.perf_counter()
-            found = judge.play(agent, team, hop_ppo.FINAL_SEED, args.boards, 1, "oracle", "oracle" if simulations else "")
+            found = judge.play(agent, team, judge.final_seed, args.boards, 1, "oracle", "oracle" if simulations else "")
             one, learner = hop_ppo.brief(found), found["learner"].mean(0)
             gain = learner - before.get(team, learner)
             before[team] = learner
@@ -279,9 +286,9 @@ def plan(args: Args) -> list[dict]:
     rows = []
     agent, judge = referee(args, plan=True)
     for team in TEAMS if judge.rules.hunters == 4 else ("mixed",):
-        alone = judge.play(agent, team, hop_ppo.FINAL_SEED, args.boards)["learner"].mean(0)
+        alone = judge.play(agent, team, judge.final_seed, args.boards)["learner"].mean(0)
         for kind in ("learned", "rules"):
-            found = judge.play(agent, team, hop_ppo.FINAL_SEED, args.boards, plan=kind)["learner"].mean(0)
+            found = judge.play(agent, team, judge.final_seed, args.boards, plan=kind)["learner"].mean(0)
             better = found - alone
             rows.append(dict(kind=kind, team=team, seed=judge.args.seed, policy=alone.mean(), planned=found.mean(),
                              gain=better.mean(), gain_ci95=1.96 * better.std(ddof=1) / len(better) ** 0.5))  # fmt: skip

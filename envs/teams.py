@@ -15,6 +15,7 @@ from envs.stag_hunt import Rules, StagHunt, State
 from envs.strategies import DATA_EPSILON, STRATEGIES, sample_actions, strategy_probs
 
 LEARNER = -1  # in `who`
+EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws
 
 
 def parse_team(text: str, co_players: int) -> tuple[str, ...]:
@@ -62,6 +63,9 @@ class Teams:
         """A new episode on these boards (bool [B]). Returns: bool [B], where the team is a new one as well."""
         new = np.zeros(len(boards), bool)
         if boards.any():
+            # An episode draws from a place of its own in the board's stream: how long the ones before took changes nothing.
+            counter = self.core._counter
+            counter[boards] = (counter[boards] // EPISODE_DRAWS + 1) * EPISODE_DRAWS
             self.core.reset(boards=boards)
             new = boards & (self.episode >= self.team_episodes)
             self.episode[boards & ~new] += 1

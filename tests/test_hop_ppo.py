@@ -18,7 +18,7 @@ import hop_ppo
 import tracking
 from boards import NEVER, Imagined, Real, Remembered, sample
 from data import DataError
-from envs import Rules
+from envs import Rules, strategy_probs
 from envs.stag_hunt import FAR
 from envs.teams import LEARNER, Teams, parse_team
 from hop_ppo import Agent, Args, advantages_of, rollout, team_advantages_of
@@ -29,7 +29,7 @@ from train_world_model import Moves, Scorer
 ROOT = Path(hop_ppo.__file__).resolve().parent
 SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
 TINY = ("--num-envs", 16, "--num-steps", 8, "--total-timesteps", 768, "--eval-every", 2, "--eval-boards", 8,
-        "--plan-boards", 4, "--oracle-simulations", 3, "--num-minibatches", 2)  # fmt: skip
+        "--plan-boards", 4, "--num-minibatches", 2)  # fmt: skip
 NONE = Args(num_steps=24)
 
 
@@ -253,6 +253,18 @@ def test_a_team_stays_together():
     assert (who[2] != who[3]).any(1).mean() > 0.5
 
 
+def test_the_next_episode_is_the_same_however_long_this_one_took():
+    short, long = Teams(20, SMALL, "mixed", team_episodes=2), Teams(20, SMALL, "mixed", team_episodes=2)
+    for teams, ticks in ((short, 3), (long, 9)):
+        teams.reset(5)
+        for _ in range(2):
+            for _ in range(ticks):
+                teams.step(np.full((20, 1), 4))
+            teams.deal(np.ones(20, bool))
+    np.testing.assert_array_equal(short.core.obs, long.core.obs)
+    np.testing.assert_array_equal(short.who, long.who)
+
+
 def test_a_board_does_not_hang_on_the_others():
     few, many = Teams(4, SMALL, "mixed"), Teams(9, SMALL, "mixed")
     few.reset(5), many.reset(5)
@@ -335,7 +347,7 @@ def test_beliefs_find_out(vae, monkeypatch):
             pass
 
         def log_probs(self, goals=None):
-            probs = hop_ppo.strategy_probs(game.teams.core, ["NS", "NH"], 0.1)
+            probs = strategy_probs(game.teams.core, ["NS", "NH"], 0.1)
             return torch.as_tensor(probs, dtype=torch.float32).clamp(min=1e-20).log()
 
     monkeypatch.setattr("others.Minds", Exact)
@@ -401,6 +413,108 @@ def test_remembered_answers():
             torch.testing.assert_close(quick(*given), scorer(*given), atol=1e-5, rtol=1e-5)
 
 
+# ---- judging
+
+
+@pytest.mark.parametrize(("switch", "name"), [(0, "NH"), (4, "NH"), (5, "NS"), (None, "NS")])
+def test_script_plays_the_strategies_exactly(switch, name):
+    """On boards at tick 4, beside the strategies of the game; None: never."""
+    game = boards_in_play(SMALL, 4)
+    expected = strategy_probs(game.teams.core, [name])[:, :, 0]
+    seen = hop_ppo.sights(game, torch.zeros(24, 4, 0))[1]
+    live = ((game.hunters < SMALL.cells) & ~game.ended[:, None]).numpy()
+    probs = hop_ppo.Script(SMALL, switch)(seen)[0].exp().view(24, 4, 7)
+    np.testing.assert_allclose(probs[live], expected[live], atol=1e-12)
+
+
+def switches_played(monkeypatch, referee, seeds: list) -> None:
+    """`play` returns 10 at tick 8 with `mixed` and at 12 with other teams, else -tick; on other boards never is best."""
+
+    def play(policy, team, seed, boards=0, episodes=0, om="", plan=""):
+        seeds.append(seed)
+        value, switch = 0.0, getattr(policy, "switch", None)
+        if switch is not None and seed == hop_ppo.EVAL_SEED:
+            value = 10.0 if switch == (8 if team == "mixed" else 12) else -float(switch)
+        elif switch is not None:
+            value = float(switch)
+        learner = np.full((1, 4), value)
+        return dict(
+            learner=learner, team=1 - learner if team != "self" else learner, length=learner, stags=learner, hares=learner
+        )
+
+    monkeypatch.setattr(referee, "play", play)
+
+
+@pytest.mark.parametrize(("env_id", "final"), [("StagHunt-v0", 3001), ("StagHunt-hidden-v0", 4001)])
+def test_ticks_of_the_scripts_are_chosen_on_other_boards(env_id, final, monkeypatch):
+    rules, seeds = hop_ppo.rules_of(env_id)[0], []
+    referee = hop_ppo.Referee(Args(env_id=env_id, team_episodes=1), rules, None, None)
+    switches_played(monkeypatch, referee, seeds)
+    found = referee.compare(Agent(rules.stags, 0))
+    assert set(found) == {"teams", "script", "script_told", "untrained", "random"}
+    assert {one["tick"] for one in found["script"].values()} == {8}
+    assert {team: one["tick"] for team, one in found["script_told"].items()} == {
+        team: 8 if team == "mixed" else 12 for team in found["teams"]
+    }
+    assert all(one["learner"] == one["tick"] for kind in ("script", "script_told") for one in found[kind].values())
+    teams = len(found["teams"])
+    assert seeds == [2001] * 10 * teams + [final] * 5 * teams
+    assert (hop_ppo.EVAL_SEED, referee.final_seed) == (2001, final)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "expected"),
+    [(35, [*range(0, 33, 4), 35]), (33, [*range(0, 33, 4), 33]), (32, [*range(0, 29, 4), 32]), (3, [0, 3])],
+)
+def test_ticks_of_the_scripts_stop_at_the_horizon(horizon, expected, monkeypatch):
+    referee = hop_ppo.Referee(Args(team_episodes=1), Rules(horizon=horizon), None, None)
+    tried = []
+
+    def script(team, seed, switch, **boards):
+        tried.append(horizon if switch is None else switch)
+        assert hop_ppo.Script(referee.rules, switch).switch == tried[-1]
+        return dict(team=-1.0, learner=float(switch is None))
+
+    monkeypatch.setattr(referee, "script", script)
+    assert referee.best_switch("mixed") is None and tried == expected
+
+
+def test_all_learners_choose_the_tick_by_the_return_of_the_team(monkeypatch):
+    referee = hop_ppo.Referee(Args(team_episodes=1), Rules(horizon=9), None, None)
+    found = {0: (1.0, 2.0), 4: (3.0, 1.0), 8: (2.0, 3.0), None: (0.0, 0.0)}  # learner (seat 0), team
+    monkeypatch.setattr(
+        referee, "script", lambda team, seed, switch, **boards: dict(zip(("learner", "team"), found[switch], strict=True))
+    )
+    assert (referee.best_switch("self"), referee.best_switch("3NS")) == (8, 4)
+
+
+def test_script_of_all_goes_for_the_stag():
+    found = hop_ppo.Referee(Args(eval_boards=50, team_episodes=1), Rules(), None, None).script("self", 3001, None)
+    assert 2.7 < found["team"] < 3.0 and found["stags"] == 1 and found["tick"] is None
+
+
+def test_untrained_is_a_network_of_the_same_kind_with_the_seed_of_the_run():
+    torch.manual_seed(7)
+    agent = Agent(1, 0)
+    nn_scale(agent)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    untrained = hop_ppo.Referee(Args(seed=7), Rules(), None, None).untrained(agent)
+    torch.testing.assert_close(torch.rand(4), expected)  # and nothing else is drawn differently
+    torch.manual_seed(7)
+    torch.testing.assert_close(untrained.state_dict(), Agent(1, 0).state_dict())
+
+
+def test_rows_of_a_table_keep_the_name_of_the_team():
+    one = dict(learner=1.0, learner_ci95=0.1, team=2.0, team_ci95=0.2, episodes=8)
+    rows = hop_ppo.table_rows({"teams": {"3NS": one, "3NH": one}, "random": {"3NS": one}})
+    assert [(row["policy"], row["team"]) for row in rows] == [("teams", "3NS"), ("teams", "3NH"), ("random", "3NS")]
+    assert {key: value for key, value in rows[0].items() if key not in ("policy", "team")} == dict(
+        learner=1.0, learner_ci95=0.1, team_return=2.0, team_return_ci95=0.2, episodes=8
+    )
+
+
 # ---- the whole script
 
 
@@ -446,24 +560,43 @@ def test_teams_of_an_evaluation():
 
 def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["mixed", "3NS"])
-    assert call(monkeypatch, workplace, *TINY, "--om", "belief", "--plan", "--plan-simulations", 4, "--plan-samples", 2) == 0
+    search = ("--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3)
+    assert call(monkeypatch, workplace, *TINY, "--om", "belief", *search) == 0
     said, folder = capsys.readouterr().out, newest(workplace)
     assert "[MOA] vae_ckpts/vae__1: top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x" in said
     assert f"[PPO] model saved to: ppo_ckpts/{folder.name}\n" in said
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert {"run", "seed", "args", "sps", "steps", "teams", "oracle", "random", "plan", "adaptation"} <= set(metrics)
-    teams = {"mixed", "3NS"}
-    for policy in ("teams", "oracle", "random", "plan"):
-        assert set(metrics[policy]) == teams
+    assert {"run", "seed", "args", "sps", "steps", "adaptation"} <= set(metrics)
+    assert metrics["oracle"] is None and (metrics["eval_seed"], metrics["final_seed"]) == (2001, 3001)
+    policies = dict(teams=8, script=8, script_told=8, untrained=8, random=8, plan=4, oracle_search=4)  # and their episodes
+    for policy, episodes in policies.items():
+        assert set(metrics[policy]) == {"mixed", "3NS"}
         for one in metrics[policy].values():
-            assert {"learner", "learner_ci95", "team", "team_ci95", "episodes"} <= set(one)
+            assert {"learner", "learner_ci95", "team", "team_ci95"} <= set(one) and one["episodes"] == episodes
+    ticks = [one["tick"] for one in metrics["script"].values()]
+    assert ticks == [metrics["script_told"]["mixed"]["tick"]] * 2
+    table = pd.read_csv(folder / "metrics_teams.csv")
+    assert table["policy"].tolist() == [policy for policy in policies for _ in range(2)]
+    assert set(table["team"]) == {"mixed", "3NS"}
+    for row in table.to_dict("records"):
+        one = metrics[row["policy"]][row["team"]]
+        assert row["team_return"] == pytest.approx(one["team"], abs=1e-6)
+        assert row["team_return_ci95"] == pytest.approx(one["team_ci95"], abs=1e-6)
     assert all(len(returns) == 10 for returns in metrics["adaptation"].values())
     assert {path.name for path in folder.iterdir()} >= {
         "best.pt", "last.pt", "progress.csv", "evaluations.csv", "metrics_teams.csv", "metrics_adaptation.csv",
         "metrics_teams.png", "metrics_adaptation.png", "ppo_curve.png", "metrics_episode.gif",
     }  # fmt: skip
     progress = pd.read_csv(folder / "progress.csv")
-    assert progress["update"].tolist() == [1, 2, 3, 4, 5, 6] and progress["real_steps"].iloc[-1] == 768
+    assert progress["update"].tolist() == [1, 2, 3, 4, 5, 6]
+    evaluations = pd.read_csv(folder / "evaluations.csv")  # they choose the best checkpoint: their ticks are real steps, too
+    ticks = (evaluations["length"] * evaluations["episodes"]).cumsum().tolist()
+    assert evaluations["real_steps"].tolist() == pytest.approx([256 + ticks[0], 512 + ticks[1], 768 + ticks[2]], abs=0.01)
+    real = [128, 256, 384 + ticks[0], 512 + ticks[0], 640 + ticks[1], 768 + ticks[1]]
+    assert progress["real_steps"].tolist() == pytest.approx(real, abs=0.01)
+    assert metrics["real_steps"] == pytest.approx(metrics["steps"] + ticks[2], abs=0.01)
+    best = evaluations.loc[evaluations["learner"].idxmax(), "update"]
+    assert metrics["steps"] == best * 128 == tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] * 128
     assert {"policy_loss", "value_loss", "entropy", "explained_variance", "moa_top1", "moa_top3", "moa_nll"} <= set(progress)
     log = EventAccumulator(str(workplace / "runs" / folder.name)).Reload()
     tags = set(log.Tags()["scalars"])
@@ -471,7 +604,7 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     assert "belief/belief_accuracy_tick0" in tags
     assert next(event.step for event in log.Scalars("charts/SPS")) == 256  # after the first update, which warms up
 
-    assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4, "--oracle-simulations", 0) == 0
+    assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4) == 0
     assert json.loads((folder / "evaluate.json").read_text())["teams"]["mixed"]["episodes"] == 4
 
 
@@ -487,7 +620,7 @@ def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
     """Killed after its second evaluation and resumed: the same files, wall-clock fields aside."""
     shutil.copytree(workplace / "vae_ckpts", tmp_path / "vae_ckpts")
     shutil.copytree(workplace / "wm_ckpts", tmp_path / "wm_ckpts")
-    quick = (*TINY, "--oracle-simulations", 0, *flags)
+    quick = (*TINY, *flags)
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
     monkeypatch.setattr(hop_ppo.Referee, "film", lambda *args: None)
     assert call(monkeypatch, tmp_path, *quick) == 0
@@ -525,10 +658,17 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
 
     save_arrays(tmp_path / "small.npz", collect(CollectArgs(samples=600)).arrays())
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
-    flags = (*TINY, "--oracle-simulations", 0, "--real-ratio", 0, "--data", tmp_path / "small.npz")
+    returns, brief = iter([3.0, 2.0, 1.0]), hop_ppo.brief  # of the evaluations in training: real boards choose nothing
+    monkeypatch.setattr(hop_ppo, "brief", lambda found: brief(found) | {"learner": next(returns, 0.0)})
+    flags = (*TINY, "--real-ratio", 0, "--data", tmp_path / "small.npz")
     assert call(monkeypatch, workplace, *flags) == 0
-    assert json.loads((newest(workplace) / "metrics.json").read_text())["real_steps"] == 0
-    assert "0% of them real" in capsys.readouterr().out
+    folder = newest(workplace)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["steps"], metrics["real_steps"]) == (768, 0)
+    assert tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] == 6
+    assert pd.read_csv(folder / "evaluations.csv")["real_steps"].tolist() == [0, 0, 0]
+    said = capsys.readouterr().out
+    assert "0% of them real" in said and "judged: update 6, the last" in said
 
 
 @pytest.mark.parametrize(
@@ -545,6 +685,8 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
         (("--om", "belief", "--vae", "nowhere"), "nowhere: no checkpoint there"),
         (("--real-ratio", "0.5", "--world-model", "nowhere"), "nowhere: no checkpoint there"),
         (("--oracle", "nowhere"), "nowhere: no checkpoint there"),
+        (("--oracle-simulations", "-1"), "--oracle-simulations: must be at least 0, got -1"),
+        (("--end-at-horizon", "no"), "no"),
         (("--evaluate", "nowhere"), "nowhere: no checkpoint there"),
         (("--resume", "vae_ckpts/vae__1"), "expected a checkpoint of hop_ppo.py, found one of pretrain_vae"),
         (("--plan", "--co-players", "self"), "--plan: needs scripted co-players"),
@@ -575,12 +717,6 @@ def test_it_learns(tmp_path):
     fresh = Real(200, Rules(), "3NH", 99)
     found = hop_ppo.brief(hop_ppo.judge(agent, fresh, Told(fresh, False)))
     assert found["learner"] > 0.8  # random play: 0.1
-
-
-def test_rush_is_all_for_the_stag():
-    referee = hop_ppo.Referee(Args(eval_boards=50), Rules(), None, None)
-    found = hop_ppo.brief(referee.rush())
-    assert 2.7 < found["team"] < 3.0 and found["stags"] == 1
 
 
 def test_two_runs_at_once_and_ctrl_c(tmp_path):
