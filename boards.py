@@ -37,6 +37,8 @@ class Seen(NamedTuple):
     legal: torch.Tensor  # bool [N, 7]
     clock: torch.Tensor  # float [N, 3]: tick / horizon, whether the board counts down, ticks left / 8
     known: torch.Tensor  # float [N, A-1, I], of the hunters 1, 2, .. seats after the observer
+    cells: torch.Tensor  # int64 [N, A+P], of the hunters, observer first, and the prey; H * W: gone
+    blocks: torch.Tensor  # bool [N, H * W]
 
 
 class Maps:
@@ -76,7 +78,8 @@ class Maps:
         go = ~self.walls.view(-1)[board[:, None] * (K + 1) + ways] & there[:, :1]
         legal = torch.cat([go, torch.ones_like(go[:, :1]), *hunts], 1)
         others = known.gather(1, order[:, 1:, None].expand(-1, -1, known.shape[2]))
-        return Seen(steps[..., :A], steps[..., A:], there, legal, clock, others)
+        placed = torch.cat([cells, prey], 1)
+        return Seen(steps[..., :A], steps[..., A:], there, legal, clock, others, placed, self.walls[board, :K])
 
 
 def clock_of(tick: torch.Tensor, first_hunt: torch.Tensor, rules: Rules) -> torch.Tensor:

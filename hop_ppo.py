@@ -11,6 +11,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -68,6 +69,8 @@ class Args:
     belief_discount: float = 0.9
     """weight of what was believed an episode earlier about the same co-players"""
 
+    network: Literal["objects", "cnn"] = "objects"
+    """objects: distances, legality and which move leads to which prey are built in; cnn: convolutions on the planes"""
     total_timesteps: int = 1_500_000
     """ticks of boards, imagined ones included"""
     learning_rate: float = 2e-3
@@ -137,9 +140,10 @@ class Agent(nn.Module):
     """pi(action | seen) and V(seen). Co-players are added up and prey scored alike: where a hunter sits, and in which order
     the prey stand, cannot matter. What is known of a co-player meets what that one is near to, before they are added up."""
 
-    def __init__(self, stags: int, known: int, hidden: int = 64):
+    def __init__(self, stags: int, known: int, hidden: int = 64, hunt_bias: float = 1.0):
         super().__init__()
-        self.sizes, self.stags = dict(stags=stags, known=known, hidden=hidden), stags
+        self.sizes = dict(network="objects", stags=stags, known=known, hidden=hidden, hunt_bias=hunt_bias)
+        self.stags = stags
         self.other = nn.Linear(9 + known, hidden // 2)
         self.prey, self.context = nn.Linear(12 + hidden // 2, hidden), nn.Linear(2 * hidden + 4, hidden)
         self.token = nn.Linear(hidden, hidden)
@@ -148,7 +152,8 @@ class Agent(nn.Module):
         for head, gain in ((self.actor, 0.01), (self.wait, 0.01), (self.critic[2], 1.0)):
             nn.init.orthogonal_(head.weight, gain)
             nn.init.zeros_(head.bias)
-        nn.init.constant_(self.actor.bias[2:], 1.0)  # who stands on a prey begins by hunting it: a stag is worth waiting on
+        # Who stands on a prey begins by hunting it, as a stag is worth waiting on. Scores are scaled by 4 below: so is this.
+        nn.init.constant_(self.actor.bias[2:], hunt_bias)
 
     def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns: log pi [N, 7], about MASKED where not legal; V [N]."""
@@ -177,6 +182,52 @@ class Agent(nn.Module):
         stay = on[..., 0].sum(1, keepdim=True) + self.wait(context)
         logits = torch.cat([(nearer * score[..., :1]).sum(1), stay, *hunts], 1)
         return logits.masked_fill(~seen.legal, MASKED).log_softmax(1), self.critic(context)[:, 0]
+
+
+def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
+    nn.init.orthogonal_(layer.weight, std)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ConvAgent(nn.Module):
+    """The plain agent: CleanRL's initial weights and convolutions of its size, on planes; built in is what is legal."""
+
+    def __init__(self, hunters: int, stags: int, known: int, height: int, width: int):
+        super().__init__()
+        self.sizes = dict(network="cnn", hunters=hunters, stags=stags, known=known, height=height, width=width)
+        channels, layers = (hunters + 6 + (hunters - 1) * known, 16, 32, 32), []
+        for inputs, outputs in pairwise(channels):
+            layers += [layer_init(nn.Conv2d(inputs, outputs, 3, padding=1)), nn.ReLU()]
+        self.network = nn.Sequential(*layers, nn.Flatten(), layer_init(nn.Linear(32 * height * width, 512)), nn.ReLU())
+        self.actor, self.critic = layer_init(nn.Linear(512, ACTIONS), 0.01), layer_init(nn.Linear(512, 1), 1.0)
+
+    def planes(self, seen: Seen) -> torch.Tensor:
+        """float [N, C, H, W]: each hunter, observer first; blocks, stags, hares; the clock, the same in every cell; and what
+        is known of each co-player, on its cell."""
+        A, s, size = self.sizes["hunters"], self.sizes["stags"], (self.sizes["height"], self.sizes["width"])
+        on = F.one_hot(seen.cells, size[0] * size[1] + 1)[..., :-1].float()  # [N, A + P, K]
+        board = [seen.blocks[:, None].float(), on[:, A : A + s].sum(1, keepdim=True), on[:, A + s :].sum(1, keepdim=True)]
+        clock = seen.clock[..., None].expand(-1, -1, on.shape[2])
+        known = seen.known[..., None] * on[:, 1:A, None]  # [N, A - 1, I, K]
+        return torch.cat([on[:, :A], *board, clock, known.flatten(1, 2)], 1).unflatten(2, size)
+
+    def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Agent.forward`."""
+        hidden = self.network(self.planes(seen))
+        return self.actor(hidden).masked_fill(~seen.legal, MASKED).log_softmax(1), self.critic(hidden)[:, 0]
+
+
+def new_agent(network: str, rules: Rules, known: int) -> Agent | ConvAgent:
+    """known: how many numbers are known of each co-player."""
+    if network == "cnn":
+        return ConvAgent(rules.hunters, rules.stags, known, rules.height, rules.width)
+    return Agent(rules.stags, known)
+
+
+def build_agent(network: str, **sizes) -> Agent | ConvAgent:
+    """The network that `sizes` of an agent or a checkpoint describe."""
+    return {"objects": Agent, "cnn": ConvAgent}[network](**sizes)
 
 
 def others_of(args: Args, game: Real | Imagined, vae: nn.Module | None) -> Told | Belief | Latent:
@@ -230,7 +281,7 @@ def team_advantages_of(rewards, values, active, done, cut, cut_values, last_valu
 
 
 @torch.no_grad()
-def rollout(agent: Agent, game: Real | Imagined, others, args: Args, tally: torch.Tensor) -> Rollout:
+def rollout(agent: Agent | ConvAgent, game: Real | Imagined, others, args: Args, tally: torch.Tensor) -> Rollout:
     """num_steps ticks. tally: float [3], added to: episodes that ended, the sum of their returns, of their lengths."""
     B, A = game.who.shape
     board, rows = torch.arange(B).repeat_interleave(A if game.everyone else 1), []
@@ -269,7 +320,7 @@ def rollout(agent: Agent, game: Real | Imagined, others, args: Args, tally: torc
 
 
 def update(
-    agent: Agent, optimizer: torch.optim.Optimizer, data: Rollout, args: Args, left: float
+    agent: Agent | ConvAgent, optimizer: torch.optim.Optimizer, data: Rollout, args: Args, left: float
 ) -> dict[str, torch.Tensor]:
     """PPO's epochs on one rollout; left: share of the training that is left. Returns: means over ALL minibatches."""
     optimizer.param_groups[0]["lr"] = args.learning_rate * left
@@ -513,19 +564,18 @@ class Referee:
         boards = dict(boards=self.args.eval_boards, episodes=1)  # it remembers nothing: one episode of each team will do
         return max(switches, key=lambda switch: self.script(team, EVAL_SEED, switch, **boards)[key])
 
-    def untrained(self, agent: Agent) -> Agent:
+    def untrained(self, agent: Agent | ConvAgent) -> Agent | ConvAgent:
         """A network of the same kind with its first weights."""
         with kept_rng():
             torch.manual_seed(self.args.seed)
-            return type(agent)(**agent.sizes)
+            return build_agent(**agent.sizes)
 
-    def compare(self, agent: Agent) -> dict[str, dict[str, dict]]:
+    def compare(self, agent: Agent | ConvAgent) -> dict[str, dict[str, dict]]:
         """Who earns what with which team, {"teams": {"3NS": {..}, ..}, "script": the same, ..}; what is not asked for is
         not there. All on the same boards; of plan and oracle_search, --plan-boards of them."""
         args, seed, teams, found = self.args, self.final_seed, teams_of(self.args, self.rules), {}
-        switches = {
-            team: self.best_switch(team) for team in tqdm(dict.fromkeys(["mixed", *teams]), unit=" scripts", leave=False)
-        }
+        scripts = tqdm(dict.fromkeys(["mixed", *teams]), unit=" scripts", leave=False)
+        switches = {team: self.best_switch(team) for team in scripts}
         untrained, oracle = self.untrained(agent), load_agent(args.oracle)[0] if args.oracle else None
         few = dict(seed=seed, boards=max(2, math.ceil(args.plan_boards / args.team_episodes)))
         for team in tqdm(teams, unit=" teams", leave=False):
@@ -547,7 +597,7 @@ class Referee:
                 found.setdefault(kind, {})[team] = result
         return found
 
-    def adapt(self, agent: Agent, episodes: int = 10) -> dict[str, list[dict]]:
+    def adapt(self, agent: Agent | ConvAgent, episodes: int = 10) -> dict[str, list[dict]]:
         """Unknown co-players that stay in their seats: the learner's return by episode."""
         found = {}
         for team in [team for team in teams_of(self.args, self.rules) if team != "self"]:
@@ -557,7 +607,7 @@ class Referee:
                            for e, (mean, half) in enumerate(zip(learner.mean(1), ci, strict=True))]  # fmt: skip
         return found
 
-    def report(self, agent: Agent, folder: Path, head: dict, stem: str, writer=None) -> None:
+    def report(self, agent: Agent | ConvAgent, folder: Path, head: dict, stem: str, writer=None) -> None:
         """Say, write and draw all that is judged of an agent."""
         found, adapted = self.compare(agent), self.adapt(agent)
         rows = [dict(team=team) | one for team, ones in adapted.items() for one in ones]
@@ -591,7 +641,7 @@ class Referee:
         tracking.write_json(folder / f"{stem}.json", head | seeds | absent | found | {"adaptation": by_episode})
         self.film(agent, folder / f"{stem}_episode.gif")
 
-    def film(self, agent: Agent, path: Path) -> None:
+    def film(self, agent: Agent | ConvAgent, path: Path) -> None:
         """An episode; beside each co-player what is believed of it, P(goal = stag), and, in brackets, who it is."""
         frames, titles, notes = [], [], []
         with kept_rng(), torch.no_grad():
@@ -631,11 +681,11 @@ def kept_rng():
     tracking.set_rng_state(saved)
 
 
-def load_agent(folder: str | Path) -> tuple[Agent, dict]:
+def load_agent(folder: str | Path) -> tuple[Agent | ConvAgent, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = tracking.load_checkpoint(path, KIND)
-    return tracking.build(Agent, checkpoint, path).eval(), checkpoint
+    return tracking.build(build_agent, checkpoint, path).eval(), checkpoint
 
 
 def joined(parts: list[Rollout]) -> Rollout:
@@ -651,7 +701,7 @@ def train(args: Args, resumed: dict | None) -> None:
     vae, world = load_networks(args, rules)
     tracking.seed_everything(args.seed, args.torch_deterministic)
     games = games_of(args, rules, vae, world)
-    agent, referee = Agent(rules.stags, games[0][1].size), Referee(args, rules, vae, world)
+    agent, referee = new_agent(args.network, rules, games[0][1].size), Referee(args, rules, vae, world)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     batch, updates = args.num_envs * args.num_steps, max(1, args.total_timesteps // (args.num_envs * args.num_steps))
     real = sum(game.boards for game, _ in games if isinstance(game, Real)) * args.num_steps  # an update

@@ -171,6 +171,58 @@ def test_seats_permute_results():
     assert (all_seats(game.hunters, moved)[0][:, 0] - log_probs[:, 0]).abs().max() > 1e-3  # whose it is does matter
 
 
+def test_planes_of_the_cnn_by_hand():
+    """2x3 cells, three hunters; the observer in cell 4, one in cell 0, the other gone; stag in 2, hares in 4 and gone."""
+    agent = hop_ppo.ConvAgent(hunters=3, stags=1, known=2, height=2, width=3)
+    nothing = torch.zeros(1, 0)
+    seen = hop_ppo.Seen(
+        steps=nothing, ways=nothing, there=nothing, legal=nothing, clock=t([0.25, 1.0, 0.5]),
+        known=t([[0.3, 0.7], [0.9, 0.1]]), cells=torch.tensor([[4, 0, 6, 2, 4, 6]]),
+        blocks=torch.tensor([[False, True, False, False, False, False]]),
+    )  # fmt: skip
+
+    def cells(**values):
+        return [float(values.get(f"cell{i}", 0)) for i in range(6)]
+
+    expected = [
+        cells(cell4=1), cells(cell0=1), cells(),  # the hunters
+        cells(cell1=1), cells(cell2=1), cells(cell4=1),  # blocks, stags, hares
+        [0.25] * 6, [1.0] * 6, [0.5] * 6,
+        cells(cell0=0.3), cells(cell0=0.7), cells(), cells(),
+    ]  # fmt: skip
+    torch.testing.assert_close(agent.planes(seen).flatten(2)[0], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("ticks", [0, 5])
+def test_cells_and_blocks_seen_are_the_joint_state(ticks):
+    game = boards_in_play(SMALL, ticks)
+    _, seen = hop_ppo.sights(game, torch.zeros(24, 4, 0))
+    planes = hop_ppo.ConvAgent(4, SMALL.stags, 0, 5, 5).planes(seen).unflatten(0, (24, 4))
+    obs = torch.as_tensor(game.teams.core.obs).float()  # [B, A, 5, H, W]: SELF, OTHERS, BLOCKS, STAGS, HARES
+    torch.testing.assert_close(planes[:, :, 0], obs[:, :, 0])
+    torch.testing.assert_close(planes[:, :, 1:4].sum(2).clamp(max=1), obs[:, :, 1])
+    torch.testing.assert_close(planes[:, :, 4:7], obs[:, :, 2:])
+    for k in range(4):  # observer first: plane k of seat i is the hunter in seat i + k
+        torch.testing.assert_close(planes[:, :, k], obs[:, :, 0].roll(-k, 1))
+
+
+def test_first_weights_of_the_networks():
+    """CleanRL's of the cnn: all it prefers at first is what is legal. `objects` prefers the hunts, by 4 times its bias."""
+    torch.manual_seed(0)
+    game, probs = boards_in_play(SMALL, 6), {}
+    _, seen = hop_ppo.sights(game, torch.zeros(24, 4, 0))
+    agents = dict(cnn=hop_ppo.new_agent("cnn", SMALL, 0), plain=Agent(1, 0, hunt_bias=0.0), objects=Agent(1, 0))
+    for name, agent in agents.items():
+        probs[name] = agent(seen)[0].exp()
+    uniform = hop_ppo.uniform(seen)[0].exp()
+    assert (probs["cnn"] - uniform).abs().max() < 0.02 and (probs["plain"] - uniform).abs().max() < 0.05
+    on_prey = seen.legal[:, 5] | seen.legal[:, 6]
+    odds = probs["objects"][on_prey, 5:].amax(1) / probs["objects"][on_prey, 4]
+    assert on_prey.any() and (odds.log() - 4.0).abs().max() < 0.3
+    weight = agents["cnn"].network[0].weight.flatten(1)
+    torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(16), atol=1e-4, rtol=0)
+
+
 def nn_scale(agent: Agent) -> None:
     with torch.no_grad():
         for parameter in agent.parameters():
@@ -189,11 +241,12 @@ def test_illegal_actions_are_never_taken():
         assert seen.legal.gather(1, sample(log_probs)[:, None]).all()
 
 
-def test_every_parameter_is_trained():
+@pytest.mark.parametrize("network", ["objects", "cnn"])
+def test_every_parameter_is_trained(network):
     torch.manual_seed(0)
-    agent, game = Agent(1, 3), Real(64, SMALL, "mixed", 1)
+    agent, game = hop_ppo.new_agent(network, SMALL, 3), Real(64, SMALL, "mixed", 1)
     optimizer = torch.optim.SGD(agent.parameters(), lr=0.0)
-    data = rollout(agent, game, Told(game, True), NONE, torch.zeros(3))
+    data = rollout(agent, game, Told(game, True), Args(num_steps=8), torch.zeros(3))
     hop_ppo.update(agent, optimizer, data, Args(update_epochs=1, num_minibatches=1), 1.0)
     for name, parameter in agent.named_parameters():
         assert parameter.grad.abs().max() > 0, name
@@ -547,6 +600,16 @@ def call(monkeypatch, folder, *flags):
     return 0
 
 
+def few_figures(monkeypatch) -> None:
+    """The end of a run without pictures, with one team, two adaptations and no choice of ticks."""
+    adapt = hop_ppo.Referee.adapt
+    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
+    monkeypatch.setattr(hop_ppo.figures, "save", lambda *args: None)
+    monkeypatch.setattr(hop_ppo.Referee, "film", lambda *args: None)
+    monkeypatch.setattr(hop_ppo.Referee, "adapt", lambda self, agent: adapt(self, agent, 2))
+    monkeypatch.setattr(hop_ppo.Referee, "best_switch", lambda *args: None)
+
+
 def newest(folder: Path) -> Path:
     return max((folder / "ppo_ckpts").iterdir(), key=lambda path: int(path.name.split("__")[1]))
 
@@ -611,7 +674,30 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "flags",
     [
+        ("--om", "none"),
+        ("--om", "belief", "--real-ratio", 0.5, "--plan", "--plan-simulations", 2, "--plan-samples", 1),
+        ("--om", "latent", "--env-id", "StagHunt-hidden-v0"),
+        ("--om", "oracle"),
+        ("--co-players", "self", "--team-reward", "--real-ratio", 0.5),
+    ],
+)
+def test_the_cnn_plays_everything(flags, workplace, monkeypatch):
+    few_figures(monkeypatch)
+    quick = (*TINY, "--network", "cnn", "--total-timesteps", 128, "--update-epochs", 1)
+    assert call(monkeypatch, workplace, *quick, *flags) == 0
+    folder = newest(workplace)
+    agent, checkpoint = hop_ppo.load_agent(folder)
+    assert isinstance(agent, hop_ppo.ConvAgent) and checkpoint["sizes"]["network"] == "cnn"
+    before = json.loads((folder / "metrics.json").read_text())["teams"]
+    assert call(monkeypatch, workplace, "--evaluate", folder) == 0
+    assert json.loads((folder / "evaluate.json").read_text())["teams"] == before
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
         ("--co-players", "self", "--team-reward"),
+        ("--network", "cnn"),
         ("--om", "latent", "--real-ratio", 0.5),
         ("--om", "oracle", "--env-id", "StagHunt-hidden-v0"),
     ],
@@ -621,8 +707,7 @@ def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
     shutil.copytree(workplace / "vae_ckpts", tmp_path / "vae_ckpts")
     shutil.copytree(workplace / "wm_ckpts", tmp_path / "wm_ckpts")
     quick = (*TINY, *flags)
-    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
-    monkeypatch.setattr(hop_ppo.Referee, "film", lambda *args: None)
+    few_figures(monkeypatch)
     assert call(monkeypatch, tmp_path, *quick) == 0
     whole = newest(tmp_path)
 
@@ -687,6 +772,7 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
         (("--oracle", "nowhere"), "nowhere: no checkpoint there"),
         (("--oracle-simulations", "-1"), "--oracle-simulations: must be at least 0, got -1"),
         (("--end-at-horizon", "no"), "no"),
+        (("--network", "transformer"), "--network"),
         (("--evaluate", "nowhere"), "nowhere: no checkpoint there"),
         (("--resume", "vae_ckpts/vae__1"), "expected a checkpoint of hop_ppo.py, found one of pretrain_vae"),
         (("--plan", "--co-players", "self"), "--plan: needs scripted co-players"),
