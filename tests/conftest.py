@@ -1,6 +1,9 @@
 """What all tests share."""
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # as the scripts do: two threads each, on two workers, wait for one another
 
 
 @pytest.fixture(scope="session", autouse=True)

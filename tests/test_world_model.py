@@ -514,10 +514,10 @@ def test_a_regression_learns(network, tmp_path):
     """The earlier kind, which benchmarks/ keeps: its error falls, and every parameter is trained."""
     data = transitions(tmp_path, CROWDED, samples=1500)
     batches, index = every(data), np.arange(len(data))
-    first, last = (regression.train(batches, index, (4, 4), network, 1, n, learning_rate=5e-3) for n in (1, 200))
+    first, last = (regression.train(batches, index, (4, 4), network, 1, n, learning_rate=5e-3) for n in (1, 60))
     states, actions, after, *_ = pair(data)
     errors = [float((model.predict(states, actions).expected - after).square().mean()) for model in (first, last)]
-    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < 0.9 * errors[0]
     loss = last.loss(*batches.take(index, random=False)[:4], contrast=0.1)
     last.zero_grad()
     loss.backward()
