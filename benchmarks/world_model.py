@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
+import test_obs_reward_model
 import tracking
-from benchmarks import machine
+from benchmarks import machine, regression
 from benchmarks.results import ROOT, collected, run
+from data import DEFAULT_DATA, default_or_fresh
 from data.batches import TransitionBatches
 from data.transitions import load_transitions
 from envs import Rules, StagHunt, planes_to_joint, random_actions
@@ -23,23 +28,29 @@ from train_world_model import Boards, load_world_model
 
 LARGE = ("--rules.hunters", "6", "--rules.stags", "2", "--rules.hares", "8", "--rules.blocks", "12",
          "--rules.height", "12", "--rules.width", "12")  # fmt: skip
-REGRESSION = ("--model", "regression", "--epochs", "10")
+UNMASKED = ("--unmasked", "0.3")
 
 
 @dataclass
 class Options:
-    what: Literal["main", "regression", "curve", "contrast", "random", "own", "flat", "speed", "case"] = "main"
-    """the default model on fresh, RANDOM and larger boards; the regression; transitions needed; the contrastive loss; prey
-    that move; one hunter's action alone; flat files; imagined steps a second; why hunters jump"""
+    what: Literal["main", "needed", "ladder", "curve", "contrast", "random", "own", "flat", "speed", "case"] = "main"
+    """both models on fresh, RANDOM and larger boards, on actions as asked for; other numbers of hunters needed; from the
+    earlier kind to moves, one thing at a time; transitions needed; the contrastive loss; prey that move; one hunter's action
+    alone; flat files; imagined steps a second; why hunters jump"""
     seeds: tuple[int, ...] = (1, 2, 3)
+    models: tuple[str, ...] = ("moves", "cells")
     transitions: tuple[int, ...] = (500, 1000, 2500, 5000, 10000, 25000)
     """for `curve`"""
-    models: tuple[str, ...] = ("moves", "regression")
-    """for `curve`"""
+    rungs: tuple[str, ...] = (*regression.NETWORKS, "cells", "moves")
+    """for `ladder`"""
+    sizes: tuple[int, ...] = (1000, 5000, 0)
+    """for `ladder`: training transitions, 0 is all"""
+    max_samples: int = 20_000
+    """for `ladder`, `random`, `own`: so many transitions are judged"""
     coefs: tuple[float, ...] = (0.0, 0.1)
     """for `contrast`"""
-    run: str = ""
-    """for `speed`: folder of a run"""
+    runs: tuple[str, ...] = ()
+    """for `speed`: folders of runs"""
     figure: str = "docs/images/wm_curve.png"
     """for `curve`: where it is drawn"""
     case_figure: str = "docs/images/wm_case.png"
@@ -70,28 +81,81 @@ def summary(rows: list[dict], by: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).groupby(by, sort=False).agg(["mean", "std"]).dropna(axis=1, how="all").T
 
 
+def unmasked_train() -> str:
+    """A file of the default size whose actions are to 30% uniform over all seven, legal or not."""
+    return collected("unmasked_train_1", *UNMASKED)
+
+
 def main_(options: Options) -> pd.DataFrame:
     files = {
         "NS/NH, fresh": "fresh",
         "RANDOM": collected("wm_random_4", "--steps", "100000", "--seed", "4", "--strategies", "RANDOM"),
         "12x12, 6 hunters": collected("wm_large_5", "--steps", "50000", "--seed", "5", *LARGE),
+        "as asked for": "unmasked",
+        "as asked for, 12x12, 6 hunters": collected(
+            "wm_large_unmasked_5", "--steps", "50000", "--seed", "5", *LARGE, *UNMASKED
+        ),
     }
+    trained_on = {"legal": (), "as asked for": ("--data", unmasked_train())}
+    settings = {"moves": ("legal",), "cells": ("as asked for", "legal")}
     rows = []
     for seed in options.seeds:
-        folder, trained = train("--seed", str(seed))
-        for what, data in files.items():
-            rows.append({"file": what, "training": trained["seconds"], **judged(folder, data)})
+        for model, kinds in [(name, kind) for name in options.models for kind in settings[name]]:
+            folder, trained = train("--seed", str(seed), "--model", model, *trained_on[kinds])
+            for what, data in files.items():
+                rows.append({"model": model, "trained on": kinds, "file": what, "training": trained["seconds"]})
+                rows[-1] |= judged(folder, data)
+                print(rows[-1], flush=True)
+    return summary(rows, ["model", "trained on", "file"])
+
+
+def needed(options: Options) -> pd.DataFrame:
+    """Six hunters, a stag that needs 1, 2, .., 6 of them: captures and failed hunts, on a fresh file of the same rules."""
+    rows = []
+    for count in range(1, 7):
+        flags = ("--rules.hunters", "6", "--rules.hunters-needed", str(count), "--strategies", "NS", "--steps", "20000")
+        data = collected(f"wm_needed_{count}_1", "--seed", "1", *flags)
+        fresh = collected(f"wm_needed_{count}_2", "--seed", "2", *flags)
+        for seed in options.seeds:
+            folder, _ = train("--seed", str(seed), "--data", data)
+            found = judged(folder, fresh)
+            report = json.loads((ROOT / folder / "test" / "metrics.json").read_text())
+            row = {"hunters_needed": count, "seed": seed}
+            row |= {key: found[key] for key in ("n", "wrong_transitions", "wrong_rewards", "violations_samples")}
+            for event in ("capture", "failed_stag_hunt"):
+                row |= {f"{event}s": report["events"][event], f"{event} exact": report["exact_by_event"][event]}
+            rows.append(row)
+            print(row, flush=True)
+    return summary(rows, ["hunters_needed"]).T
+
+
+def ladder(options: Options) -> pd.DataFrame:
+    """From the earlier kind to moves, on legal actions and as asked for: 10 epochs of all transitions, or as many steps."""
+    files = {"legal": (default_or_fresh(DEFAULT_DATA), "fresh"), "as asked for": (unmasked_train(), "unmasked")}
+    rows = []
+    for (kind, (path, fresh)), seed in itertools.product(files.items(), options.seeds):
+        data, judge_on = load_transitions(path), load_transitions(default_or_fresh(fresh), split=False)
+        cases = test_obs_reward_model.Cases.of(judge_on, np.arange(options.max_samples), True, seed)
+        steps = 10 * math.ceil(len(data.splits["train"]) / 256)
+        for n, rung in itertools.product(options.sizes, options.rungs):
+            start = time.perf_counter()
+            if rung in regression.NETWORKS:
+                batches = TransitionBatches.of(data, torch.device("cpu"), own=False)
+                model = regression.train(batches, data.splits["train"][: n or None], (8, 8), rung, seed, steps)
+            else:
+                count = n or len(data.splits["train"])
+                flags = ("--max-transitions", str(n), "--epochs", str(math.ceil(steps * 256 / count)))
+                folder, _ = train("--model", rung, "--seed", str(seed), "--data", str(path), *flags)
+                model = load_world_model(ROOT / folder)[0]
+            seconds = time.perf_counter() - start
+            torch.manual_seed(seed)
+            rules = test_obs_reward_model.rules_of(judge_on)[0]
+            found, _ = test_obs_reward_model.judge_steps(model.on(8, 8), cases, rules, torch.device("cpu"))
+            rows.append({"rung": rung, "actions": kind, "transitions": n or len(data.splits["train"]), "seconds": seconds})
+            rows[-1] |= {"exact": found["exact"].mean(), "exact_rewards": found["right_rewards"].all(1).mean()}
+            rows[-1] |= {key: 10_000 * found[key].any(1).mean() for key in ("argmax", "samples")}
             print(rows[-1], flush=True)
-    return summary(rows, ["file"])
-
-
-def regression(options: Options) -> pd.DataFrame:
-    rows = []
-    for seed in options.seeds:
-        folder, trained = train("--seed", str(seed), *REGRESSION)
-        rows.append({"file": "fresh", "training": trained["seconds"], **judged(folder, "fresh")})
-        print(rows[-1], flush=True)
-    return summary(rows, ["file"])
+    return summary(rows, ["actions", "transitions", "rung"]).T
 
 
 def curve(options: Options) -> pd.DataFrame:
@@ -122,11 +186,8 @@ def curve(options: Options) -> pd.DataFrame:
 
 
 def contrast(options: Options) -> pd.DataFrame:
-    """The moves with few transitions, where there is something to cure; the regression with as many as the time allows."""
-    settings = {
-        "moves, 500 transitions": ("--max-transitions", "500", "--batch-size", "64", "--epochs", "100"),
-        "regression, 10,000 transitions": ("--model", "regression", "--max-transitions", "10000", "--epochs", "10"),
-    }
+    """The moves with few transitions, where there is something to cure."""
+    settings = {"moves, 500 transitions": ("--max-transitions", "500", "--batch-size", "64", "--epochs", "100")}
     keys = ("obs_mse", "reward_mse", "exact_transitions", "exact_rewards", "violations_argmax", "jumps", "hits_at_1")
     rows = []
     for seed in options.seeds:
@@ -144,10 +205,12 @@ def random(options: Options) -> pd.DataFrame:
     data = collected("wm_moving_6", "--samples", "107010", "--seed", "6", *moving)
     fresh = collected("wm_moving_7", "--steps", "100000", "--seed", "7", *moving)
     for seed in options.seeds:
-        folder, trained = train("--seed", str(seed), "--data", data)
-        rows.append({"file": "prey_moves 0.5", "training": trained["seconds"], **judged(folder, fresh)})
-        print(rows[-1], flush=True)
-    return summary(rows, ["file"])
+        for model in options.models:
+            folder, trained = train("--seed", str(seed), "--data", data, "--model", model)
+            found = judged(folder, fresh, "--max-samples", str(options.max_samples))
+            rows.append({"model": model, "training": trained["seconds"], **found})
+            print(rows[-1], flush=True)
+    return summary(rows, ["model"])
 
 
 def own(options: Options) -> pd.DataFrame:
@@ -159,9 +222,10 @@ def own(options: Options) -> pd.DataFrame:
         ("4x4", collected("wm_small_8", "--samples", "107010", "--seed", "8", *small),
          collected("wm_small_9", "--steps", "20000", "--seed", "9", *small)),
     ):  # fmt: skip
-        folder, _ = train("--actions", "own", *(("--data", data) if data else ()))
-        rows.append({"file": what, **judged(folder, fresh, "--max-samples", "20000")})
-        print(rows[-1], flush=True)
+        for model in options.models:
+            folder, _ = train("--actions", "own", "--model", model, *(("--data", data) if data else ()))
+            rows.append({"file": f"{what}, {model}", **judged(folder, fresh, "--max-samples", str(options.max_samples))})
+            print(rows[-1], flush=True)
     return pd.DataFrame(rows).set_index("file").T
 
 
@@ -172,32 +236,35 @@ def flat(options: Options) -> pd.DataFrame:
         if not path.exists():
             run("-m", "data.flatten", "--out", str(path), "--rows", "50000", *flags)
         for seed in options.seeds:
-            folder, _ = train("--seed", str(seed), "--data", str(path))
-            rows.append({"file": f"4x4x7, {name} actions", **judged(folder, str(path))})
-            print(rows[-1], flush=True)
+            for model in options.models:
+                folder, _ = train("--seed", str(seed), "--data", str(path), "--model", model)
+                rows.append({"file": f"4x4x7, {name} actions, {model}", **judged(folder, str(path))})
+                print(rows[-1], flush=True)
     return summary(rows, ["file"])
 
 
 def speed(options: Options) -> pd.DataFrame:
-    """Imagined board-steps a second beside the real game's, on one thread and two."""
-    model, rows = load_world_model(options.run)[0].on(8, 8), []
+    """Imagined board-steps a second, sampled, beside the real game's: all in turn, on one thread."""
+    models = {load_world_model(run)[0].kind: load_world_model(run)[0].on(8, 8) for run in options.runs}
+    rows = []
     for boards in (1024, 4096):
         env, rng = StagHunt(boards, Rules()), np.random.default_rng(0)
         states = torch.as_tensor(planes_to_joint(env.reset(seed=1)).reshape(boards, 7, 64))
-        start, turns = Boards.of(states, 1, 4), 30
-        actions = [random_actions(env, rng).astype(np.int64) for _ in range(turns)]
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            imagined, played = [], []
-            for action in actions:
-                now, told = time.perf_counter(), torch.as_tensor(action)
-                model.imagine(start, told)
-                imagined.append(time.perf_counter() - now)
+        start, seconds = Boards.of(states, 1, 4), defaultdict(list)
+        torch.set_num_threads(1)
+        for _ in range(30):
+            actions = random_actions(env, rng).astype(np.int64)
+            chosen = torch.as_tensor(actions)
+            calls = {"real": partial(env.step, actions)}
+            for kind, model in models.items():
+                calls[f"{kind}, planes"] = partial(model.sample, states, chosen)
+            if "moves" in models:
+                calls["moves, cells in and out"] = partial(models["moves"].imagine, start, chosen)
+            for name, call in calls.items():
                 now = time.perf_counter()
-                env.step(action)
-                played.append(time.perf_counter() - now)
-            rows.append({"boards": boards, "threads": threads, "imagined": boards / np.median(imagined)})
-            rows[-1] |= {"real": boards / np.median(played)}
+                call()
+                seconds[name].append(time.perf_counter() - now)
+        rows += [{"boards": boards, "what": name, "board-steps/s": boards / np.median(s)} for name, s in seconds.items()]
     return pd.DataFrame(rows)
 
 
@@ -207,29 +274,32 @@ def case(options: Options) -> pd.DataFrame:
     path = ROOT / "data" / "flat_own.npz"
     if not path.exists():
         run("-m", "data.flatten", "--out", str(path), "--rows", "50000", "--own-actions")
-    flags = ("--data", str(path), "--actions", "own")
-    models = [load_world_model(ROOT / train(*flags, *extra)[0])[0] for extra in (REGRESSION, ())]
-    batches = TransitionBatches.of(load_transitions(path), torch.device("cpu"), own=False)
+    data = load_transitions(path)
+    batches = TransitionBatches.of(data, torch.device("cpu"), own=False)
+    index = data.splits["train"][batches.outcomes.possible[data.splits["train"]]]
+    steps = 10 * math.ceil(len(index) / 256)
+    models = [regression.train(batches, index, (4, 4), "broadcast", 1, steps)]
+    models.append(load_world_model(ROOT / train("--data", str(path), "--actions", "own")[0])[0])
     index = np.flatnonzero(batches.outcomes.possible)[-5000:]  # of the test split
     states, actions, truth, rewards, _ = batches.take(index, random=False)
-    regression, moves = (model.predict(states, actions) for model in models)
+    painted, moves = (model.predict(states, actions) for model in models)
     there, at = states[:, :4].any(2), states[:, :4].float().argmax(2)
     far = (torch.arange(16) // 4 - at[..., None] // 4).abs() + (torch.arange(16) % 4 - at[..., None] % 4).abs() >= 2
-    jumped = (regression.expected[:, :4] * far).amax(2)  # [n, 4], the most that is painted further than a cell away
+    jumped = (painted.expected[:, :4] * far).amax(2)  # [n, 4], the most that is painted further than a cell away
     other = there & (actions < 0) & truth[:, :4].any(2)
-    odd = (regression.rewards - 0.042).abs() + torch.where((actions >= 0) & there & (rewards == 0), 0.0, 9.0)
+    odd = (painted.rewards - 0.042).abs() + torch.where((actions >= 0) & there & (rewards == 0), 0.0, 9.0)
     score = torch.where(other, jumped, 0.0).amax(1) - 50 * odd.amin(1)
     best = score.topk(3).indices
     rows = []
     for i in best.tolist():
         own, who = int((actions[i] >= 0).int().argmax()), int(torch.where(other[i], jumped[i], 0.0).argmax())
         rows.append({"row": int(index[i]), "own": own, "action": int(actions[i, own])})
-        rows[-1] |= {"regression pays": float(regression.rewards[i, own])}
+        rows[-1] |= {"regression pays": float(painted.rewards[i, own])}
         rows[-1] |= {"P(reward > 0)": float(moves.positive[i, own]), "moves' mean": float(moves.expected_rewards[i, own])}
         rows[-1] |= {"true": float(rewards[i, own]), "hunter": who, "painted two cells away": float(jumped[i, who])}
         rows[-1] |= {"where it may go, moves": [round(p, 3) for p in moves.expected[i, who].tolist() if p > 0.005]}
     shape = (-1, 7, 4, 4)
-    boards = {"before": states, "true next": truth, "regression": regression.expected, "moves": moves.expected}
+    boards = {"before": states, "true next": truth, "regression": painted.expected, "moves": moves.expected}
     boards |= {"moves, a sample": models[1].sample(states[best], actions[best])[0]}
     boards = {name: (b if len(b) == len(best) else b[best]).float().numpy().reshape(shape) for name, b in boards.items()}
     text = "row {row}, hunter {own}'s action is told\nregression pays it {regression pays:.3f}, truth {true:.0f}"
@@ -243,8 +313,8 @@ def case(options: Options) -> pd.DataFrame:
 def main() -> None:
     options = tracking.parse_args(Options, __doc__.split("\n")[0])
     print(machine(), flush=True)
-    parts = dict(main=main_, regression=regression, curve=curve, contrast=contrast, random=random, own=own, flat=flat)
-    parts |= dict(speed=speed, case=case)
+    parts = dict(main=main_, needed=needed, ladder=ladder, curve=curve, contrast=contrast, random=random, own=own)
+    parts |= dict(flat=flat, speed=speed, case=case)
     with pd.option_context("display.width", 250, "display.max_rows", 300, "display.max_columns", 99,
                            "display.float_format", "{:.6g}".format):  # fmt: skip
         print(parts[options.what](options))
