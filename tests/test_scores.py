@@ -75,6 +75,14 @@ def test_a_probe_is_ridge_logistic_regression():
         assert np.array_equal(np.where(right, classes, 1 - classes)[~fold], expected[~fold])
 
 
+def test_a_probe_of_two_nearly_equal_columns():
+    """Their difference tells the class: Newton's first steps are so long that they must be shortened."""
+    rng = np.random.default_rng(0)
+    x, difference = rng.normal(size=(2, 400))
+    classes = (difference + 0.02 * rng.normal(size=400) > 0).astype(int)
+    assert scores.probe(np.stack([x, x + 0.03 * difference], 1), classes, np.arange(400) < 40).mean() > 0.85
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_linear_probe_reads_what_is_there_and_no_more(classes):
     rng = np.random.default_rng(0)
