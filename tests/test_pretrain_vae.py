@@ -809,8 +809,14 @@ def test_an_epoch_is_each_training_sample_once_augmented(loss, data_file, tmp_pa
 def test_best_is_the_epoch_of_the_lowest_validation_nll(data_file, tmp_path, monkeypatch):
     scripted = iter([0.9, 0.3, 0.5])
     monkeypatch.setattr(pretrain_vae, "validate", lambda *a: {"nll": next(scripted), "kl": 0.0, "recon_nll": None})
+    kept, save = [], tracking.save_checkpoint
+    monkeypatch.setattr(tracking, "save_checkpoint", lambda path, found: (kept.append((path.name, found)), save(path, found)))
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "--data", data_file, "--epochs", 3) == 0
+    names = [name for name, _ in kept]
+    assert names == ["last.pt", "best.pt", "last.pt", "best.pt", "last.pt", "last.pt"]
+    first = kept[0][1]  # before the first epoch
+    assert [first[key] for key in ("epoch", "step", "train_seconds", "best")] == [0, 0, 0.0, math.inf]
     saved_epochs = [torch.load(run_folder(tmp_path) / f"{name}.pt", weights_only=True)["epoch"] for name in ("best", "last")]
     assert saved_epochs == [2, 3]
 
