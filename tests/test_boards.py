@@ -1,9 +1,12 @@
 """boards.py: real and imagined boards of the hidden game are alike, and go on after a restart as if nothing had happened."""
 
+import copy
+import math
 import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,17 +16,19 @@ import hop_ppo
 import pretrain_vae
 import tracking
 import train_world_model
-from boards import Imagined, Minds, Real, sample, sights
+from boards import Imagined, Minds, Real, Remembered, recorded_starts, remember, sample, sights
 from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.trajectories import save_arrays
+from data.transitions import load_transitions
 from envs import Rules
 from envs.stag_hunt import STAY
+from envs.teams import LEARNER
 from online import Online
-from others import Belief
+from others import Belief, Score
 from pretrain_vae import VAE
-from train_world_model import Moves, load_world_model
+from train_world_model import Boards, Moves, load_world_model
 
 # As StagHunt-hidden-v0, on a board where all captures are soon seen, with so many blocks that distances differ.
 HIDDEN = Rules(height=5, width=5, blocks=6, hunters=3, stags=1, hares=1, hunters_needed=3, stag_reward=15.0,
@@ -191,6 +196,75 @@ def test_imagined_random_co_players_are_uniform_over_legal_actions():
         shares.append((done[:, 0] == STAY)[steps].float())
     share = torch.cat(shares)
     assert len(share) > 500 and abs(float(share.mean()) - 1 / 3) < 4 * (2 / 9 / len(share)) ** 0.5
+
+
+@pytest.mark.parametrize("actions", ["legal", "any"])
+def test_a_world_model_that_remembers_says_the_same(actions):
+    """Its likeliest outcomes, rewards and ends, asked twice."""
+    torch.manual_seed(0)
+    plain = Moves(5, 5, [0.0, 1.0, 15.0]).eval()
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    quick = remember(copy.deepcopy(plain))
+    assert remember(quick) is quick and isinstance(quick.end, Remembered)
+    game = Real(60, HIDDEN, "self", 1)
+    for _ in range(4):
+        joint = torch.randint(7 if actions == "any" else 5, (60, 3))
+        boards = Boards(game.blocks.float(), game.hunters, game.prey, 1)
+        for _ in range(2):
+            found, expected = quick.imagine(boards, joint, likely=True), plain.imagine(boards, joint, likely=True)
+            assert torch.equal(found[0].hunters, expected[0].hunters) and torch.equal(found[0].prey, expected[0].prey)
+            assert torch.equal(found[1], expected[1]) and torch.equal(found[2], expected[2])
+        game.step(joint)
+
+
+def test_recorded_starts_are_the_first_boards_of_the_training_episodes(tmp_path):
+    save_arrays(tmp_path / "few.npz", collect(CollectArgs(samples=900, rules=HIDDEN)).arrays())
+    data = load_transitions(tmp_path / "few.npz")
+    train = data.splits["train"]
+    first = data.states[data.before[train[data.ticks[train] == 0]]]
+    blocks, hunters, prey = recorded_starts(str(tmp_path / "few.npz"), HIDDEN)
+    assert len(blocks) > 5
+    planes = Boards(blocks.float(), hunters, prey, HIDDEN.stags).planes()
+    assert torch.equal(planes.unflatten(2, (5, 5)), torch.as_tensor(first))
+    for other in (replace(HIDDEN, hunters=4), replace(HIDDEN, width=6)):
+        with pytest.raises(DataError, match=f"expected episodes of {other.hunters} hunters on 5x{other.width} cells"):
+            recorded_starts(str(tmp_path / "few.npz"), other)
+
+
+def test_scores_of_predictions_by_hand():
+    """Two boards, the learner in seat 0. Co-players that are gone, and learners, do not count; RANDOM has no goal."""
+    game = SimpleNamespace(
+        rules=HIDDEN, who=torch.tensor([[-1, 0, 1], [-1, 2, 1]]), actions=torch.tensor([[0, 0, 1], [0, 2, 3]])
+    )
+    probs = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625, 0, 0]).expand(2, 3, 7)
+    score = Score(game)
+    there = torch.tensor([[True, True, True], [True, True, False]])
+    belief = torch.tensor([[0.0, 0.9, 0.9], [0.0, 0.9, 0.1]])
+    score.add(probs, there, torch.tensor([3, 4]), belief)
+    found = score.read()
+    nll = -(math.log(0.5) + math.log(0.25) + math.log(0.125)) / 3
+    assert found.pop("moa_nll") == pytest.approx(nll)
+    assert found == {"moa_top1": pytest.approx(1 / 3), "moa_top3": 1.0, "belief_accuracy_tick3": 0.5}
+    assert score.read() == {}
+    score.add(probs, torch.tensor([[False] * 3, [False, False, True]]), torch.tensor([3, 4]), belief)
+    found = score.read()
+    assert (found["moa_top1"], found["moa_top3"], found["belief_accuracy_tick4"]) == (0.0, 0.0, 1.0)
+
+
+def test_imagined_teams_sit_everywhere():
+    """Any seat is the learner's, and each co-player of `mixed` is NS or NH in half of the boards."""
+    torch.manual_seed(0)
+    game = Imagined(3000, HIDDEN, "mixed", TrueWorld(HIDDEN), VAE(5, 5, 25))
+    game.begin(*Real(5, HIDDEN, "self", 1).starts)
+    rows = torch.arange(3000)
+    assert (game.who[rows, game.seats] == LEARNER).all() and ((game.who == LEARNER).sum(1) == 1).all()
+    for seat in range(3):
+        assert float((game.seats == seat).float().mean()) == pytest.approx(1 / 3, abs=0.05)
+        who = game.who[game.seats != seat, seat]
+        assert float((who == 0).float().mean()) == pytest.approx(0.5, abs=0.05) and who.max() == 1
+    assert len({tuple(cells) for cells in game.hunters.tolist()}) == 5
+    assert game.planes().shape == (3000, 3, 5, 5, 5)
 
 
 # ---- a run that is killed and resumed

@@ -192,6 +192,9 @@ def test_search_samples_more_outcomes_the_more_often_an_edge_is_visited():
         edge = OneAction([(1, float(k), True) for k in range(9)])
         edge.search(simulations, branches)
         assert edge.calls == outcomes, simulations
+    edge = OneAction([(1, float(k), True) for k in range(9)])
+    search((torch.tensor([0]),), edge.step, edge.evaluate, 65, 1.0)
+    assert edge.calls == 4  # by default
 
 
 def test_search_draws_the_outcomes_of_an_edge_alike():
@@ -417,6 +420,14 @@ def test_planner_hunts_with_those_who_hunt():
         root = tuple(part[planner.board] for part in (game.hunters, game.prey, game.tick, game.first_hunt))
         found = search(root, planner.step, planner.evaluate, 20, 1.0)
         assert found.q[:3, HUNT_STAG].tolist() == [5.0] * 3 and found.q[3:, HUNT_STAG].tolist() == [0.0] * 3
+
+
+def test_simulations_are_shared_by_the_samples():
+    """At least one each."""
+    game = game_from(START, [1], [[0, LEARNER, 0]])
+    for simulations, samples, each in ((200, 5, 40), (14, 5, 2), (3, 5, 1)):
+        planner = planner_of(game, "learned", plan_simulations=simulations, plan_samples=samples)
+        assert (planner.simulations, planner.samples) == (each, samples)
 
 
 def test_planner_does_not_search_where_only_stay_is_legal():
