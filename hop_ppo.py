@@ -184,6 +184,18 @@ class Agent(nn.Module):
         return logits.masked_fill(~seen.legal, MASKED).log_softmax(1), self.critic(context)[:, 0]
 
 
+def planes_of(seen: Seen, stags: int, height: int, width: int) -> torch.Tensor:
+    """float [N, C, H, W]: each hunter, observer first; blocks, stags, hares; the clock, the same in every cell; and what is
+    known of each co-player, on its cell."""
+    A = seen.there.shape[1]
+    on = F.one_hot(seen.cells, height * width + 1)[..., :-1].float()  # [N, A + P, K]
+    prey = on[:, A:]
+    board = [seen.blocks[:, None].float(), prey[:, :stags].sum(1, keepdim=True), prey[:, stags:].sum(1, keepdim=True)]
+    clock = seen.clock[..., None].expand(-1, -1, on.shape[2])
+    known = seen.known[..., None] * on[:, 1:A, None]  # [N, A - 1, I, K]
+    return torch.cat([on[:, :A], *board, clock, known.flatten(1, 2)], 1).unflatten(2, (height, width))
+
+
 def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
     nn.init.orthogonal_(layer.weight, std)
     nn.init.zeros_(layer.bias)
@@ -202,19 +214,9 @@ class ConvAgent(nn.Module):
         self.network = nn.Sequential(*layers, nn.Flatten(), layer_init(nn.Linear(32 * height * width, 512)), nn.ReLU())
         self.actor, self.critic = layer_init(nn.Linear(512, ACTIONS), 0.01), layer_init(nn.Linear(512, 1), 1.0)
 
-    def planes(self, seen: Seen) -> torch.Tensor:
-        """float [N, C, H, W]: each hunter, observer first; blocks, stags, hares; the clock, the same in every cell; and what
-        is known of each co-player, on its cell."""
-        A, s, size = self.sizes["hunters"], self.sizes["stags"], (self.sizes["height"], self.sizes["width"])
-        on = F.one_hot(seen.cells, size[0] * size[1] + 1)[..., :-1].float()  # [N, A + P, K]
-        board = [seen.blocks[:, None].float(), on[:, A : A + s].sum(1, keepdim=True), on[:, A + s :].sum(1, keepdim=True)]
-        clock = seen.clock[..., None].expand(-1, -1, on.shape[2])
-        known = seen.known[..., None] * on[:, 1:A, None]  # [N, A - 1, I, K]
-        return torch.cat([on[:, :A], *board, clock, known.flatten(1, 2)], 1).unflatten(2, size)
-
     def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Agent.forward`."""
-        hidden = self.network(self.planes(seen))
+        hidden = self.network(planes_of(seen, self.sizes["stags"], self.sizes["height"], self.sizes["width"]))
         return self.actor(hidden).masked_fill(~seen.legal, MASKED).log_softmax(1), self.critic(hidden)[:, 0]
 
 

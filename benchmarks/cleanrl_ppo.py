@@ -1,7 +1,8 @@
-"""The loop that hop_ppo.py is compared with: CleanRL's ppo.py, its usual hyperparameters, on the plain-Python game.
+"""The loop that hop_ppo.py is compared with: CleanRL's ppo.py and its usual hyperparameters; conv 16-32-32 and 512 units on
+the observer-first joint state. Called by `python -m benchmarks.hop_ppo --what ladder`.
 
-64 environments in a SyncVectorEnv, each one board of `tests/reference.py` with a learner among `mixed` co-players; conv
-16-32-32 and 512 units on the observer-first joint state. Called by `python -m benchmarks.hop_ppo --what cleanrl`.
+It plays 64 boards with a learner among `mixed` co-players: `plain_envs`, boards of `tests/reference.py` in a SyncVectorEnv,
+or `FastEnvs`, the same in the batched game.
 """
 
 import random
@@ -14,14 +15,17 @@ import torch
 import torch.nn as nn
 from torch.distributions import Categorical
 
+from boards import Real, sights
 from envs import DATA_EPSILON, Rules
-from tests.reference import Reference  # plain Python, slow and obvious: what users have
+from hop_ppo import Seen, planes_of
 
 
 class PlainStagHunt(gymnasium.Env):
     """One board of the plain-Python game; the learner's episode ends when it leaves or at the horizon."""
 
     def __init__(self, rules: Rules, number: int, seed: int):
+        from tests.reference import Reference  # plain Python, slow and obvious: what users have. It needs hypothesis
+
         self.rules, self.random = rules, random.Random(seed * 1000 + number)
         self.game = Reference(rules, seed, number)
         self.observation_space = gymnasium.spaces.Box(0, 1, (rules.hunters + 4, rules.height, rules.width), np.float32)
@@ -60,6 +64,34 @@ class PlainStagHunt(gymnasium.Env):
         return {"action_mask": mask}
 
 
+def plain_envs(rules: Rules, num_envs: int, seed: int) -> gymnasium.vector.SyncVectorEnv:
+    makes = [lambda number=number: PlainStagHunt(rules, number, seed) for number in range(num_envs)]
+    return gymnasium.vector.SyncVectorEnv(makes, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+
+
+class FastEnvs:
+    """The same observations, rewards and ends from the batched game."""
+
+    def __init__(self, rules: Rules, num_envs: int, seed: int):
+        self.rules, self.game = rules, Real(num_envs, rules, "mixed", seed)
+
+    def reset(self):
+        seen = sights(self.game, torch.zeros(*self.game.who.shape, 0))[1]
+        return obs_of(seen, self.rules).numpy(), {"action_mask": seen.legal.numpy()}
+
+    def step(self, actions):
+        found = self.game.step(torch.as_tensor(actions))
+        rewards, terminated, truncated = (array.gather(1, self.game.seats[:, None])[:, 0].numpy() for array in found)
+        self.game.deal(torch.as_tensor(terminated | truncated))
+        obs, infos = self.reset()
+        return obs, rewards, terminated, truncated, infos
+
+
+def obs_of(seen: Seen, rules: Rules) -> torch.Tensor:
+    """As `PlainStagHunt._obs`, float [N, A + 4, H, W]."""
+    return planes_of(seen, rules.stags, rules.height, rules.width)[:, : rules.hunters + 4]
+
+
 def layer_init(layer, std=2**0.5):
     nn.init.orthogonal_(layer.weight, std)
     nn.init.constant_(layer.bias, 0.0)
@@ -80,23 +112,24 @@ class ConvAgent(nn.Module):
         return Categorical(logits=self.actor(hidden).masked_fill(~mask, -1e8)), self.critic(hidden)[:, 0]
 
 
-def train(seconds: float, seed: int = 1, num_envs: int = 64, num_steps: int = 128, total_timesteps: int = 500_000):
-    """Returns: rows (seconds, environment steps, mean return of the episodes that ended), and the agent."""
+def train(make_envs, seconds: float, seed: int = 1, num_envs: int = 64, num_steps: int = 128):
+    """make_envs: plain_envs or FastEnvs. The learning rate falls to zero at the end of `seconds`.
+
+    Returns: rows (seconds, environment steps, mean return of the episodes that ended), and a policy for `hop_ppo.judge`.
+    """
     torch.manual_seed(seed)
     rules = Rules()
-    makes = [lambda number=number: PlainStagHunt(rules, number, seed) for number in range(num_envs)]
-    envs = gymnasium.vector.SyncVectorEnv(makes, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
-    agent = ConvAgent(rules)
+    envs, agent = make_envs(rules, num_envs, seed), ConvAgent(rules)
     optimizer = torch.optim.Adam(agent.parameters(), lr=2.5e-4, eps=1e-5)
+    next_obs, infos = envs.reset()
     shape = (num_steps, num_envs)
-    obs, masks = torch.zeros(*shape, *envs.single_observation_space.shape), torch.zeros(*shape, 7, dtype=torch.bool)
+    obs, masks = torch.zeros(num_steps, *next_obs.shape), torch.zeros(*shape, 7, dtype=torch.bool)
     actions, log_probs, rewards, dones, values = torch.zeros(5, *shape)
     batch, gamma, gae_lambda, clip, rows, start = num_envs * num_steps, 0.99, 0.95, 0.2, [], time.perf_counter()
-    next_obs, infos = envs.reset()
     next_obs, next_mask, next_done = torch.tensor(next_obs), torch.tensor(infos["action_mask"]), torch.zeros(num_envs)
     running = np.zeros(num_envs)
-    while time.perf_counter() - start < seconds:
-        optimizer.param_groups[0]["lr"] = 2.5e-4 * max(0.0, 1 - len(rows) * batch / total_timesteps)
+    while (elapsed := time.perf_counter() - start) < seconds:
+        optimizer.param_groups[0]["lr"] = 2.5e-4 * (1 - elapsed / seconds)
         finished = []
         for t in range(num_steps):
             obs[t], masks[t], dones[t] = next_obs, next_mask, next_done
@@ -135,4 +168,4 @@ def train(seconds: float, seed: int = 1, num_envs: int = 64, num_steps: int = 12
                 nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
                 optimizer.step()
         rows.append((time.perf_counter() - start, (len(rows) + 1) * batch, float(np.mean(finished)) if finished else np.nan))
-    return rows, agent
+    return rows, lambda seen: (agent(obs_of(seen, rules), seen.legal)[0].logits, None)

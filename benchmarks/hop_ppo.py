@@ -5,6 +5,7 @@ Each run is `python hop_ppo.py ...` of its own, with seeds 1, 2, 3; its figures 
 """
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -27,18 +28,18 @@ TEAMS = ("mixed", "3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM")
 
 @dataclass
 class Args:
-    what: Literal["om", "hidden", "adapt", "self", "teams", "imagine", "search", "plan", "speed", "cleanrl", "overhead"]
+    what: Literal["om", "hidden", "adapt", "self", "teams", "imagine", "search", "plan", "speed", "ladder", "overhead"]
     """which table"""
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run each"""
     only: tuple[str, ...] = ()
-    """om, hidden, imagine, teams: these settings alone"""
+    """om, hidden, imagine, teams, ladder: these settings alone"""
     steps: int = 1_500_000
     """of a run"""
     out: str = ""
     """also write the rows to this CSV file"""
     seconds: float = 600.0
-    """cleanrl: how long the plain loop trains"""
+    """ladder: how long each loop trains"""
     agent: str = ""
     """search, plan, speed: the run whose agent plays; search: one trained with --om oracle"""
     runs: str = ""
@@ -166,47 +167,69 @@ def search(args: Args) -> list[dict]:
     return rows
 
 
-def cleanrl(args: Args) -> list[dict]:
-    """Return over time of hop_ppo.py, told nothing, and of the plain loop: the mean of the learner's episodes that ended
-    in the last update, on the same machine with the same threads, one after the other."""
-    rows = []
-    for seed in args.seeds:
-        run_args = hop_ppo.Args(seed=seed, total_timesteps=args.steps)
-        torch.manual_seed(seed)
-        game = hop_ppo.Real(run_args.num_envs, hop_ppo.Rules(), "mixed", seed)
-        others, agent = hop_ppo.Told(game, False), hop_ppo.Agent(1, 0)
-        optimizer = torch.optim.Adam(agent.parameters(), lr=run_args.learning_rate, eps=1e-5)
-        batch, start = run_args.num_envs * run_args.num_steps, time.perf_counter()
-        for now in range(args.steps // batch):
-            tally = torch.zeros(3)
-            data = hop_ppo.rollout(agent, game, others, run_args, tally)
-            hop_ppo.update(agent, optimizer, data, run_args, 1 - now * batch / args.steps)
-            row = dict(kind="hop_ppo", seed=seed, seconds=time.perf_counter() - start, steps=(now + 1) * batch)
-            rows.append(row | dict(learner=float(tally[1] / tally[0])))
-    curve, _ = cleanrl_ppo.train(args.seconds, args.seeds[0])
-    rows += [dict(kind="plain loop", seed=args.seeds[0], seconds=s, steps=n, learner=r) for s, n, r in curve]
-    goal = max(pd.Series([r for _, _, r in curve]).rolling(5, min_periods=1).mean())
-    seconds, steps, _ = curve[-1]
-    print(f"plain loop: {goal:.3f} at best (mean of 5 updates) in {seconds:.0f} s, {steps / seconds:.0f} steps/s")
-    for seed in args.seeds:
-        mine = [row for row in rows if row["kind"] == "hop_ppo" and row["seed"] == seed]
-        first, last = next((row for row in mine if row["learner"] >= goal), None), mine[-1]
-        there = f"there after {first['seconds']:.1f} s, {first['steps']} steps" if first else "not there"
-        rate = last["steps"] / last["seconds"]
-        print(f"hop_ppo, seed {seed}: {there}; {last['learner']:.3f} after {last['seconds']:.0f} s, {rate:.0f} steps/s")
-    if args.out:
-        pd.DataFrame(rows).to_csv(args.out, index=False)
-        draw(rows, Path(args.out).with_suffix(".png"))
-    return rows[-1:]
+def our_loop(seconds: float, seed: int, network: str, **sizes):
+    """hop_ppo.py's loop, told nothing among `mixed`. Returns: as `cleanrl_ppo.train`."""
+    run_args, rules = hop_ppo.Args(seed=seed), hop_ppo.Rules()
+    torch.manual_seed(seed)
+    game = hop_ppo.Real(run_args.num_envs, rules, "mixed", seed)
+    others, agent = hop_ppo.Told(game, False), hop_ppo.new_agent(network, rules, 0)
+    agent = hop_ppo.build_agent(**(agent.sizes | sizes))
+    optimizer = torch.optim.Adam(agent.parameters(), lr=run_args.learning_rate, eps=1e-5)
+    batch, rows, start = run_args.num_envs * run_args.num_steps, [], time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        tally = torch.zeros(3)
+        data = hop_ppo.rollout(agent, game, others, run_args, tally)
+        hop_ppo.update(agent, optimizer, data, run_args, 1 - elapsed / seconds)
+        early = (len(rows) + 1) * run_args.num_steps < 2 * rules.horizon  # the episodes that have ended are the short ones
+        returns = math.nan if early else float(tally[1] / tally[0])
+        rows.append((time.perf_counter() - start, (len(rows) + 1) * batch, returns))
+    return rows, agent
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """Learning curves of `cleanrl`: return over seconds."""
+RUNGS = {
+    "plain loop, slow game": lambda *args: cleanrl_ppo.train(cleanrl_ppo.plain_envs, *args),
+    "plain loop, our game": lambda *args: cleanrl_ppo.train(cleanrl_ppo.FastEnvs, *args),
+    "our loop, cnn": lambda *args: our_loop(*args, "cnn"),
+    "our loop, objects, no bias": lambda *args: our_loop(*args, "objects", hunt_bias=0.0),
+    "our loop, objects": lambda *args: our_loop(*args, "objects"),
+}
+
+
+def ladder(args: Args) -> list[dict]:
+    """From CleanRL's loop to hop_ppo.py, one change at a time, each trained for --seconds: what the learner then earns on
+    --boards fresh boards among `mixed`, and when the episodes of training first paid as much as the first rung's at best
+    (means of 5 updates). One rung after the other, on the same machine with the same threads."""
+    rows, curves, judge = [], [], hop_ppo.Referee(hop_ppo.Args(team_episodes=1), hop_ppo.Rules(), None, None)
+    for seed in args.seeds:
+        best = None
+        for kind, train in RUNGS.items():
+            if args.only and kind not in args.only:
+                continue
+            curve, policy = train(args.seconds, seed)
+            curve = pd.DataFrame(curve, columns=["seconds", "steps", "learner"]).assign(kind=kind, seed=seed)
+            smooth = curve["learner"].rolling(5, min_periods=1).mean()
+            best = smooth.max() if best is None else best
+            there = curve[smooth >= best].head(1)
+            found = hop_ppo.brief(judge.play(policy, "mixed", judge.final_seed, args.boards, om="none"))
+            seconds, steps = (float(curve[key].iloc[-1]) for key in ("seconds", "steps"))
+            rows.append(dict(kind=kind, seed=seed, steps=steps, per_second=steps / seconds, learner=found["learner"],
+                             learner_ci95=found["learner_ci95"], best=float(best), steps_to_best=float(there["steps"].min()),
+                             seconds_to_best=float(there["seconds"].min())))  # fmt: skip
+            print(rows[-1], flush=True)
+            curves.append(curve)
+            if args.out:
+                pd.DataFrame(rows).to_csv(args.out, index=False)
+                draw(pd.concat(curves), Path(args.out).with_suffix(".png"))
+    return rows
+
+
+def draw(curves: pd.DataFrame, path: Path) -> None:
+    """Learning curves of `ladder`: return over seconds."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
-    for (kind, seed), curve in pd.DataFrame(rows).groupby(["kind", "seed"], sort=False):
-        colour = figures.COLOURS[0 if kind == "hop_ppo" else 1]
-        axis.plot(curve["seconds"], curve["learner"], color=colour, lw=1.2, label=f"{kind}, seed {seed}")
+    for colour, (kind, by_seed) in zip(figures.COLOURS, curves.groupby("kind", sort=False), strict=False):
+        for i, (_, curve) in enumerate(by_seed.groupby("seed", sort=False)):
+            axis.plot(curve["seconds"], curve["learner"], color=colour, lw=1.2, label=kind if i == 0 else None)
     axis.set(xscale="log", xlabel="seconds on one core", ylabel="return of the learner among `mixed`")
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)

@@ -1,6 +1,7 @@
 """hop_ppo.py: what its learners see and are told, what PPO counts, what it prints and saves, what it refuses."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -106,6 +107,310 @@ def test_team_reward_goes_on_after_a_hunter_has_left():
     torch.testing.assert_close(found, t([[3.0 - 0.5, 3.0 - 0.7]], [[0.0, 2.0 - 1.0]]))
 
 
+# ---- one update by hand
+
+
+class TablePolicy(torch.nn.Module):
+    """Sample i has logits and a value of its own; `clock[:, 0]` says which sample it is."""
+
+    def __init__(self, logits: torch.Tensor, values: torch.Tensor):
+        super().__init__()
+        self.logits, self.values = torch.nn.Parameter(logits), torch.nn.Parameter(values)
+
+    def forward(self, seen):
+        row = seen.clock[:, 0].long()
+        return self.logits[row].log_softmax(1), self.values[row]
+
+
+def update_case(samples: int, seed: int = 0):
+    """A policy, float64, and data whose actions were taken with another one."""
+    torch.manual_seed(seed)
+    policy = TablePolicy(torch.randn(samples, 7).double(), torch.randn(samples).double())
+    clock, empty = torch.arange(float(samples))[:, None].expand(-1, 3), torch.zeros(samples, 1)
+    seen = hop_ppo.Seen(*[clock if name == "clock" else empty for name in hop_ppo.Seen._fields])
+    actions = torch.arange(samples) % 7
+    log_probs = policy(seen)[0].detach()[torch.arange(samples), actions]
+    return policy, hop_ppo.Rollout(seen, actions, log_probs, empty[:, 0], empty[:, 0], torch.randn(samples).double())
+
+
+def test_one_minibatch_of_an_update_by_hand():
+    """Advantages 3 and -1 are 1 and -1 when normalised. Ratios 1.5 and 0.5, clip_coef 0.2: the first two samples are clipped
+    and have no gradient, the other two that of -A * ratio. The entropy's gradient is -p (log p + H)."""
+    policy, data = update_case(4)
+    ratio, sign = np.array([1.5, 0.5, 0.5, 1.5]), np.array([1.0, -1.0, 1.0, -1.0])
+    data = data._replace(
+        log_probs=data.log_probs - torch.tensor(ratio).log(), advantages=t(3, -1, 3, -1, dtype=torch.float64)
+    )
+    p, values = policy.logits.detach().softmax(1).numpy(), policy.values.detach().numpy()
+    entropy = -(p * np.log(p)).sum(1)
+    pull = np.array([0.0, 0.0, 1.0, 1.0])[:, None] * (-sign * ratio)[:, None] * (np.eye(7)[data.actions] - p) / 4
+    left, ent_coef, vf_coef, lr = 0.5, 0.3, 0.7, 0.1
+    grad = pull - ent_coef * left * (-p * (np.log(p) + entropy[:, None]) / 4)
+    grad_values = vf_coef * (values - data.returns.numpy()) / 4
+    norm = np.sqrt((grad**2).sum() + (grad_values**2).sum())
+
+    for max_grad_norm in (1e6, norm / 4):
+        mine, scale = (
+            TablePolicy(policy.logits.detach().clone(), policy.values.detach().clone()),
+            min(1, max_grad_norm / norm),
+        )
+        args = Args(update_epochs=1, num_minibatches=1, clip_coef=0.2, ent_coef=ent_coef, vf_coef=vf_coef, learning_rate=lr,
+                    max_grad_norm=max_grad_norm)  # fmt: skip
+        found = hop_ppo.update(mine, torch.optim.SGD(mine.parameters(), lr=9.0), data, args, left)
+        close = dict(atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(mine.logits.grad, scale * grad, **close)
+        np.testing.assert_allclose(mine.values.grad, scale * grad_values, **close)
+        moved = policy.logits.detach().numpy() - lr * left * scale * grad
+        np.testing.assert_allclose(mine.logits.detach(), moved, **close)
+    expected = dict(
+        policy_loss=(-1.2 + 0.8 - 0.5 + 1.5) / 4,
+        value_loss=0.5 * np.mean((values - data.returns.numpy()) ** 2),
+        entropy=entropy.mean(),
+        old_approx_kl=-np.log(ratio).mean(),
+        approx_kl=(ratio - 1 - np.log(ratio)).mean(),
+        clipfrac=1.0,
+    )
+    assert {key: float(value) for key, value in found.items()} == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "share"), [(1.19, 0.0), (1.21, 1.0), (0.81, 0.0), (0.79, 1.0)])
+def test_share_of_clipped_ratios(ratio, share):
+    policy, data = update_case(2)
+    data = data._replace(log_probs=data.log_probs - math.log(ratio))
+    args = Args(update_epochs=1, num_minibatches=1)
+    assert float(hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)["clipfrac"]) == share
+
+
+def test_minibatches_of_an_update():
+    """5 samples in 2 minibatches: 3 and 2; each sample once an epoch; figures are means over the samples."""
+    policy, data = update_case(5)
+    data = data._replace(advantages=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64))
+    sizes, forward = [], policy.forward
+    policy.forward = lambda seen: (sizes.append(seen.clock[:, 0].tolist()), forward(seen))[1]
+    args = Args(update_epochs=3, num_minibatches=2, learning_rate=0.0)
+    found = hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)
+    assert [len(rows) for rows in sizes] == [3, 2] * 3
+    assert all(sorted(sizes[i] + sizes[i + 1]) == [0, 1, 2, 3, 4] for i in (0, 2, 4)) and sizes[0] != sizes[2]
+    log_probs, values = forward(data.seen)
+    assert float(found["value_loss"]) == pytest.approx((0.5 * (values - data.returns).square().mean()).item())
+    assert float(found["entropy"]) == pytest.approx(-(log_probs.exp() * log_probs).sum(1).mean().item())
+
+
+def test_equal_advantages_of_a_minibatch_are_nothing_and_not_nan():
+    policy, data = update_case(3)
+    args = Args(update_epochs=1, num_minibatches=1, ent_coef=0.0, vf_coef=0.0)
+    data = data._replace(advantages=torch.full((3,), 2.0, dtype=torch.float64))
+    hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)
+    assert policy.logits.grad.abs().max() == 0
+
+
+def test_entropy_counts_no_illegal_actions():
+    """Two legal actions, equally likely: log 2."""
+    logits = torch.full((2, 7), hop_ppo.MASKED).double()
+    logits[:, :2] = 0.0
+    policy, data = update_case(2)
+    policy.logits.data = logits
+    args = Args(update_epochs=1, num_minibatches=1)
+    found = hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)
+    assert float(found["entropy"]) == pytest.approx(math.log(2)) and policy.logits.grad.isfinite().all()
+
+
+def test_explained_variance_by_hand():
+    """Returns 1, 3 have variance 1; errors 0.5, -0.5 have 0.25."""
+    data = update_case(2)[1]._replace(returns=t(1.0, 3.0), values=t(0.5, 3.5))
+    assert float(hop_ppo.explained_variance(data)) == pytest.approx(0.75)
+    assert math.isnan(float(hop_ppo.explained_variance(data._replace(returns=t(2.0, 2.0), values=t(2.0, 2.0)))))
+
+
+# ---- a game whose rewards and ends are a table
+
+
+class ScriptedGame:
+    """Two boards, three hunters. ticks: (rewards [2, 3], who terminates, who is truncated: (board, seat)), in a row.
+    A board has ended when nobody is left on it; the next episode's learners sit one seat further."""
+
+    def __init__(self, ticks: list, everyone: bool = False, seats=(1, 0)):
+        self.ticks, self.everyone, self.boards = list(ticks), everyone, 2
+        self.rules = Rules(hunters=3, stags=1, hares=2, blocks=0, height=2, width=3)
+        self.seats, self.who = torch.tensor(seats), torch.zeros(2, 3, dtype=torch.int64)
+        self.tick, self.paid = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3)
+        self.there, self.prey = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[0, 6, 6], [6, 1, 6]])
+        self.played, self.dealt = [], []
+
+    @property
+    def ended(self):
+        return ~self.there.any(1)
+
+    def step(self, actions):
+        rewards, *ends = self.ticks.pop(0)
+        terminated, truncated = torch.zeros(2, 2, 3, dtype=torch.bool)
+        for which, pairs in zip((terminated, truncated), ends, strict=True):
+            for board, seat in pairs:
+                which[board, seat] = True
+        self.tick = self.tick + ~self.ended
+        self.there &= ~(terminated | truncated)
+        self.played.append(actions)
+        return t(*rewards), terminated, truncated
+
+    def deal(self, boards):
+        self.dealt.append(boards.tolist())
+        self.there[boards], self.tick[boards] = True, 0
+        self.seats = torch.where(boards, (self.seats + 1) % 3, self.seats)
+        return boards & True
+
+
+def scripted_sights(game, told):
+    """`clock` says tick, board and seat."""
+    board, seat = torch.arange(2), game.seats
+    if game.everyone:
+        board, seat = board.repeat_interleave(3), torch.arange(3).repeat(2)
+    there = game.there[board, seat][:, None]
+    clock = torch.stack([game.tick[board], board, seat], 1).float()
+    legal, empty = torch.ones(len(board), 7, dtype=torch.bool), torch.zeros(len(board), 0)
+    named = dict(there=there, legal=legal, clock=clock)
+    return seat, hop_ppo.Seen(*[named.get(name, empty) for name in hop_ppo.Seen._fields])
+
+
+def value_of(tick, board, seat):
+    return 0.5 * tick + 2.0 * board + 4.0 * seat + 1.0
+
+
+def scripted_policy(seen):
+    return hop_ppo.uniform(seen)[0], value_of(*seen.clock.unbind(1))
+
+
+class Watching:
+    """Told nothing; writes down when it is called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def look(self):
+        self.calls.append("look")
+        return torch.zeros(2, 3, 0)
+
+    def observe(self):
+        self.calls.append("observe")
+
+    def deal(self, boards, new):
+        self.calls.append(("deal", boards.tolist(), new.tolist()))
+
+
+ROLLOUT = [  # board 0's learner, in seat 1, leaves at tick 1; board 1's, in seat 0, is cut off then
+    ([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [], []),
+    ([[0.5, 7.0, 0.5], [8.0, 0.5, 0.5]], [(0, 1)], [(1, 0), (1, 1), (1, 2)]),
+    ([[0.5, 0.5, 9.0], [0.5, 11.0, 0.5]], [], []),
+]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_rollout_by_hand(ends, monkeypatch):
+    monkeypatch.setattr(hop_ppo, "sights", scripted_sights)
+    game, others, tally = ScriptedGame(ROLLOUT), Watching(), t(10.0, 20.0, 30.0)
+    data = rollout(scripted_policy, game, others, Args(num_steps=3, gamma=0.5, gae_lambda=0.5, end_at_horizon=ends), tally)
+    v = value_of
+    a1 = 7.0 - v(1, 0, 1)  # the rules ended it
+    a0 = 2.0 + 0.5 * v(1, 0, 1) - v(0, 0, 1) + 0.25 * a1
+    a2 = 9.0 + 0.5 * v(1, 0, 2) - v(0, 0, 2)
+    b1 = 8.0 + (0.0 if ends else 0.5 * v(2, 1, 0)) - v(1, 1, 0)
+    b0 = 4.0 + 0.5 * v(1, 1, 0) - v(0, 1, 0) + 0.25 * b1
+    b2 = 11.0 + 0.5 * v(1, 1, 1) - v(0, 1, 1)
+    assert data.advantages.tolist() == pytest.approx([a0, b0, a1, b1, a2, b2])
+    values = [v(0, 0, 1), v(0, 1, 0), v(1, 0, 1), v(1, 1, 0), v(0, 0, 2), v(0, 1, 1)]
+    assert data.values.tolist() == pytest.approx(values)
+    assert data.returns.tolist() == pytest.approx([a + b for a, b in zip([a0, b0, a1, b1, a2, b2], values, strict=True)])
+    assert data.log_probs.tolist() == pytest.approx([-math.log(7)] * 6)
+    assert data.actions.tolist() == torch.stack(game.played).flatten().tolist()
+    assert data.seen.clock[:, 0].tolist() == [0, 0, 1, 1, 0, 0]  # seen before the tick
+    assert tally.tolist() == [10 + 2, 20 + (2 + 7) + (4 + 8), 30 + 2 + 2]
+    assert game.dealt == [[True, True]] and game.paid.tolist() == [[0.5, 0.5, 9.0], [0.5, 11.0, 0.5]]
+    looks = [call for call in others.calls if call != "look"]
+    assert looks == ["observe", "observe", ("deal", [True, True], [True, True]), "observe"]
+
+
+def test_rollout_of_all_hunters_by_hand(monkeypatch):
+    """Board 0: seat 0 leaves at tick 0, the others at tick 1. Board 1 goes on. Hunters that have left give no samples; the
+    return of a board's episode is the mean of its hunters'."""
+    monkeypatch.setattr(hop_ppo, "sights", scripted_sights)
+    ticks = [
+        ([[3.0, 0.0, 0.0], [0.0, 0.0, 1.0]], [(0, 0)], []),
+        ([[0.0, 6.0, 9.0], [0.0, 2.0, 0.0]], [(0, 1), (0, 2)], []),
+        ([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [], []),
+    ]
+    v, left = value_of, [(1, 0, 0)]  # tick, board, seat
+    rows = [(k, b, s) for k in (0, 1) for b in (0, 1) for s in range(3) if (k, b, s) not in left]
+    rows += [(0, 0, 0), (0, 0, 1), (0, 0, 2), (2, 1, 0), (2, 1, 1), (2, 1, 2)]  # board 0 is a new one
+    for team_reward in (False, True):
+        game, tally = ScriptedGame(ticks, everyone=True), torch.zeros(3)
+        args = Args(num_steps=3, gamma=1.0, gae_lambda=1.0, co_players="self", team_reward=team_reward)
+        data = rollout(scripted_policy, game, Watching(), args, tally)
+        assert data.seen.clock.tolist() == [[float(x) for x in row] for row in rows]
+        assert tally.tolist() == [1, (3 + 6 + 9) / 3, 2] and game.dealt == [[True, False]]
+        returns = dict(zip(rows[:11], data.returns.tolist(), strict=False))
+        if team_reward:  # the mean of the rewards, until the board ends; then, or at the last, the mean of V
+            last = sum(v(3, 1, seat) for seat in range(3)) / 3
+            expected = {(0, 0, s): 6.0 for s in range(3)} | {(1, 0, s): 5.0 for s in (1, 2)}
+            expected |= {(0, 1, s): 1.0 + last for s in range(3)} | {(1, 1, s): 2 / 3 + last for s in range(3)}
+        else:
+            expected = {(0, 0, 0): 3.0, (0, 0, 1): 6.0, (0, 0, 2): 9.0, (1, 0, 1): 6.0, (1, 0, 2): 9.0}
+            expected |= {(0, 1, s): (0.0, 2.0, 1.0)[s] + v(3, 1, s) for s in range(3)}
+            expected |= {(1, 1, s): (0.0, 2.0, 0.0)[s] + v(3, 1, s) for s in range(3)}
+        assert returns == pytest.approx(expected)
+
+
+def test_team_advantages_at_the_horizon_and_at_the_last_tick():
+    """One tick. Board 0 is cut off with V 4 and 8 of the hunters left there; board 1 goes on with 2 (the other has left)."""
+    rewards, values = t([[1.0, 3.0], [5.0, 0.0]]), t([[0.5, 0.25], [1.0, 7.0]])
+    active = torch.tensor([[[True, True], [True, False]]])
+    done, cut = torch.tensor([[[True, True], [False, False]]]), torch.tensor([[[True, True], [False, False]]])
+    cut_values, last = t([[4.0, 8.0], [0.0, 0.0]]), t([99.0, 99.0], [2.0, 50.0])
+    last_active = torch.tensor([[True, True], [True, False]])
+    found = team_advantages_of(rewards, values, active, done, cut, cut_values, last, last_active, 0.5, 1.0)
+    torch.testing.assert_close(found, t([[2 + 3 - 0.5, 2 + 3 - 0.25], [2.5 + 1 - 1.0, 0.0]]))
+
+
+# ---- judge and brief, by hand
+
+JUDGED = [  # two episodes; learners in seats 2 and 0, then 0 and 1
+    ([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [(0, 0), (0, 1), (0, 2)], []),
+    ([[0.0, 0.0, 0.0], [10.0, 20.0, 30.0]], [(1, 0), (1, 1)], [(1, 2)]),
+    ([[7.0, 0.0, 2.0], [0.0, 8.0, 1.0]], [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)], []),
+]
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_judge_by_hand(planned, monkeypatch):
+    monkeypatch.setattr(hop_ppo, "sights", scripted_sights)
+    game, others = ScriptedGame(JUDGED, seats=(2, 0)), Watching()
+
+    class Plan(Watching):
+        def __call__(self, told, seen):
+            self.calls.append("plan")
+            return torch.tensor([5, 6])
+
+    plan = Plan() if planned else None
+    found = hop_ppo.judge(scripted_policy, game, others, 2, plan)
+    assert found["learner"].tolist() == [[3.0, 4.0 + 10.0], [7.0, 8.0]]
+    assert found["team"].tolist() == [[2.0, (14 + 25 + 36) / 3], [3.0, 3.0]]
+    assert found["length"].tolist() == [[1, 2], [1, 1]]
+    assert (found["stags"].tolist(), found["hares"].tolist()) == ([[0, 1]] * 2, [[2, 1]] * 2)
+    deal = ("deal", [True, True], [True, True])
+    assert others.calls == ["look", "observe", "look", "observe", deal, "look", "observe"]
+    if planned:
+        assert plan.calls == ["plan", "observe", "plan", "observe", deal, "plan", "observe"]
+        assert all(actions.tolist() == [5, 6] for actions in game.played)
+
+
+def test_brief_by_hand():
+    """Two episodes of three boards; the interval is of the boards' means, here 2, 4 and 9: standard deviation 13 ** 0.5."""
+    learner = np.array([[1.0, 4.0, 8.0], [3.0, 4.0, 10.0]])
+    found = hop_ppo.brief(dict(learner=learner, team=2 * learner, length=learner + 1, stags=learner > 3, hares=learner * 0))
+    half = 1.96 * 13**0.5 / 3**0.5
+    assert found == pytest.approx(
+        dict(learner=5.0, learner_ci95=half, team=10.0, team_ci95=2 * half, episodes=6, length=6.0, stags=4 / 6, hares=0.0)
+    )
+
+
 # ---- what an observer sees
 
 
@@ -173,10 +478,9 @@ def test_seats_permute_results():
 
 def test_planes_of_the_cnn_by_hand():
     """2x3 cells, three hunters; the observer in cell 4, one in cell 0, the other gone; stag in 2, hares in 4 and gone."""
-    agent = hop_ppo.ConvAgent(hunters=3, stags=1, known=2, height=2, width=3)
     nothing = torch.zeros(1, 0)
     seen = hop_ppo.Seen(
-        steps=nothing, ways=nothing, there=nothing, legal=nothing, clock=t([0.25, 1.0, 0.5]),
+        steps=nothing, ways=nothing, there=torch.ones(1, 3), legal=nothing, clock=t([0.25, 1.0, 0.5]),
         known=t([[0.3, 0.7], [0.9, 0.1]]), cells=torch.tensor([[4, 0, 6, 2, 4, 6]]),
         blocks=torch.tensor([[False, True, False, False, False, False]]),
     )  # fmt: skip
@@ -190,14 +494,14 @@ def test_planes_of_the_cnn_by_hand():
         [0.25] * 6, [1.0] * 6, [0.5] * 6,
         cells(cell0=0.3), cells(cell0=0.7), cells(), cells(),
     ]  # fmt: skip
-    torch.testing.assert_close(agent.planes(seen).flatten(2)[0], torch.tensor(expected))
+    torch.testing.assert_close(hop_ppo.planes_of(seen, stags=1, height=2, width=3).flatten(2)[0], torch.tensor(expected))
 
 
 @pytest.mark.parametrize("ticks", [0, 5])
 def test_cells_and_blocks_seen_are_the_joint_state(ticks):
     game = boards_in_play(SMALL, ticks)
     _, seen = hop_ppo.sights(game, torch.zeros(24, 4, 0))
-    planes = hop_ppo.ConvAgent(4, SMALL.stags, 0, 5, 5).planes(seen).unflatten(0, (24, 4))
+    planes = hop_ppo.planes_of(seen, SMALL.stags, 5, 5).unflatten(0, (24, 4))
     obs = torch.as_tensor(game.teams.core.obs).float()  # [B, A, 5, H, W]: SELF, OTHERS, BLOCKS, STAGS, HARES
     torch.testing.assert_close(planes[:, :, 0], obs[:, :, 0])
     torch.testing.assert_close(planes[:, :, 1:4].sum(2).clamp(max=1), obs[:, :, 1])
@@ -837,3 +1141,30 @@ def test_hidden_game_in_gymnasium():
     again = gymnasium.make("StagHunt-hidden-v0")
     np.testing.assert_array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0][0])
     assert again.unwrapped.core.rules == env.core.rules == hop_ppo.rules_of("StagHunt-hidden-v0")[0]
+
+
+# ---- benchmarks
+
+
+def test_benchmarks_need_nothing_of_the_tests():
+    """--help where hypothesis is not installed."""
+    code = "import sys; sys.modules['hypothesis'] = None; sys.argv = ['x', '--help']; import runpy; "
+    code += "runpy.run_module('benchmarks.hop_ppo', run_name='__main__')"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0 and "--what" in ran.stdout, ran.stderr
+
+
+def test_the_plain_loop_sees_the_same_in_both_games():
+    """From the same cells the slow game and the batched one give the same observations and masks."""
+    from benchmarks import cleanrl_ppo
+
+    fast = cleanrl_ppo.FastEnvs(SMALL, 6, 1)
+    for _ in range(4):
+        obs, infos = fast.step(np.full(6, 4))[::4]
+    core = fast.game.teams.core
+    for board in range(6):
+        slow = cleanrl_ppo.PlainStagHunt(SMALL, 0, 1)
+        slow.game, slow.seat = slow.game.from_state(SMALL, core.state, board), int(fast.game.seats[board])
+        np.testing.assert_allclose(slow._obs(), obs[board], atol=1e-6)
+        np.testing.assert_array_equal(slow._info()["action_mask"], infos["action_mask"][board])
+    assert obs.shape == (6, 8, 5, 5)
