@@ -810,7 +810,9 @@ def test_best_is_the_epoch_of_the_lowest_validation_nll(data_file, tmp_path, mon
     scripted = iter([0.9, 0.3, 0.5])
     monkeypatch.setattr(pretrain_vae, "validate", lambda *a: {"nll": next(scripted), "kl": 0.0, "recon_nll": None})
     kept, save = [], tracking.save_checkpoint
-    monkeypatch.setattr(tracking, "save_checkpoint", lambda path, found: (kept.append((path.name, found)), save(path, found)))
+    monkeypatch.setattr(
+        tracking, "save_checkpoint", lambda path, found: (kept.append((path.name, found)), save(path, found))
+    )
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "--data", data_file, "--epochs", 3) == 0
     names = [name for name, _ in kept]
