@@ -465,11 +465,6 @@ def check_vae(folder: str, vae: nn.Module, checkpoint: dict, rules: Rules, needs
         raise tracking.UsageError(f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}")
     if not needs_goals:
         return
-    if "goals_trained" not in checkpoint:
-        raise tracking.UsageError(
-            f"{folder}: made by an older version, which did not record whether its goal heads were trained: train one anew "
-            "with `python pretrain_vae.py`, or name another with --vae"
-        )
     if not checkpoint["goals_trained"]:
         raise tracking.UsageError(
             f"{folder}: {needs_goals[0]} needs goal heads, and its data had no strategies to train them: train on a file of "

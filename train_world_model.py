@@ -296,8 +296,7 @@ class Moves(nn.Module):
         paid = self._reward_logits(context, left).log_softmax(2)
         known = there & ~rewards.isnan()
         total = (rewards[..., None].nan_to_num() * self._sharers(same, left) - self.totals).abs().argmin(2)
-        end = -F.softplus(-self._end_logit(left, there) * (2 * ends - 1))
-        end = torch.where(ends.isnan(), 0.0, end)
+        end = _end_log_prob(self._end_logit(left, there), ends)
         found = [(_at(hunters, outcome.hunters) * there).sum(1), by_way.logsumexp(1), (_at(paid, total) * known).sum(1), end]
         lost = found[0].new_zeros(len(actions))
         if contrast:
@@ -416,6 +415,11 @@ def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return values.gather(-1, index[..., None])[..., 0]
 
 
+def _end_log_prob(logit: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """log p of an end, or of none; 0 where it is not known. Both float [B]."""
+    return -F.softplus(-logit * (2 * ends.nan_to_num() - 1)) * ~ends.isnan()  # multiplied: a NaN has no gradient
+
+
 def _one_of(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     """The value of a random object that is there, [B, n] -> [B]; MASKED where none is."""
     pick = (torch.rand_like(values) + there).argmax(1, keepdim=True)
@@ -504,8 +508,8 @@ class Cells(nn.Module):
         prey = F.binary_cross_entropy_with_logits(logits.prey, next_states[:, A + 1 :].float(), reduction="none")
         value = (rewards[..., None].nan_to_num() - self.rewards).abs().argmin(2)
         paid = _at(logits.rewards.log_softmax(2), value) * (there & ~rewards.isnan())
-        end = -F.softplus(-self._end_logit(next_states[:, :A]) * (2 * ends - 1))
-        found = [-cells.sum((1, 2)), -prey.sum((1, 2)), paid.sum(1), torch.where(ends.isnan(), 0.0, end)]
+        end = _end_log_prob(self._end_logit(next_states[:, :A]), ends)
+        found = [-cells.sum((1, 2)), -prey.sum((1, 2)), paid.sum(1), end]
         return torch.stack(found, 1), prey.new_zeros(len(prey))
 
     @torch.no_grad()

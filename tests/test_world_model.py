@@ -194,6 +194,8 @@ def test_ends_that_are_not_known_cost_nothing(kind, tmp_path):
     without, _ = terms_of(model, every(data), index, False, False)
     assert (without[:, 3] == 0).all() and with_[:, 3].sum() < -10
     assert torch.equal(with_[:, :3], without[:, :3])
+    without.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 # ---- the plain model
