@@ -115,7 +115,7 @@ GOAL_USERS = [dict(om="belief"), dict(real_ratio=0.5), dict(plan=True), dict(pla
 @pytest.mark.parametrize("settings", GOAL_USERS)
 def test_goal_heads_must_be_trained_where_they_are_used(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(write_networks(tmp_path, {"goals_trained": 0}))
-    with pytest.raises(tracking.UsageError, match="vae__1: .*had no strategies.* name another with --vae"):
+    with pytest.raises(tracking.UsageError, match=r"vae__1: .*had no strategies.* name another with --vae"):
         hop_ppo.load_networks(hop_ppo.Args(**settings), HIDDEN)
 
 
