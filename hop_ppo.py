@@ -820,8 +820,9 @@ def main() -> None:
     if args.resume:
         resumed = tracking.load_checkpoint(tracking.find_folder(args.resume) / "last.pt", KIND)
         args = tracking.resumed_args(args, resumed, free=("resume", "torch_threads"))
+    rules, _ = rules_of(args.env_id)
     try:
-        parse_team(args.co_players, rules_of(args.env_id)[0].hunters - 1)
+        parse_team(args.co_players, rules.hunters - 1)
     except ValueError as error:
         raise tracking.UsageError(f"--{error}") from None
     if args.team_reward and args.co_players != "self":

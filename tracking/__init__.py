@@ -66,7 +66,7 @@ def parse_args(args_type: type, description: str, argv: list[str] | None = None)
             lines = [line.strip("│╭╰╮╯ \n") for line in captured.getvalue().splitlines()]
             body = [line for line in lines[1:] if line]
             rule = next((i for i, line in enumerate(body) if not line.strip("─")), len(body))
-            raise UsageError(f"{' '.join(body[:rule])}; see --help") from None
+            raise UsageError(f"{' '.join(body[:rule]).rstrip('.')}; see --help") from None
         raise
     finally:
         os.environ.pop("COLUMNS", None) if columns is None else os.environ.update(COLUMNS=columns)
