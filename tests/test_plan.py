@@ -167,7 +167,7 @@ class OneAction:
 
     def __init__(self, outcomes):
         self.outcomes = outcomes  # (state, reward, over)
-        self.calls = 0
+        self.calls = self.evaluated = 0
 
     def step(self, state, actions, tree):
         later = state[0] > 0
@@ -177,6 +177,7 @@ class OneAction:
         return (torch.where(later, 99, after),), torch.where(later, 0.0, reward), later | over
 
     def evaluate(self, state, tree):  # V of state s is s - 1
+        self.evaluated += 1
         return torch.tensor([[0.0, -1e9]]).expand(len(tree), -1), state[0] - 1.0
 
     def search(self, simulations, branches=4, trees=1):
@@ -219,6 +220,15 @@ def test_a_repeated_outcome_is_worth_what_the_critic_says_of_it():
     found = OneAction([(3, 0.5, False)]).search(5)
     assert float(found.q[0, 0]) == pytest.approx(0.5 + (2 + 0 + 0 + 0 + 2) / 5)
     assert float(found.q[0, 1]) == -1.0  # never visited: V of the root
+
+
+@pytest.mark.parametrize("branches", [2, 3, 4])
+def test_a_repeated_outcome_is_not_grown_again(branches):
+    """The last of an edge's outcomes is compared with all before it: the critic is asked of the root and of each once."""
+    different = [(state, 0.0, False) for state in range(3, 2 + branches)]
+    edge = OneAction([*different, different[-1]])
+    edge.search(40, branches)
+    assert edge.calls == branches and edge.evaluated == branches
 
 
 @pytest.mark.parametrize(
