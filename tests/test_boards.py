@@ -16,7 +16,18 @@ import hop_ppo
 import pretrain_vae
 import tracking
 import train_world_model
-from boards import Imagined, Minds, Real, Remembered, recorded_starts, remember, sample, sights
+from boards import (
+    Imagined,
+    Minds,
+    Real,
+    Remembered,
+    ended_by_rule,
+    first_hunt_of,
+    recorded_starts,
+    remember,
+    sample,
+    sights,
+)
 from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
@@ -72,6 +83,19 @@ def play_at_random(game) -> dict[str, torch.Tensor]:
         length += live
         captured[live] = (game.prey == game.rules.cells)[live].float()
     return dict(length=length, stags=captured[:, 0], hares=captured[:, 1])
+
+
+def test_ends_by_the_rule_by_hand():
+    """The first capture counts: a later one, or prey that are gone for long, change nothing. Hunters have not all left."""
+    gone, tick = HIDDEN.cells, torch.tensor([4, 4, 4, 4, 4])
+    before = torch.tensor([[3, 8], [3, gone], [3, gone], [3, 8], [3, 8]])
+    after = torch.tensor([[3, gone], [gone, gone], [3, gone], [3, 9], [3, 8]])  # captured, again, long ago, walked, stayed
+    first_hunt = first_hunt_of(torch.tensor([-1, 0, 3, -1, -1]), tick, before, after, gone)
+    assert first_hunt.tolist() == [4, 0, 3, -1, -1]
+    hunters = torch.tensor([[gone, gone, 2]] * 4 + [[gone] * 3])
+    assert ended_by_rule(tick, first_hunt, hunters, HIDDEN).tolist() == [False, True, True, False, True]
+    on = replace(HIDDEN, end_after_first_hunt=None)
+    assert ended_by_rule(tick, first_hunt, hunters, on).tolist() == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize("world", ["exact", pytest.param("learned", marks=pytest.mark.slow)])
