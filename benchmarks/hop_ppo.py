@@ -4,6 +4,7 @@ Each run is `python hop_ppo.py ...` of its own, with seeds 1, 2, 3; its figures 
 `belief`, `imagine` and planning need a VAE and a world model: python pretrain_vae.py, python train_world_model.py.
 """
 
+import itertools
 import json
 import math
 import re
@@ -28,7 +29,9 @@ TEAMS = ("mixed", "3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM")
 
 @dataclass
 class Args:
-    what: Literal["om", "hidden", "adapt", "self", "teams", "imagine", "search", "plan", "speed", "ladder", "overhead"]
+    what: Literal[
+        "om", "hidden", "adapt", "self", "teams", "imagine", "search", "plan", "speed", "ladder", "untrained", "overhead"
+    ]
     """which table"""
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run each"""
@@ -167,13 +170,31 @@ def search(args: Args) -> list[dict]:
     return rows
 
 
+def first_weights(seed: int, network: str, **sizes) -> hop_ppo.Agent | hop_ppo.ConvAgent:
+    """A network that is told nothing; sizes: of it, if not the usual ones."""
+    torch.manual_seed(seed)
+    usual = hop_ppo.new_agent(network, hop_ppo.Rules(), 0).sizes
+    torch.manual_seed(seed)
+    return hop_ppo.build_agent(**(usual | sizes))
+
+
+def untrained(args: Args) -> list[dict]:
+    """What networks earn with their first weights, with each team, on --boards fresh boards: what is built in is worth."""
+    kinds = {"cnn": ("cnn", {}), "objects, no bias": ("objects", dict(hunt_bias=0.0)), "objects": ("objects", {})}
+    judge = hop_ppo.Referee(hop_ppo.Args(team_episodes=1, eval_boards=args.boards), hop_ppo.Rules(), None, None)
+    rows = []
+    for kind, (network, sizes) in kinds.items():
+        for seed, team in itertools.product(args.seeds, TEAMS):
+            found = hop_ppo.brief(judge.play(first_weights(seed, network, **sizes), team, judge.final_seed, om="none"))
+            rows.append(dict(kind=kind, team=team, seed=seed, learner=found["learner"], learner_ci95=found["learner_ci95"]))
+    return rows
+
+
 def our_loop(seconds: float, seed: int, network: str, **sizes):
     """hop_ppo.py's loop, told nothing among `mixed`. Returns: as `cleanrl_ppo.train`."""
-    run_args, rules = hop_ppo.Args(seed=seed), hop_ppo.Rules()
-    torch.manual_seed(seed)
+    run_args, rules, agent = hop_ppo.Args(seed=seed), hop_ppo.Rules(), first_weights(seed, network, **sizes)
     game = hop_ppo.Real(run_args.num_envs, rules, "mixed", seed)
-    others, agent = hop_ppo.Told(game, False), hop_ppo.new_agent(network, rules, 0)
-    agent = hop_ppo.build_agent(**(agent.sizes | sizes))
+    others = hop_ppo.Told(game, False)
     optimizer = torch.optim.Adam(agent.parameters(), lr=run_args.learning_rate, eps=1e-5)
     batch, rows, start = run_args.num_envs * run_args.num_steps, [], time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
