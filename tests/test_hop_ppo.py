@@ -523,8 +523,77 @@ def test_first_weights_of_the_networks():
     on_prey = seen.legal[:, 5] | seen.legal[:, 6]
     odds = probs["objects"][on_prey, 5:].amax(1) / probs["objects"][on_prey, 4]
     assert on_prey.any() and (odds.log() - 4.0).abs().max() < 0.3
-    weight = agents["cnn"].network[0].weight.flatten(1)
-    torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(16), atol=1e-4, rtol=0)
+    gains = {agents["cnn"].network[0]: 2**0.5, agents["cnn"].actor: 0.01, agents["cnn"].critic: 1.0}
+    gains |= {agents["objects"].actor: 0.01, agents["objects"].wait: 0.01, agents["objects"].critic[2]: 1.0}
+    for layer, gain in gains.items():  # orthogonal
+        weight = layer.weight.flatten(1)
+        torch.testing.assert_close(weight @ weight.T, gain**2 * torch.eye(len(weight)), atol=1e-3 * gain**2, rtol=0)
+    assert agents["objects"].actor.bias.tolist() == [0.0, 0.0, 1.0]
+    assert not any(layer.bias.any() for layer in gains if layer is not agents["objects"].actor)
+
+
+def slow_forward(agent: Agent, seen, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`Agent.forward` of one observer, prey by prey and hunter by hunter. Returns: logits [7] without the mask, V."""
+    s, (P, A) = agent.stags, seen.steps.shape[1:]
+    raw, clock = seen.steps[row].tolist(), [*seen.clock[row].tolist(), float(seen.there[row].float().mean())]
+    steps = [[min(d, 24) for d in of_prey] for of_prey in raw]
+
+    def near(p, a):
+        same = [steps[q][a] for q in range(P) if (q < s) == (p < s)]
+        beyond = steps[p][a] - min(steps[q][a] for q in range(P))
+        d = steps[p][a]
+        return [d / 8, d == 0, d == 1, (d - min(same)) / 4, beyond / 4, beyond == 0]
+
+    prey = []
+    for p in range(P):
+        crowd = torch.zeros(agent.other.out_features)
+        for a in range(1, A):
+            if raw[p][a] < NEVER:
+                ahead = max(-1.0, min(1.0, (steps[p][a] - steps[p][0]) / 4))
+                other = [*near(p, a), ahead, ahead == 0, p < s, *seen.known[row, a - 1].tolist()]
+                crowd += agent.other(torch.tensor(other).float()).relu()
+        own = torch.tensor([*near(p, 0), p < s, p >= s, *clock]).float()
+        prey.append(agent.prey(torch.cat([own, crowd])).relu() * (raw[p][0] < NEVER))
+    pooled = torch.cat([torch.stack(prey).amax(0), torch.stack(prey).mean(0), torch.tensor(clock)])
+    context = agent.context(pooled).relu()
+    logits = torch.zeros(7)
+    logits[4] = agent.wait(context)[0]
+    for p in range(P):
+        if raw[p][0] < NEVER:
+            go, stay, hunt = 4 * agent.actor((agent.token(prey[p]) + context).relu())
+            for move in range(4):
+                logits[move] += go * (seen.ways[row, p, move] < raw[p][0])
+            if raw[p][0] == 0:
+                logits[4] += stay
+                logits[5 if p < s else 6] += hunt
+    return logits, agent.critic(context)[0]
+
+
+@pytest.mark.parametrize("ticks", [0, 5, 9])
+def test_agent_prey_by_prey(ticks):
+    """Also where a kind of prey is gone, a hunter has left, or one stands on a prey."""
+    rules = Rules(height=5, width=5, blocks=3, stags=2, hares=2, horizon=14)
+    game = boards_in_play(rules, ticks)
+    game.prey[0, :2], game.prey[1, 2:], game.prey[2] = 25, 25, 25
+    torch.manual_seed(1)
+    agent, known = Agent(2, 3), torch.randn(24, 4, 3)
+    nn_scale(agent)
+    seen = hop_ppo.sights(game, known)[1]
+    with torch.no_grad():
+        log_probs, values = agent(seen)
+        for row in range(0, 96, 5):
+            logits, value = slow_forward(agent, seen, row)
+            expected = torch.where(seen.legal[row], logits, -1e9).log_softmax(0)
+            torch.testing.assert_close(log_probs[row], expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(values[row], value, atol=1e-4, rtol=1e-4)
+
+
+def test_sizes_of_the_networks():
+    assert Agent(2, 3).sizes == dict(network="objects", stags=2, known=3, hidden=64, hunt_bias=1.0)
+    agent = hop_ppo.new_agent("cnn", SMALL, 2)
+    assert agent.sizes == dict(network="cnn", hunters=4, stags=1, known=2, height=5, width=5)
+    shapes = [tuple(layer.weight.shape) for layer in agent.modules() if hasattr(layer, "weight")]
+    assert shapes == [(16, 16, 3, 3), (32, 16, 3, 3), (32, 32, 3, 3), (512, 800), (7, 512), (1, 512)]
 
 
 def nn_scale(agent: Agent) -> None:
@@ -750,14 +819,14 @@ def test_imagined_boards_are_like_real_ones(ends):
 
 
 def test_imagined_teams(vae):
-    game = Imagined(300, SMALL, "1NS2NH", Moves(5, 5, [0.0, 1.0]), vae, team_episodes=2)
+    game = Imagined(60, SMALL, "1NS2NH", Moves(5, 5, [0.0, 1.0]), vae, team_episodes=2)
     game.begin(*Real(8, SMALL, "self", 1).starts)
     assert (game.who.sort(1).values == torch.tensor([LEARNER, 0, 1, 1])).all()
-    before, every = game.who.clone(), torch.ones(300, dtype=torch.bool)
+    before, every = game.who.clone(), torch.ones(60, dtype=torch.bool)
     assert not game.deal(every).any() and (game.who == before).all()
     assert game.deal(every).all() and (game.who != before).any()
     data = rollout(Agent(1, 1), game, Belief(game, vae, 0.9), Args(num_steps=3), torch.zeros(3))
-    assert len(data.actions) == 900
+    assert len(data.actions) == 180
 
 
 def test_remembered_answers():
@@ -971,6 +1040,7 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     assert "belief/belief_accuracy_tick0" in tags
     assert next(event.step for event in log.Scalars("charts/SPS")) == 256  # after the first update, which warms up
 
+    few_figures(monkeypatch)
     assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4) == 0
     assert json.loads((folder / "evaluate.json").read_text())["teams"]["mixed"]["episodes"] == 4
 
@@ -1046,7 +1116,7 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
     from data.trajectories import save_arrays
 
     save_arrays(tmp_path / "small.npz", collect(CollectArgs(samples=600)).arrays())
-    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
+    few_figures(monkeypatch)
     returns, brief = iter([3.0, 2.0, 1.0]), hop_ppo.brief  # of the evaluations in training: real boards choose nothing
     monkeypatch.setattr(hop_ppo, "brief", lambda found: brief(found) | {"learner": next(returns, 0.0)})
     flags = (*TINY, "--real-ratio", 0, "--data", tmp_path / "small.npz")
