@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -914,6 +915,77 @@ def test_all_learners_choose_the_tick_by_the_return_of_the_team(monkeypatch):
     assert (referee.best_switch("self"), referee.best_switch("3NS")) == (8, 4)
 
 
+@pytest.mark.parametrize(
+    ("eval_boards", "given", "boards", "episodes"),
+    [(10, {}, 3, 4), (8, {}, 2, 4), (3, {}, 2, 4), (10, dict(boards=5, episodes=2), 5, 2), (10, dict(episodes=1), 10, 1)],
+)
+def test_boards_that_a_policy_plays(eval_boards, given, boards, episodes, monkeypatch):
+    """So many episodes in all, at least two boards; what is told is what --om says, if nothing else is asked for."""
+    monkeypatch.setattr(hop_ppo, "judge", lambda *args: args)
+    referee = hop_ppo.Referee(Args(eval_boards=eval_boards, team_episodes=4, om="oracle"), SMALL, None, None)
+    policy, game, others, played, planner = referee.play("policy", "2NS1NH", 5, **given)
+    assert (policy, game.boards, played, game.teams.team_episodes, planner) == ("policy", boards, episodes, episodes, None)
+    expected = Real(boards, SMALL, "2NS1NH", 5, episodes)
+    np.testing.assert_array_equal(game.planes(), expected.planes())
+    np.testing.assert_array_equal(game.who, expected.who)
+    assert others.oracle and not referee.play("policy", "mixed", 5, om="none")[2].oracle
+    assert referee.play("policy", "mixed", 5, plan="oracle", **given)[4].kind == "oracle"
+
+
+@pytest.mark.parametrize("oracle", ["", "run"])
+def test_oracle_and_searches_of_an_evaluation(oracle, monkeypatch):
+    """Searches play --plan-boards episodes, all others --eval-boards; none of them with `self`."""
+    args = Args(co_players="self", om="belief", oracle=oracle, team_episodes=4)
+    args.plan, args.plan_boards, args.plan_model, args.oracle_simulations = True, 10, "rules", 7
+    referee, plays = hop_ppo.Referee(args, Rules(), None, None), []
+    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "3NS"])
+    monkeypatch.setattr(hop_ppo, "load_agent", lambda folder: (f"agent of {folder}", {}))
+    monkeypatch.setattr(hop_ppo, "brief", lambda found: found)
+    monkeypatch.setattr(referee, "best_switch", lambda team: 4)
+    monkeypatch.setattr(referee, "untrained", lambda agent: "untrained")
+
+    def play(policy, team, seed, boards=0, episodes=0, om="", plan=""):
+        plays.append((policy if isinstance(policy, str) else type(policy).__name__, team, seed, boards, episodes, om, plan))
+        return {"number": len(plays)}
+
+    monkeypatch.setattr(referee, "play", play)
+    found = referee.compare("agent")
+    usual = [("agent", ""), ("Script", "none"), ("Script", "none"), ("untrained", ""), ("function", "none")]
+    expected = [(policy, team, 3001, 0, 0, om, "") for team in ("self", "3NS") for policy, om in usual]
+    if oracle:
+        expected.append(("agent of run", "3NS", 3001, 0, 0, "oracle", ""))
+    expected.append(("agent", "3NS", 3001, 3, 0, "", "rules"))
+    searches = ("agent of run", "oracle") if oracle else ("agent", "belief")
+    expected.append((searches[0], "3NS", 3001, 3, 0, searches[1], "oracle"))
+    assert plays == expected
+    kinds = [
+        "teams",
+        "script",
+        "script_told",
+        "untrained",
+        "random",
+        *(["oracle"] if oracle else []),
+        "plan",
+        "oracle_search",
+    ]
+    assert list(found) == kinds and all(list(found[kind]) == ["3NS"] for kind in kinds[5:])
+    numbers = [found[kind][team]["number"] for team in ("self", "3NS") for kind in kinds if team in found[kind]]
+    assert numbers == list(range(1, len(plays) + 1))
+
+
+def test_adaptation_by_hand(monkeypatch):
+    """Two episodes of three teams: means 2 and 5, standard deviations 1 and 3."""
+    referee = hop_ppo.Referee(Args(co_players="self", plan_boards=3), Rules(), None, None)
+    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "3NH"])
+    plays, learner = [], np.array([[1.0, 2.0, 3.0], [2.0, 5.0, 8.0]])
+    monkeypatch.setattr(referee, "play", lambda *args: (plays.append(args), dict(learner=learner))[1])
+    found = referee.adapt("agent")
+    assert plays == [("agent", "3NH", 3001, 3, 10)] and list(found) == ["3NH"]
+    for i, (mean, deviation) in enumerate([(2.0, 1.0), (5.0, 3.0)]):
+        half = 1.96 * deviation / 3**0.5
+        assert found["3NH"][i] == pytest.approx(dict(episode=i + 1, learner=mean, learner_ci95=half))
+
+
 def test_script_of_all_goes_for_the_stag():
     found = hop_ppo.Referee(Args(eval_boards=50, team_episodes=1), Rules(), None, None).script("self", 3001, None)
     assert 2.7 < found["team"] < 3.0 and found["stags"] == 1 and found["tick"] is None
@@ -991,12 +1063,13 @@ def test_teams_of_an_evaluation():
     teams = ["3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM", "mixed"]
     assert hop_ppo.teams_of(Args(co_players="3RANDOM"), Rules()) == ["3RANDOM", *teams[:4], "mixed"]
     assert hop_ppo.teams_of(Args(co_players="self"), Rules()) == ["self", *teams]
+    assert hop_ppo.teams_of(Args(), Rules(hunters=2)) == ["mixed", "1NS", "1NH", "1RANDOM"]
     assert hop_ppo.teams_of(Args(), Rules(hunters=3)) == ["mixed", "2NS", "1NS1NH", "2NH", "2RANDOM"]
 
 
 def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["mixed", "3NS"])
-    search = ("--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3)
+    start, search = time.perf_counter(), ("--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3)
     assert call(monkeypatch, workplace, *TINY, "--om", "belief", *search) == 0
     said, folder = capsys.readouterr().out, newest(workplace)
     assert "[MOA] vae_ckpts/vae__1: top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x" in said
@@ -1031,6 +1104,9 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     real = [128, 256, 384 + ticks[0], 512 + ticks[0], 640 + ticks[1], 768 + ticks[1]]
     assert progress["real_steps"].tolist() == pytest.approx(real, abs=0.01)
     assert metrics["real_steps"] == pytest.approx(metrics["steps"] + ticks[2], abs=0.01)
+    last = tracking.load_checkpoint(folder / "last.pt", hop_ppo.KIND)
+    assert metrics["sps"] == pytest.approx(5 * 128 / last["train_seconds"])  # the first update is not counted
+    assert 0 < last["train_seconds"] < last["seconds"] < metrics["seconds"] < time.perf_counter() - start
     best = evaluations.loc[evaluations["learner"].idxmax(), "update"]
     assert metrics["steps"] == best * 128 == tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] * 128
     assert {"policy_loss", "value_loss", "entropy", "explained_variance", "moa_top1", "moa_top3", "moa_nll"} <= set(progress)
@@ -1042,7 +1118,8 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
 
     few_figures(monkeypatch)
     assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4) == 0
-    assert json.loads((folder / "evaluate.json").read_text())["teams"]["mixed"]["episodes"] == 4
+    again = json.loads((folder / "evaluate.json").read_text())
+    assert again["teams"]["mixed"]["episodes"] == 4 and again["steps"] == metrics["steps"]
 
 
 @pytest.mark.parametrize(
@@ -1057,8 +1134,11 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
 )
 def test_the_cnn_plays_everything(flags, workplace, monkeypatch):
     few_figures(monkeypatch)
-    quick = (*TINY, "--network", "cnn", "--total-timesteps", 128, "--update-epochs", 1)
+    begin, begun = Imagined.begin, []
+    monkeypatch.setattr(Imagined, "begin", lambda self, *starts: (begun.append(starts), begin(self, *starts))[1])
+    quick = (*TINY, "--network", "cnn", "--total-timesteps", 256, "--update-epochs", 1)
     assert call(monkeypatch, workplace, *quick, *flags) == 0
+    assert len(begun) == (3 if "--real-ratio" in flags else 0)  # once, and with each of two updates where real boards began
     folder = newest(workplace)
     agent, checkpoint = hop_ppo.load_agent(folder)
     assert isinstance(agent, hop_ppo.ConvAgent) and checkpoint["sizes"]["network"] == "cnn"
@@ -1119,15 +1199,17 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
     few_figures(monkeypatch)
     returns, brief = iter([3.0, 2.0, 1.0]), hop_ppo.brief  # of the evaluations in training: real boards choose nothing
     monkeypatch.setattr(hop_ppo, "brief", lambda found: brief(found) | {"learner": next(returns, 0.0)})
-    flags = (*TINY, "--real-ratio", 0, "--data", tmp_path / "small.npz")
+    flags = (*TINY, "--total-timesteps", 700, "--real-ratio", 0, "--data", tmp_path / "small.npz")  # 5 updates of 128
     assert call(monkeypatch, workplace, *flags) == 0
     folder = newest(workplace)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert (metrics["steps"], metrics["real_steps"]) == (768, 0)
-    assert tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] == 6
-    assert pd.read_csv(folder / "evaluations.csv")["real_steps"].tolist() == [0, 0, 0]
+    assert (metrics["steps"], metrics["real_steps"]) == (640, 0)
+    assert tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] == 5
+    evaluations = pd.read_csv(folder / "evaluations.csv")
+    assert evaluations["update"].tolist() == [2, 4, 5] and evaluations["real_steps"].tolist() == [0, 0, 0]
+    assert evaluations["steps"].tolist() == [256, 512, 640]
     said = capsys.readouterr().out
-    assert "0% of them real" in said and "judged: update 6, the last" in said
+    assert "0% of them real" in said and "judged: update 5, the last" in said
 
 
 @pytest.mark.parametrize(
