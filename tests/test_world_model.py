@@ -198,6 +198,28 @@ def test_ends_that_are_not_known_cost_nothing(kind, tmp_path):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_the_end_hangs_on_whether_a_hunter_is_left():
+    model = Moves(3, 3, [0.0, 1.0])
+    left, there = (
+        torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]),
+        torch.tensor([[True, True], [True, True], [True, False]]),
+    )
+    with torch.no_grad():
+        over, on = (4.0 * model.end(torch.tensor([[bit]]))[0, 0] for bit in (0.0, 1.0))
+        torch.testing.assert_close(model._end_logit(left, there), torch.stack([on, over, over]))
+    assert over != on
+
+
+def test_a_wrong_class_is_any_of_the_others():
+    """One object of three classes, 1 is right: 0 and 2 come equally often, 1 never; what is not there has none."""
+    torch.manual_seed(0)
+    log_probs, right = torch.tensor([-1.0, -2.0, -4.0]).expand(4000, 1, 3), torch.ones(4000, 1, dtype=torch.int64)
+    model, there = Moves(3, 3, [0.0, 1.0]), torch.ones(4000, 1, dtype=torch.bool)
+    found = model._wrong(log_probs, right, there)
+    assert found.unique().tolist() == [-2.0, 1.0] and float((found == 1.0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert (model._wrong(log_probs, right, ~there) < -1e8).all()
+
+
 # ---- the plain model
 
 
