@@ -1120,6 +1120,8 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4) == 0
     again = json.loads((folder / "evaluate.json").read_text())
     assert again["teams"]["mixed"]["episodes"] == 4 and again["steps"] == metrics["steps"]
+    assert call(monkeypatch, workplace, "--evaluate", folder, "--oracle", folder) == 2
+    assert "needs --om oracle --env-id StagHunt-v0, this has --om belief" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
