@@ -1127,7 +1127,7 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--om", "none"),
+        ("--om", "none", "--total-timesteps", 1),
         ("--om", "belief", "--real-ratio", 0.5, "--plan", "--plan-simulations", 2, "--plan-samples", 1),
         ("--om", "latent", "--env-id", "StagHunt-hidden-v0"),
         ("--om", "oracle"),
@@ -1144,6 +1144,7 @@ def test_the_cnn_plays_everything(flags, workplace, monkeypatch):
     folder = newest(workplace)
     agent, checkpoint = hop_ppo.load_agent(folder)
     assert isinstance(agent, hop_ppo.ConvAgent) and checkpoint["sizes"]["network"] == "cnn"
+    assert checkpoint["update"] == (1 if "--total-timesteps" in flags else 2)  # at least one
     before = json.loads((folder / "metrics.json").read_text())["teams"]
     assert call(monkeypatch, workplace, "--evaluate", folder) == 0
     assert json.loads((folder / "evaluate.json").read_text())["teams"] == before
