@@ -220,6 +220,40 @@ def test_a_wrong_class_is_any_of_the_others():
     assert (model._wrong(log_probs, right, ~there) < -1e8).all()
 
 
+def test_a_draw_comes_as_often_as_its_logit_says():
+    torch.manual_seed(0)
+    probs = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    drawn = train_world_model._pick(probs.log().expand(40_000, 4), likely=False)
+    torch.testing.assert_close(torch.bincount(drawn, minlength=4) / 40_000, probs, atol=0.01, rtol=0)
+    assert train_world_model._pick(probs.log(), likely=True) == 0
+
+
+def test_what_is_a_million_times_less_likely_cannot_be(monkeypatch):
+    """14 nats below the likeliest is drawn, 14.1 is not, however the noise falls."""
+    noise = torch.tensor([1.0, 1e-30])  # Gumbel noise of 0 and of 69
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda self: noise.expand_as(self).clone())
+    logits = torch.tensor([[0.0, -13.9], [0.0, -14.1]])
+    assert train_world_model._pick(logits, likely=False).tolist() == [1, 0]
+    found = train_world_model._certain(torch.tensor([13.9, -13.9, 14.1, -14.1]))
+    assert found[:2].tolist() == pytest.approx([13.9, -13.9]) and found[2:].tolist() == [1e4, -1e4]
+
+
+def test_expected_rewards_by_hand():
+    """A hunter leaves with probability 3/4 and is then paid 10, else 0: 7.5 is expected, and P(reward > 0) is 3/4."""
+    model = Moves(3, 3, [0.0, 10.0])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.hunter.rest[2].bias[1] = math.log(3.0 * 5) / 4  # logits: 0 of the four steps and of staying, log 15 of leaving
+        model.reward[0].weight[0, -1] = model.reward[2].weight[0, 0] = 1.0  # the bit "leaves"
+        model.reward[4].weight[1, 0], model.reward[4].bias[1] = 20.0, -10.0
+    states, actions = one_hunter(4, 4)
+    said = model.predict(states, actions)
+    assert float(said.expected[0, 0].sum()) == pytest.approx(0.25)
+    assert float(said.expected_rewards) == pytest.approx(7.5) and float(said.positive) == pytest.approx(0.75)
+    assert said.rewards.tolist() == [[10.0]] and not said.likely[0, 0].any()
+
+
 # ---- the plain model
 
 
@@ -467,6 +501,8 @@ def test_what_it_prints_and_saves(finished, data_file):
     assert loss.total.iloc[-1] == pytest.approx(loss[["hunters", "prey", "rewards", "end"]].iloc[-1].sum(), abs=1e-5)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"run", "seed", "args", "seconds", "transitions_per_second", "transitions", "test"} <= set(metrics)
+    training = 12 * metrics["transitions"]["train"] / metrics["transitions_per_second"]  # seconds
+    assert 0.1 < training / metrics["seconds"] < 1.0
     assert (folder / "wm_loss_curve.png").read_bytes()[:4] == b"\x89PNG" and not list(cwd.rglob("*.tmp"))
     model, checkpoint = train_world_model.load_world_model(folder)
     assert checkpoint["sizes"] == model.sizes and model.sizes["totals"] == [0.0, 1.0, 10.0]
