@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data import DataError, default_or_fresh
+from data import DataError, training_file
 from data.laws import neighbours
 from data.transitions import load_transitions
 from envs.layouts import joint_to_planes
@@ -305,12 +305,15 @@ class Imagined:
 
 def recorded_starts(path: str, rules: Rules) -> tuple[torch.Tensor, ...]:
     """The first boards of the training episodes of an offline file, for `Imagined.begin`. Raises: DataError."""
-    data = load_transitions(default_or_fresh(path))
+    data = load_transitions(training_file(path))
     train = data.splits["train"]
-    states = torch.as_tensor(data.states[data.before[train[data.ticks[train] == 0]]]).flatten(2)
-    if states.shape[1:] != (rules.hunters + 3, rules.cells) or not len(states):
-        size = f"{rules.hunters} hunters on {rules.height}x{rules.width} cells"
-        raise DataError(f"{path}: expected episodes of {size}: collect them with `python -m data.collect`")
+    states = data.states[data.before[train[data.ticks[train] == 0]]]
+    prey = states[:, -2:].sum((2, 3), np.int64)  # stags and hares on each board
+    fits = states.shape[1:] == (rules.hunters + 3, rules.height, rules.width) and len(states)
+    if not fits or (prey != [rules.stags, rules.hares]).any():
+        game = f"{rules.hunters} hunters, {rules.stags} stags and {rules.hares} hares on {rules.height}x{rules.width} cells"
+        raise DataError(f"{path}: expected episodes of {game}: collect them with `python -m data.collect --rules...`")
+    states = torch.as_tensor(states).flatten(2)
     boards = Boards.of(states, rules.stags, rules.hares)
     return boards.blocks.bool(), boards.hunters, boards.prey
 

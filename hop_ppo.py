@@ -448,6 +448,8 @@ def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module
         test = json.loads(judged.read_text(encoding="utf-8"))["test"] if judged.is_file() else {}
         said = ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll")) if test else "not judged yet"
         print(f"[MOA] {args.vae}: {said} on the offline test split of {checkpoint['args']['data']}")
+        if other := [name for name, value in asdict(rules).items() if (checkpoint.get("rules") or {}).get(name) != value]:
+            print(f"[MOA] {args.vae}: in {args.env_id} these rules are not those of its data: {', '.join(other)}")
     if args.real_ratio < 1 or (args.plan and args.plan_model == "learned"):
         args.world_model = args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
         world, checkpoint = load_world_model(args.world_model)
@@ -479,8 +481,8 @@ def check_world_model(args: Args, world: nn.Module, checkpoint: dict, rules: Rul
     if world.kind != "moves" or not world.joint:
         raise tracking.UsageError(f"{folder}: imagination needs --model moves --actions joint: name another")
     names = ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
-    if other := [name for name in names if its and its[name] != getattr(rules, name)]:
-        values = ", ".join(f"{name} {its[name]:g} where {args.env_id} has {getattr(rules, name):g}" for name in other)
+    if other := [name for name in names if its and its.get(name) != getattr(rules, name)]:
+        values = ", ".join(f"{name} {its.get(name)} where {args.env_id} has {getattr(rules, name)}" for name in other)
         flags = " ".join(f"--rules.{name.replace('_', '-')} {getattr(rules, name):g}" for name in other)
         raise tracking.UsageError(
             f"{folder}: learnt from a game with {values}: collect with `python -m data.collect {flags} --out FILE`, train "
@@ -780,7 +782,7 @@ def train(args: Args, resumed: dict | None) -> None:
     figures.save(curves, folder / "ppo_curve.png", writer, updates * batch)
     head = dict(run=run_name, seed=args.seed, args=settings, seconds=state["seconds"] + time.perf_counter() - start,
                 sps=(updates - 1) * batch / max(state["train_seconds"], 1e-9), steps=best["update"] * batch,
-                real_steps=best["update"] * real + state["selection_steps"])  # fmt: skip
+                real_steps=updates * real + state["selection_steps"])  # fmt: skip
     referee.report(agent, folder, head, "metrics", writer)
     writer.close()
     print(f"[PPO] {head['seconds']:.0f} s, {head['sps']:.0f} steps/s in training; metrics.json: {folder.as_posix()}")
@@ -825,6 +827,10 @@ def main() -> None:
         parse_team(args.co_players, rules.hunters - 1)
     except ValueError as error:
         raise tracking.UsageError(f"--{error}") from None
+    if 0 < args.real_ratio < 1 and round(args.real_ratio * args.num_envs) in (0, args.num_envs):
+        what = "none would be real" if args.real_ratio < 0.5 else "all would be real"
+        numbers = f"--real-ratio {args.real_ratio}: of {args.num_envs} boards {what}"
+        raise tracking.UsageError(f"{numbers}: 0, 1, or more --num-envs")
     if args.team_reward and args.co_players != "self":
         raise tracking.UsageError("--team-reward: needs --co-players self: scripted co-players have no use for a reward")
     if args.plan and args.co_players == "self":
@@ -834,12 +840,16 @@ def main() -> None:
 
 
 def check_oracle(args: Args) -> None:
-    """Raises: tracking.UsageError: --oracle names a run that is not told who the others are, or is of another game."""
+    """Raises: tracking.UsageError: --oracle names a run that does not know who the others are, or is of another game."""
     if args.oracle:
         its = load_agent(args.oracle)[1]["args"]
         if (its["om"], its["env_id"]) != ("oracle", args.env_id):
             its = f"--om {its['om']} --env-id {its['env_id']}"
             raise tracking.UsageError(f"--oracle {args.oracle}: needs --om oracle --env-id {args.env_id}, this has {its}")
+        if its["co_players"] == "self":
+            raise tracking.UsageError(
+                f"--oracle {args.oracle}: learnt among learners alone; name one with scripted co-players"
+            )
 
 
 if __name__ == "__main__":

@@ -291,7 +291,7 @@ def judge_steps(model: nn.Module, cases: Cases, rules: Rules, device: torch.devi
             "reward_squares": (said.expected_rewards - rewards).square().double(),  # [B, A]
             "right_rewards": ((said.rewards - rewards).abs() <= TOLERANCE) | ~known,
             "exact": (said.likely == truth).all(2).all(1),
-            "right_ends": ((said.ends > 0.5) == (ends > 0.5)) | ends.isnan(),
+            "right_ends": torch.where(ends.isnan(), math.nan, ((said.ends > 0.5) == (ends > 0.5)).float()),
             "hits": hits_at_1(said, truth, rewards, model.board),
         }
         if log_prob is not None:
@@ -631,9 +631,10 @@ def rules_of(data: Transitions) -> tuple[Rules, bool]:
 
 def other_rules(trained: dict | None, rules: Rules) -> list[str]:
     """A line where what the model learnt from had other rules of a tick than what it is judged on."""
-    names = ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
-    found = [f"{name} {trained[name]:g}, here {getattr(rules, name):g}" for name in names
-             if trained and trained[name] != getattr(rules, name)]  # fmt: skip
+    names = [name for name in ("hunters_needed", "stag_reward", "hare_reward", "prey_moves") if name in (trained or {})]
+    found = [
+        f"{name} {trained[name]}, here {getattr(rules, name)}" for name in names if trained[name] != getattr(rules, name)
+    ]
     return [f"the model learnt from other rules: {'; '.join(found)}"] * bool(found)
 
 
@@ -657,7 +658,7 @@ def main() -> None:
     cases = Cases.of(data, index, model.joint, args.seed)
     (rules, said_so), lines = rules_of(data), [f"inferred: {line}" for line in data.inferred]
     lines += ["inferred: the default rules; the file does not say its own"] * (not said_so)
-    lines += other_rules(checkpoint["rules"], rules) if said_so else []
+    lines += other_rules(checkpoint.get("rules"), rules) if said_so else []
     rules, counted, found = check_real_data(cases, rules, guessed=not said_so)
 
     report = judge(model, cases, rules, counted, args.seed, device)

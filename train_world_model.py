@@ -7,9 +7,10 @@ of the next planes by itself, by cross-entropy.
 
 Built into `moves`: an action that is not legal counts as STAY; an object is in one place, and moves one cell at most;
 actions 0 to 3 name the four neighbours, in which all directions are alike; nothing goes off the board; blocks do not change;
-a hunter that has left stays away and is paid nothing; those that leave from one cell share what is paid there; hunters that
-hunt on a cell are counted, up to 8; the end depends on whether a hunter is left. Learnt: that a legal step moves its
-hunter, which hunters leave and when, what is paid, when prey walk and where to, when a board ends.
+a hunter that has left stays away and is paid nothing; those that leave from one cell share what is paid there; the end
+depends on whether a hunter is left; and what each object is given: hunters that hunt on its cell, counted up to 8 (for prey
+4), those that left from it before, what stands there, which neighbour cells are blocked or taken. Learnt: that a legal step
+moves its hunter, which hunters leave and when, what is paid, when prey walk and where to, when a board ends.
 
 Built into `cells`: an action belongs to its hunter's cell; a hunter is predicted on its own cell and the eight around it,
 with the same network for all hunters; rewards are values of the training data; blocks, hunters that have left, and the end:
@@ -190,7 +191,8 @@ class Moves(nn.Module):
         self.hunter = Scorer(OWN + 3 * COUNTS + 2, 4, hidden)
         self.prey = Scorer(21, 5, hidden)
         self.reward, self.end = _mlp(OWN + 3 * COUNTS + 1, hidden, len(totals)), _mlp(1, hidden, 1)
-        for layer in (self.hunter.context, self.reward[0]):  # a count that training never shows reads as the largest it did
+        # A count of hunters that training never shows has no effect on hunters and rewards beyond the largest that it did.
+        for layer in (self.hunter.context, self.reward[0]):
             nn.init.zeros_(layer.weight[:, OWN : OWN + 3 * COUNTS])
         self.register_buffer("totals", torch.tensor(totals, dtype=torch.float32))
         self.on(height, width)
@@ -570,6 +572,8 @@ def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> 
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = tracking.load_checkpoint(path, KIND, device)
+    if checkpoint["args"]["model"] not in MODELS:  # the former regression
+        raise tracking.UsageError(f"{path}: the checkpoint was made by another version of this script: train anew")
     return tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path).to(device).eval(), checkpoint
 
 

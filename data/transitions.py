@@ -140,7 +140,7 @@ def _from_rows(flat: Flat, arrays: dict[str, np.ndarray], path, split: bool) -> 
     actions = np.where(meaningless, STAY, actions)
     inferred += [f"{meaningless.sum()} actions of hunters that have left count as STAY"] * bool(meaningless.any())
     if illegal := _count_illegal(states, before, actions):
-        inferred.append(f"{illegal} recorded actions are not legal: a world model learns what becomes of them")
+        inferred.append(f"{illegal} recorded actions are not legal, kept as asked for")
     found = {
         "states": states,
         "before": before,

@@ -157,8 +157,8 @@ def test_networks_that_are_loaded(settings, loads, tmp_path, monkeypatch):
 )
 def test_a_world_model_of_other_rules_is_refused(name, value, tmp_path, monkeypatch):
     monkeypatch.chdir(write_networks(tmp_path, world={"rules": asdict(replace(HIDDEN, **{name: value}))}))
-    flag, wanted = f"--rules.{name.replace('_', '-')}", f"{getattr(HIDDEN, name):g}"
-    says = f"wm__1: .*{name} {value:g} where StagHunt-v0 has {wanted}: collect with .*{flag} {wanted} --out"
+    flag, wanted = f"--rules.{name.replace('_', '-')}", getattr(HIDDEN, name)
+    says = f"wm__1: .*{name} {value} where StagHunt-v0 has {wanted}: collect with .*{flag} {wanted:g} --out"
     with pytest.raises(tracking.UsageError, match=says):
         hop_ppo.load_networks(hop_ppo.Args(real_ratio=0.0, co_players="self"), HIDDEN)
 
@@ -168,6 +168,21 @@ def test_a_world_model_of_other_boards_is_accepted(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(write_networks(tmp_path, world={"rules": asdict(other)}))
     assert hop_ppo.load_networks(hop_ppo.Args(real_ratio=0.0, co_players="self"), HIDDEN)[1] is not None
     assert "not known" not in capsys.readouterr().out
+
+
+def test_a_file_with_some_rules_only(tmp_path, monkeypatch):
+    """A user's own file need not name every rule: what it does not name cannot be checked off."""
+    monkeypatch.chdir(write_networks(tmp_path, world={"rules": {"hunters_needed": 3, "prey_moves": 0.0}}))
+    with pytest.raises(tracking.UsageError, match=r"wm__1: .*stag_reward None where StagHunt-v0 has 15.0"):
+        hop_ppo.load_networks(hop_ppo.Args(real_ratio=0.0, co_players="self"), HIDDEN)
+
+
+def test_a_vae_of_other_rules_is_named(tmp_path, monkeypatch, capsys):
+    """It may be used: its goal heads read boards, not rules."""
+    learnt = asdict(replace(HIDDEN, stag_reward=10.0, horizon=35))
+    monkeypatch.chdir(write_networks(tmp_path, vae={"goals_trained": 7, "rules": learnt}))
+    hop_ppo.load_networks(hop_ppo.Args(om="belief"), HIDDEN)
+    assert "in StagHunt-v0 these rules are not those of its data: horizon, stag_reward\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("world", [{}, {"rules": None}])
@@ -247,9 +262,12 @@ def test_recorded_starts_are_the_first_boards_of_the_training_episodes(tmp_path)
     assert len(blocks) > 5
     planes = Boards(blocks.float(), hunters, prey, HIDDEN.stags).planes()
     assert torch.equal(planes.unflatten(2, (5, 5)), torch.as_tensor(first))
-    for other in (replace(HIDDEN, hunters=4), replace(HIDDEN, width=6)):
-        with pytest.raises(DataError, match=f"expected episodes of {other.hunters} hunters on 5x{other.width} cells"):
+    for other in (replace(HIDDEN, hunters=4), replace(HIDDEN, width=6), replace(HIDDEN, hares=2), replace(HIDDEN, stags=0)):
+        game = f"{other.hunters} hunters, {other.stags} stags and {other.hares} hares on 5x{other.width} cells"
+        with pytest.raises(DataError, match=f"expected episodes of {game}"):
             recorded_starts(str(tmp_path / "few.npz"), other)
+    with pytest.raises(DataError, match="fresh: this file is for judging only"):
+        recorded_starts("fresh", HIDDEN)
 
 
 def test_scores_of_predictions_by_hand():

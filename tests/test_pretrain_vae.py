@@ -1109,9 +1109,9 @@ def test_a_checkpoint_cut_short(copied, data_file, monkeypatch, capsys):
 
 def test_resuming_with_other_settings_or_data(copied, data_file, tmp_path, monkeypatch, capsys):
     says = refused(monkeypatch, capsys, "--resume", copied, "--latent-dim", 64, "--data", data_file)
-    assert "--latent-dim 64: the run to be resumed has 16" in says
+    assert "--latent-dim 64: the run has 16" in says
     says = refused(monkeypatch, capsys, "--resume", copied, "--epochs", 10)  # the default, but not the run's
-    assert "--epochs 10: the run to be resumed has 2; leave --epochs out" in says
+    assert "--epochs 10: the run has 2; leave --epochs out" in says
     save_arrays(tmp_path / "other.npz", collect(CollectArgs(samples=700, seed=5)).arrays())
     says = refused(monkeypatch, capsys, "--resume", copied, "--data", tmp_path / "other.npz")
     assert "not the data that the run was trained on" in says

@@ -195,7 +195,7 @@ def test_settings_of_a_resumed_run():
     assert tracking.resumed_args(Args("b", 7, resume="r"), checkpoint, ("resume",)) == Args("b", 7, resume="r")
     assert tracking.resumed_args(Args(resume="r"), checkpoint, ("resume", "size")).size == 7  # not given: as it was
     assert tracking.resumed_args(Args(size=9), checkpoint, ("resume", "size")).size == 9
-    with pytest.raises(tracking.UsageError, match="--size 9: the run to be resumed has 7"):
+    with pytest.raises(tracking.UsageError, match="--size 9: the run has 7"):
         tracking.resumed_args(Args(size=9), checkpoint, ("resume",))
     with pytest.raises(tracking.UsageError, match="another version of this script"):
         tracking.resumed_args(Args(), {"args": {"loss": "b", "lr": 0.1}}, ("resume",))
@@ -206,7 +206,7 @@ def test_a_flag_given_at_its_default_is_given(words):
     """3 is the default, and not what the run has."""
     checkpoint, args = {"args": asdict(Args(top_k=7))}, tracking.parse_args(Args, "d", ["--resume", "r", *words])
     assert tracking.resumed_args(args, checkpoint, ("resume", "top_k")) == Args(top_k=3, resume="r")
-    with pytest.raises(tracking.UsageError, match="--top-k 3: the run to be resumed has 7; leave --top-k out"):
+    with pytest.raises(tracking.UsageError, match="--top-k 3: the run has 7; leave --top-k out"):
         tracking.resumed_args(args, checkpoint, ("resume",))
     assert tracking.resumed_args(args, {"args": asdict(Args())}, ("resume",)) == Args(resume="r"), "as the run has it"
 
@@ -215,7 +215,7 @@ def test_a_switch_given_at_its_default_is_given():
     checkpoint = {"args": asdict(Args(cuda=True, plan=True))}
     for words, free in ((["--no-plan"], ("plan",)), (["--no_plan", "--cuda"], ("plan",))):
         assert tracking.resumed_args(tracking.parse_args(Args, "d", words), checkpoint, free) == Args()
-        with pytest.raises(tracking.UsageError, match="--plan False: the run to be resumed has True"):
+        with pytest.raises(tracking.UsageError, match="--plan False: the run has True"):
             tracking.resumed_args(tracking.parse_args(Args, "d", words), checkpoint, ())
 
 

@@ -313,10 +313,10 @@ def test_rows_with_nobody_and_actions_that_were_not_possible(tmp_path):
         "3 of 5 rows paired with the row that follows (no `next_obs`)",
         "1 rows with nobody on the board left out",
         "1 actions of hunters that have left count as STAY",
-        "3 recorded actions are not legal: a world model learns what becomes of them",
+        "3 recorded actions are not legal, kept as asked for",
     ]
     own = load_rows(tmp_path, {"obs": obs, "actions": actions[:, 1], "observer": np.ones(5, int)})
-    assert own.inferred[-1] == "1 recorded actions are not legal: a world model learns what becomes of them"
+    assert own.inferred[-1] == "1 recorded actions are not legal, kept as asked for"
     assert own.actions.tolist() == [[-1, 0], [-1, 4], [-1, 3]], "plane 0 is seat 1 now; what is not known stays unknown"
 
 
@@ -337,7 +337,7 @@ def test_actions_are_kept_as_asked_for(game, tmp_path):
                 legal |= {6} if planes[4, r, c] else set()
                 illegal += asked[i, seat] not in legal
             assert x.actions[i, seat] == (asked[i, seat] if planes[0].any() else 4)
-    said = f"{illegal} recorded actions are not legal: a world model learns what becomes of them"
+    said = f"{illegal} recorded actions are not legal, kept as asked for"
     assert x.inferred[-1] == said and illegal > 100
     said = f"{(x.actions != asked).sum()} actions of hunters that have left count as STAY"
     assert x.inferred[-2] == said

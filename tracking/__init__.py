@@ -229,12 +229,12 @@ def resumed_args(args, checkpoint: dict, free: tuple[str, ...]):
     """
     saved, default, found = checkpoint["args"], asdict(type(args)()), asdict(args)
     if set(saved) != set(default):
-        raise UsageError("--resume: the run was made by another version of this script: train anew")
+        raise UsageError("the run was made by another version of this script: train anew")
     given = getattr(args, "given_flags", {key for key, value in found.items() if value != default[key]})
     for key in (key for key in found if key in given and key not in free):
         if found[key] != saved[key]:
             flag = f"--{key.replace('_', '-')}"
-            raise UsageError(f"{flag} {found[key]}: the run to be resumed has {saved[key]}; leave {flag} out")
+            raise UsageError(f"{flag} {found[key]}: the run has {saved[key]}; leave {flag} out")
     return type(args)(**saved | {key: found[key] for key in free if key in given})
 
 
