@@ -210,6 +210,24 @@ def test_the_oracle_is_without_fault(files, drawn_here, monkeypatch, capsys):
         assert row["exact"] == row["exact_path"] == 1.0 and row["obs_mse"] == row["reward_mse"] == 0.0
         assert row["violations_per_10k"] == 0.0 and row["episodes"] == episodes
     assert found["floor"] == {"obs_mse": 0.0, "reward_mse": 0.0, "nll": 0.0, "n": n}
+    for label in (
+        "exact transitions",
+        "exact rewards",
+        "exact ends",
+        "Hits@1",
+        "35-step rollouts: exact",
+        "  every step exact",
+    ):
+        assert re.search(rf"\n{label} +100\.000% +100\.000% +", out), label
+    there = cases.before[:, :-3].any((2, 3))
+    expected = {
+        "reward > 0": (there.sum(), (cases.rewards[there] > 0).sum()),
+        "hunter 1": (n * 64, cases.after[:, 1].sum()),
+        "HARES": (n * 64, cases.after[:, 6].sum()),
+    }
+    for channel, (total, on) in expected.items():
+        curve = found["calibration"][channel]
+        assert curve["predicted"] == curve["frequency"] == [0.0, 1.0] and curve["count"] == [total - on, on], channel
     assert found["untrained"]["exact_transitions"] == 1.0, "its `untrained` twin is the same oracle"
 
     with np.load(folder / "test" / "predictions.npz") as arrays:

@@ -238,6 +238,18 @@ def test_what_is_a_million_times_less_likely_cannot_be(monkeypatch):
     assert found[:2].tolist() == pytest.approx([13.9, -13.9]) and found[2:].tolist() == [1e4, -1e4]
 
 
+def test_where_a_prey_goes_does_not_tell_where_it_goes():
+    """What a prey is given of those before it leaves itself out: else its probability would be told its outcome."""
+    states, actions = one_hunter(8, 4, hare=4)
+    model, boards = shaken(Moves(3, 3, [0.0, 1.0])), Boards.of(states, 1, 1)
+    left, seen = torch.zeros(1, 1), None
+    for cell in (4, 1, 5, 9):
+        now = torch.tensor([[9, cell]])  # no stag; the hare stays, goes up, goes right, is gone
+        logits = model._prey_logits(model._prey_see(boards, actions), boards, left, now)[:, 1]
+        assert seen is None or torch.equal(logits, seen)
+        seen = logits
+
+
 def test_expected_rewards_by_hand():
     """A hunter leaves with probability 3/4 and is then paid 10, else 0: 7.5 is expected, and P(reward > 0) is 3/4."""
     model = Moves(3, 3, [0.0, 10.0])
@@ -558,8 +570,11 @@ def test_flat_files_go_the_whole_way(own, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("coef", [0.0, 0.1])
 def test_the_contrastive_loss_is_logged(coef, data_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    saved, write = [], tracking.save_checkpoint
+    monkeypatch.setattr(tracking, "save_checkpoint", lambda path, kept: (saved.append(kept), write(path, kept)))
     flags = ("--epochs", 2, "--max-transitions", 600, "--contrastive-coef", coef)
     assert call(monkeypatch, "--data", data_file, *flags) == 0
+    assert saved[0]["train_seconds"] == saved[0]["epoch"] == saved[0]["step"] == 0
     loss = pd.read_csv(run_folder(tmp_path) / "loss.csv")
     assert ("contrastive" in loss) == (coef > 0)
     parts = loss.hunters + loss.prey + loss.rewards + loss.end + (coef * loss.contrastive if coef else 0)
