@@ -219,6 +219,8 @@ def test_the_oracle_is_without_fault(files, drawn_here, monkeypatch, capsys):
         "  every step exact",
     ):
         assert re.search(rf"\n{label} +100\.000% +100\.000% +", out), label
+    for label in ("PSNR, global, dB", "PSNR, mean over frames, dB"):
+        assert re.search(rf"\n{label} +100\.00 +100\.00 +", out), label
     there = cases.before[:, :-3].any((2, 3))
     expected = {
         "reward > 0": (there.sum(), (cases.rewards[there] > 0).sum()),
