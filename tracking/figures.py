@@ -168,7 +168,7 @@ def _places(hunters: int, pixels: int) -> list[tuple[tuple[slice, slice], str]]:
 
 def _show_joint(axis, board: np.ndarray, pixels: int = 12) -> None:
     height, width = board.shape[1:]
-    axis.imshow(joint_picture(board, pixels), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    axis.imshow(joint_picture(board, pixels).clip(0, 1), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     for seat, ((rows, columns), _) in enumerate(_places(len(board) - 3, pixels)[:-3]):
         for y, x in np.argwhere(board[seat] > 0.15):  # a number where there is shade enough to read it on
             axis.text(x - 0.5 + (columns.start + columns.stop) / 2 / pixels, y - 0.5 + (rows.start + rows.stop) / 2 / pixels,
