@@ -568,12 +568,18 @@ def _certain(logits: torch.Tensor) -> torch.Tensor:
 MODELS = {"moves": Moves, "cells": Cells}
 
 
-def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Moves | Cells, dict]:
-    """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
-    path = tracking.find_folder(folder) / "best.pt"
+def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
+    """Raises: tracking.UsageError: there is none, or it is of another script or a former version."""
     checkpoint = tracking.load_checkpoint(path, KIND, device)
     if checkpoint["args"]["model"] not in MODELS:  # the former regression
         raise tracking.UsageError(f"{path}: the checkpoint was made by another version of this script: train anew")
+    return checkpoint
+
+
+def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Moves | Cells, dict]:
+    """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
+    path = tracking.find_folder(folder) / "best.pt"
+    checkpoint = read_checkpoint(path, device)
     return tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path).to(device).eval(), checkpoint
 
 
@@ -782,7 +788,7 @@ def main() -> None:
         raise tracking.UsageError("--contrastive-coef: needs --model moves")
     resumed = None
     if args.resume:
-        resumed = tracking.load_checkpoint(tracking.find_folder(args.resume) / "last.pt", KIND)
+        resumed = read_checkpoint(tracking.find_folder(args.resume) / "last.pt")
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:
