@@ -45,6 +45,8 @@ class Options:
     """for `ladder`"""
     sizes: tuple[int, ...] = (1000, 5000, 0)
     """for `ladder`: training transitions, 0 is all"""
+    learning_rate: float = 1e-3
+    """for `ladder`: of the networks by squared error"""
     max_samples: int = 20_000
     """for `ladder`, `random`, `own`: so many transitions are judged"""
     coefs: tuple[float, ...] = (0.0, 0.1)
@@ -141,7 +143,8 @@ def ladder(options: Options) -> pd.DataFrame:
             start = time.perf_counter()
             if rung in regression.NETWORKS:
                 batches = TransitionBatches.of(data, torch.device("cpu"), own=False)
-                model = regression.train(batches, data.splits["train"][: n or None], (8, 8), rung, seed, steps)
+                index, rate = data.splits["train"][: n or None], options.learning_rate
+                model = regression.train(batches, index, (8, 8), rung, seed, steps, learning_rate=rate)
             else:
                 count = n or len(data.splits["train"])
                 flags = ("--max-transitions", str(n), "--epochs", str(math.ceil(steps * 256 / count)))
