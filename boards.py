@@ -12,13 +12,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data import DataError, training_file
-from data.laws import neighbours
 from data.transitions import load_transitions
-from envs.layouts import joint_to_planes
+from envs.grid import joint_to_planes
+from envs.scripted import STRATEGIES
 from envs.stag_hunt import Rules, distance_fields
-from envs.strategies import STRATEGIES
 from envs.teams import LEARNER, Teams, parse_team
 from goals import GoalPolicy
+from metrics.laws import neighbours
 from train_world_model import Boards, Moves
 
 NEVER = 99  # steps to a prey that is gone or cannot be reached

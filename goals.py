@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pretrain_vae import FAR, GOALS, STAY, VAE
 
 TINY = 1e-30  # where all weights underflow
-NO_GOAL = 2  # index of RANDOM in `envs.strategies.STRATEGIES`: a hunter that is after nothing
+NO_GOAL = 2  # index of RANDOM in `envs.scripted.STRATEGIES`: a hunter that is after nothing
 CHUNK = 1024  # questions at once: what fits a processor's cache is twice as fast
 
 

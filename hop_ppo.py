@@ -26,8 +26,8 @@ import tracking
 from boards import NEVER, Imagined, Real, Seen, recorded_starts, sample, sights
 from data import DEFAULT_DATA, DataError
 from envs import STRATEGIES, Rules, planes_to_joint
+from envs.scripted import chase
 from envs.stag_hunt import FAR
-from envs.strategies import chase
 from envs.teams import LEARNER, parse_team
 from others import Belief, Latent, Told
 from plan import Planner

@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from boards import Imagined, Minds, Real
-from envs.strategies import STRATEGIES
+from envs.scripted import STRATEGIES
 from envs.teams import LEARNER
 from online import Online
 

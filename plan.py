@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 from boards import NEVER, Real, Seen, clock_of, ended_by_rule, first_hunt_of, remember, sample
 from envs.cells import Cells, cells_probs, step_cells
+from envs.scripted import DATA_EPSILON, STRATEGIES
 from envs.stag_hunt import FAR, STAY
-from envs.strategies import DATA_EPSILON, STRATEGIES
 from goals import GoalPolicy
 from others import NS, Belief
 from train_world_model import Boards

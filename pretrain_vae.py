@@ -4,7 +4,7 @@ z ~ q(z | what the hunter did so far) says who the other one is. It is trained b
 moa`: cross-entropy, in nats per action), by the observation itself (`--loss recon`: in nats per frame), or by both, each
 with a KL term to the unit Gaussian (Kingma & Welling 2014). The MOA head predicts the next action from (observation, tick,
 z), illegal actions masked (Jaques et al. 2019), and from (observation, tick, goal) for each goal (Huang et al. 2024, HOP).
-What they say is printed beside the best that can be said: see data/observers.py.
+What they say is printed beside the best that can be said: see metrics/observers.py.
 """
 
 import math
@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import tracking
-from data import DEFAULT_DATA, DataError, Samples, default_or_fresh, load_samples, reports, scores, training_file
+from data import DEFAULT_DATA, DataError, Samples, default_or_fresh, load_samples, training_file
 from data.batches import Batch, Batches
 from data.trajectories import save_arrays
+from metrics import reports, scores
 from tracking import figures
 
 ACTIONS = ("UP", "DOWN", "LEFT", "RIGHT", "STAY", "HUNT_STAG", "HUNT_HARE")

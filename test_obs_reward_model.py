@@ -23,12 +23,13 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import tracking
-from data import DEFAULT_DATA, DataError, default_or_fresh, observers
-from data.laws import neighbours, next_state_log_prob, outcomes, resolve
+from data import DEFAULT_DATA, DataError, default_or_fresh
 from data.trajectories import save_arrays
 from data.transitions import Transitions, load_transitions
-from data.violations import KINDS, TOLERANCE, violations
 from envs import Rules
+from metrics import observers
+from metrics.laws import neighbours, next_state_log_prob, outcomes, resolve
+from metrics.violations import KINDS, TOLERANCE, violations
 from tracking import figures
 from train_world_model import Prediction, load_world_model
 
@@ -175,7 +176,7 @@ def shown_actions(before: np.ndarray, actions: np.ndarray, after: np.ndarray, ru
 
 def broken_rules(before: np.ndarray, actions: np.ndarray, after: np.ndarray, rewards: np.ndarray, known: np.ndarray,
                  rules: Rules) -> np.ndarray:  # fmt: skip
-    """data.violations of M predictions: bool [M, kinds]. Actions that are not known are those that the prediction shows, and
+    """metrics.violations of M predictions: bool [M, kinds]. Actions that are not known are those that the prediction shows;
     rewards are judged where they are `known`, bool [M, A]."""
     actions = shown_actions(before, actions, after, rules)
     if not known.all():
@@ -408,7 +409,7 @@ def floor_of(cases: Cases, data: Transitions, rules: Rules, sure: bool, seed: in
 
     Where nothing is left to chance it is 0. Else: NLL by the exact law of the next state; MSE by the exact expected planes,
     of `n` transitions. Actions that the model is not told are those of the observer that knows the strategies and infers who
-    plays which (data.observers.bayes).
+    plays which (metrics.observers.bayes).
     sure: the rules are known, and the data keeps them.
     """
     none, told = dict(obs_mse=None, reward_mse=None, nll=None, n=0), (cases.told >= 0).all()

@@ -34,8 +34,9 @@ from tqdm import tqdm
 import tracking
 from benchmarks import machine
 from benchmarks.pretrain_vae import EarlierRecipe
-from data import DEFAULT_DATA, default_or_fresh, load_samples, scores
+from data import DEFAULT_DATA, default_or_fresh, load_samples
 from data.batches import Batch, Batches
+from metrics import scores
 from pretrain_vae import ACTIONS, BLOCKS, FAR, MASKED, MOA, OTHERS, SELF, VAE, batches_of
 
 BATCH = 256

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.trajectories import ACTION_COUNT, CHUNK, DataError, _first
-from envs.layouts import hop_to_joint
+from envs.grid import hop_to_joint
 
 MAX_TICK = 9999  # a tick is looked up in a table
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data import observers
 from data.flat import read_flat
 from data.trajectories import (
     CHUNK,
@@ -21,6 +20,7 @@ from data.trajectories import (
     split_episodes,
     split_rows,
 )  # fmt: skip
+from metrics import observers
 
 
 @dataclass

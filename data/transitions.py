@@ -22,7 +22,7 @@ from data.trajectories import (
     split_episodes,
     split_rows,
 )  # fmt: skip
-from envs.layouts import joint_to_planes, planes_to_joint
+from envs.grid import joint_to_planes, planes_to_joint
 
 
 @dataclass

@@ -5,9 +5,9 @@ Importing it registers "StagHunt-v0" with Gymnasium. PettingZoo is needed only w
 
 from gymnasium.envs.registration import register
 
-from envs.layouts import hop_to_joint, joint_to_hop, joint_to_planes, planes_to_joint
+from envs.grid import hop_to_joint, joint_to_hop, joint_to_planes, planes_to_joint
+from envs.scripted import DATA_EPSILON, STRATEGIES, random_actions, sample_actions, strategy_probs
 from envs.stag_hunt import ACTIONS, PLANES, Rules, StagHunt, State
-from envs.strategies import DATA_EPSILON, STRATEGIES, random_actions, sample_actions, strategy_probs
 
 __all__ = [
     "ACTIONS", "DATA_EPSILON", "PLANES", "STRATEGIES", "Rules", "StagHunt", "State", "hop_to_joint", "joint_to_hop",
@@ -16,16 +16,16 @@ __all__ = [
 
 register(
     id="StagHunt-v0",
-    entry_point="envs.gym_views:StagHuntEnv",
-    vector_entry_point="envs.gym_views:StagHuntVectorEnv",
+    entry_point="envs.vector_env:StagHuntEnv",
+    vector_entry_point="envs.vector_env:StagHuntVectorEnv",
 )
 
 # Of the games that `python -m benchmarks.hidden` tried on boards of this size, where it is worth most to know who the
 # others are: a stag takes all three and pays each 5, and a tick after the first capture all is over. See docs/hop_ppo.md.
 register(
     id="StagHunt-hidden-v0",
-    entry_point="envs.gym_views:StagHuntEnv",
-    vector_entry_point="envs.gym_views:StagHuntVectorEnv",
+    entry_point="envs.vector_env:StagHuntEnv",
+    vector_entry_point="envs.vector_env:StagHuntVectorEnv",
     kwargs=dict(
         hunters=3, stags=2, hares=2, hunters_needed=3, stag_reward=15.0, end_after_first_hunt=1,
         co_players="mixed", team_episodes=10,
@@ -34,7 +34,7 @@ register(
 
 
 def parallel_env(rules: Rules | None = None, render_mode: str | None = None, **rule_keywords):
-    """The PettingZoo view, a `pettingzoo.ParallelEnv`: see `envs.pettingzoo_view.StagHuntParallelEnv`.
+    """The PettingZoo view, a `pettingzoo.ParallelEnv`: see `envs.pettingzoo_env.StagHuntParallelEnv`.
 
     Raises:
         ImportError: PettingZoo is not installed.
@@ -43,6 +43,6 @@ def parallel_env(rules: Rules | None = None, render_mode: str | None = None, **r
         import pettingzoo  # noqa: F401
     except ImportError as error:
         raise ImportError("envs.parallel_env needs PettingZoo: pip install pettingzoo") from error
-    from envs.pettingzoo_view import StagHuntParallelEnv
+    from envs.pettingzoo_env import StagHuntParallelEnv
 
     return StagHuntParallelEnv(rules, render_mode, **rule_keywords)

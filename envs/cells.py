@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.scripted import chase
 from envs.stag_hunt import FAR, HUNT_HARE, HUNT_STAG, STAY, Rules
-from envs.strategies import chase
 
 
 class Cells(NamedTuple):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.scripted import sample_actions, strategy_probs
 from envs.stag_hunt import Rules, StagHunt, State
-from envs.strategies import sample_actions, strategy_probs
 
 RENDER_MODES = ("rgb_array", "ansi")
 Layer = tuple[np.ndarray, str]  # (signed distance, colour): what a sprite is painted from, back to front

@@ -11,8 +11,8 @@ from dataclasses import asdict
 
 import numpy as np
 
+from envs.scripted import DATA_EPSILON, STRATEGIES, sample_actions, strategy_probs
 from envs.stag_hunt import Rules, StagHunt, State
-from envs.strategies import DATA_EPSILON, STRATEGIES, sample_actions, strategy_probs
 
 LEARNER = -1  # in `who`
 EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws

@@ -18,14 +18,15 @@ import test_obs_reward_model as judge
 import tracking
 import train_world_model
 from benchmarks.regression import NETWORKS, Regression
-from data import DataError, flatten, observers
+from data import DataError, flatten
 from data.collect import Args as CollectArgs
 from data.collect import collect
-from data.laws import next_state_log_prob, resolve
 from data.trajectories import save_arrays, split_episodes
 from data.transitions import load_transitions
-from data.violations import KINDS
 from envs import Rules
+from metrics import observers
+from metrics.laws import next_state_log_prob, resolve
+from metrics.violations import KINDS
 from train_world_model import Prediction
 
 CPU = torch.device("cpu")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from reference import distances
 
-from data import DEFAULT_DATA, DataError, default_or_fresh, load_samples, observers, scores
+from data import DEFAULT_DATA, DataError, default_or_fresh, load_samples
 from data.collect import Args, collect
 from data.trajectories import Trajectories, check, save_arrays
 from envs import Rules
+from metrics import observers, scores
 
 SMALL = Rules(height=4, width=5, blocks=3, hares=3, horizon=12)
 LAWS = {

@@ -18,13 +18,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import pretrain_vae
 import tracking
-from data import DataError, load_samples, observers, reports, scores, symmetries
+from data import DataError, load_samples, symmetries
 from data.batches import Batch, Batches
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.trajectories import legal_actions, save_arrays
 from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
 from envs.stag_hunt import FAR, distance_fields
+from metrics import observers, reports, scores
 from online import Online
 
 CPU = torch.device("cpu")

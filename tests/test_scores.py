@@ -1,13 +1,13 @@
-"""data/scores.py and data/reports.py: what is not already checked against formulas in test_observers.py."""
+"""metrics/scores.py and metrics/reports.py: what is not already checked against formulas in test_observers.py."""
 
 import numpy as np
 import pytest
 import torch
 
-from data import reports, scores
 from data.collect import Args, collect
 from data.samples import load_samples
 from data.trajectories import save_arrays
+from metrics import reports, scores
 from tracking import figures
 
 

@@ -16,8 +16,8 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorSta
 
 import envs
 from envs import Rules, StagHunt, sample_actions, strategy_probs
-from envs.gym_views import StagHuntEnv, StagHuntVectorEnv
 from envs.stag_hunt import DOWN, HUNT_HARE, LEFT, RIGHT, STAY, UP
+from envs.vector_env import StagHuntEnv, StagHuntVectorEnv
 
 SMALL = dict(height=4, width=4, blocks=2, hares=2, horizon=9)
 MOVES = {UP: (-1, 0), DOWN: (1, 0), LEFT: (0, -1), RIGHT: (0, 1)}

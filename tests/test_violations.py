@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from reference import place, positions, some_rules
 
 from data.collect import Args, collect
-from data.laws import neighbours, next_state_log_prob, outcomes, resolve
-from data.violations import KINDS, _unmatched, counts, violations
 from envs import Rules, StagHunt, planes_to_joint, sample_actions, strategy_probs
+from metrics.laws import neighbours, next_state_log_prob, outcomes, resolve
+from metrics.violations import KINDS, _unmatched, counts, violations
 
 UP, DOWN, LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE = range(7)
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True, database=None)

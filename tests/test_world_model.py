@@ -26,12 +26,12 @@ from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.flatten import Args as FlatArgs
 from data.flatten import flatten
-from data.laws import next_state_log_prob
 from data.outcomes import LEAVE, STAYED, outcomes_of
 from data.symmetries import symmetries
 from data.trajectories import save_arrays
 from data.transitions import load_transitions
 from envs import Rules
+from metrics.laws import next_state_log_prob
 from train_world_model import COUNTS, OWN, Boards, Cells, Moves, effective_actions, terms_of
 
 CPU = torch.device("cpu")

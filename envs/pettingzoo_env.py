@@ -9,10 +9,10 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
-from envs.gym_views import check_render_mode, choose_rules, planes_space
-from envs.layouts import planes_to_joint
+from envs.grid import planes_to_joint
 from envs.render import RENDER_MODES, render_board
 from envs.stag_hunt import ACTIONS, Rules, StagHunt
+from envs.vector_env import check_render_mode, choose_rules, planes_space
 
 
 class StagHuntParallelEnv(ParallelEnv):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from data import scores
 from data.samples import Samples
 from envs import ACTIONS
+from metrics import scores
 
 LEAST = 30  # samples of a tick or a bin below which its figure is not drawn
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.laws import neighbours, resolve
 from envs.stag_hunt import Rules
+from metrics.laws import neighbours, resolve
 
 KINDS = (
     "jump", "against_action", "into_block", "doubled", "lost", "prey_created", "prey_moved", "prey_lost", "block_changed",

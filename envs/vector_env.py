@@ -21,8 +21,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.render import RENDER_MODES, render_board
+from envs.scripted import DATA_EPSILON, STRATEGIES, sample_actions, strategy_probs
 from envs.stag_hunt import ACTIONS, PLANES, Rules, StagHunt
-from envs.strategies import DATA_EPSILON, STRATEGIES, sample_actions, strategy_probs
 
 DEFAULT_CO_PLAYERS = ("NS", "NS", "NH")
 
