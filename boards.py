@@ -17,9 +17,9 @@ from envs.grid import joint_to_planes
 from envs.scripted import STRATEGIES
 from envs.stag_hunt import Rules, distance_fields
 from envs.teams import LEARNER, Teams, parse_team
-from goals import GoalPolicy
+from goals import TabularMOA
 from metrics.laws import neighbours
-from train_world_model import Boards, Moves
+from train_world_model import JointState, ObjectWorldModel
 
 NEVER = 99  # steps to a prey that is gone or cannot be reached
 
@@ -27,7 +27,7 @@ NEVER = 99  # steps to a prey that is gone or cannot be reached
 # ---- what an observer sees
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """What N observers see: the joint state, observer first, through a fixed first layer that counts the steps around the
     blocks to each of P prey (value iteration with a cost of 1 a step), the clock, and what is known of the others."""
 
@@ -62,7 +62,7 @@ class Maps:
         self.steps[boards, :, :K] = torch.as_tensor(counted).clamp(max=NEVER).to(torch.int8).view(m, P, K)
         self.walls[boards, :K] = blocks
 
-    def see(self, board, hunters, prey, clock, seat, known) -> Seen:
+    def see(self, board, hunters, prey, clock, seat, known) -> Observation:
         """What the hunters in `seat` see on these boards, N rows. board, seat: int64 [N]; hunters [N, A] and prey [N, P]:
         cells, K for what is gone; clock: float [N, 3]; known: float [N, A, I], of each seat."""
         A, K = hunters.shape[1], self.walls.shape[1] - 1
@@ -79,7 +79,7 @@ class Maps:
         legal = torch.cat([go, torch.ones_like(go[:, :1]), *hunts], 1)
         others = known.gather(1, order[:, 1:, None].expand(-1, -1, known.shape[2]))
         placed = torch.cat([cells, prey], 1)
-        return Seen(steps[..., :A], steps[..., A:], there, legal, clock, others, placed, self.walls[board, :K])
+        return Observation(steps[..., :A], steps[..., A:], there, legal, clock, others, placed, self.walls[board, :K])
 
 
 def clock_of(tick: torch.Tensor, first_hunt: torch.Tensor, rules: Rules) -> torch.Tensor:
@@ -145,8 +145,8 @@ class Real:
     def _read(self, dealt: np.ndarray) -> None:
         core = self.teams.core
         before = getattr(self, "prey", None)
-        self.hunters, self.prey = (torch.as_tensor(cells - core._base) for cells in (core._at, core._prey))
-        self.blocks = torch.as_tensor(core._blocks)
+        self.hunters, self.prey = torch.as_tensor(core.hunters), torch.as_tensor(core.prey)
+        self.blocks = torch.as_tensor(core.blocks)
         if dealt.any():  # where the episodes began
             now = self.blocks.clone(), self.hunters, self.prey
             first = getattr(self, "starts", now)
@@ -204,7 +204,7 @@ class Remembered(nn.Module):
         return self.answers[at].view(*lead, -1)
 
 
-def remember(world: Moves) -> Moves:
+def remember(world: ObjectWorldModel) -> ObjectWorldModel:
     """The world model, its networks remembering their answers: a tick asks the same few things of thousands of boards."""
     if not isinstance(world.hunter, Remembered):
         world.hunter, world.prey = Remembered(world.hunter, (1, 2, 1)), Remembered(world.prey, (1, 2, 1))
@@ -251,8 +251,8 @@ class Imagined:
             joint = sample(self.minds.log_probs(self.who.clamp(min=0)).flatten(0, 1)).view(self.boards, -1)
             joint = joint.scatter(1, self.seats[:, None], actions.view(-1, 1))
         there = (self.hunters < K) & ~self.ended[:, None]
-        boards = Boards(self.blocks.float(), self.hunters, self.prey, self.rules.stags)
-        after, rewards, _ = self.world.imagine(boards, joint)
+        boards = JointState(self.blocks.float(), self.hunters, self.prey, self.rules.stags)
+        after, rewards, _ = self.world.step(boards, joint)
         self.actions, self.hunters, self.prey = joint, after.hunters, after.prey
         self.first_hunt = first_hunt_of(self.first_hunt, self.tick, before, self.prey, K)
         left = self.hunters == K
@@ -284,7 +284,7 @@ class Imagined:
         return new
 
     def planes(self) -> torch.Tensor:
-        boards = Boards(self.blocks.float(), self.hunters, self.prey, self.rules.stags).planes()
+        boards = JointState(self.blocks.float(), self.hunters, self.prey, self.rules.stags).planes()
         return torch.as_tensor(joint_to_planes(boards.unflatten(2, (self.rules.height, self.rules.width)).numpy()))
 
     def state_dict(self) -> dict:
@@ -314,11 +314,11 @@ def recorded_starts(path: str, rules: Rules) -> tuple[torch.Tensor, ...]:
         game = f"{rules.hunters} hunters, {rules.stags} stags and {rules.hares} hares on {rules.height}x{rules.width} cells"
         raise DataError(f"{path}: expected episodes of {game}: collect them with `python -m data.collect --rules...`")
     states = torch.as_tensor(states).flatten(2)
-    boards = Boards.of(states, rules.stags, rules.hares)
+    boards = JointState.of(states, rules.stags, rules.hares)
     return boards.blocks.bool(), boards.hunters, boards.prey
 
 
-def sights(game: "Real | Imagined", told: torch.Tensor) -> tuple[torch.Tensor, Seen]:
+def sights(game: "Real | Imagined", told: torch.Tensor) -> tuple[torch.Tensor, Observation]:
     """Seats, int64 [N], and what the learners in them see, board by board: N = B, or B * A where every hunter learns.
     told: float [B, A, I], what is known of each hunter."""
     B, A = game.who.shape
@@ -351,7 +351,7 @@ class Minds:
     def rebuild(self) -> None:
         """Make the tables from the boards as they are now, and nothing before. A table's size decides how its numbers are
         rounded, so a resumed run and the one that goes on must build theirs from the same boards."""
-        self.policy = GoalPolicy(self.vae, self.game.blocks, self.game.prey, self.game.rules.stags)
+        self.policy = TabularMOA(self.vae, self.game.blocks, self.game.prey, self.game.rules.stags)
         self.version = self.game.version.clone()
 
     def log_probs(self, goals: torch.Tensor | None = None) -> torch.Tensor:

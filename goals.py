@@ -14,7 +14,7 @@ NO_GOAL = 2  # index of RANDOM in `envs.scripted.STRATEGIES`: a hunter that is a
 CHUNK = 1024  # questions at once: what fits a processor's cache is twice as fast
 
 
-class GoalPolicy:
+class TabularMOA:
     """U boards of A hunters and P prey, stags first.
 
     How near a cell is to a prey takes few values (so many steps, each at the cost that was learnt), so that the scores of
@@ -39,7 +39,9 @@ class GoalPolicy:
         (m, P), K = prey.shape, blocks.shape[1]
         thing = F.one_hot(prey, K + 1)[..., :K].float()  # [m, P, K]
         planes = torch.stack([blocks[:, None].expand(-1, P, -1).float(), thing, torch.zeros_like(thing)], 2)
-        near = torch.cat([self.moa.spread(part, 1)[0] for part in planes.flatten(0, 1).split(CHUNK)])  # [mP, 1, K + 1]
+        near = torch.cat(
+            [self.moa.prey_nearness(part, 1)[0] for part in planes.flatten(0, 1).split(CHUNK)]
+        )  # [mP, 1, K + 1]
         values = torch.cat([self.values, near.unique()]).unique()
         if len(values) > len(self.values):
             self.near = torch.searchsorted(values, self.values)[self.near.long()].to(torch.int16)

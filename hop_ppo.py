@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import tracking
-from boards import NEVER, Imagined, Real, Seen, recorded_starts, sample, sights
+from boards import NEVER, Imagined, Observation, Real, recorded_starts, sample, sights
 from data import DEFAULT_DATA, DataError
 from envs import STRATEGIES, Rules, planes_to_joint
 from envs.scripted import chase
 from envs.stag_hunt import FAR
 from envs.teams import LEARNER, parse_team
-from others import Belief, Latent, Told
+from others import GoalBelief, LatentInfo, Told
 from plan import Planner
 from pretrain_vae import load_vae
 from tracking import figures
@@ -155,7 +155,7 @@ class Agent(nn.Module):
         # Who stands on a prey begins by hunting it, as a stag is worth waiting on. Scores are scaled by 4 below: so is this.
         nn.init.constant_(self.actor.bias[2:], hunt_bias)
 
-    def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, seen: Observation) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns: log pi [N, 7], about MASKED where not legal; V [N]."""
         (N, P, A), s = seen.steps.shape, self.stags
         there = (seen.steps < NEVER).float()[..., None]  # [N, P, A, 1]
@@ -184,7 +184,7 @@ class Agent(nn.Module):
         return logits.masked_fill(~seen.legal, MASKED).log_softmax(1), self.critic(context)[:, 0]
 
 
-def planes_of(seen: Seen, stags: int, height: int, width: int) -> torch.Tensor:
+def planes_of(seen: Observation, stags: int, height: int, width: int) -> torch.Tensor:
     """float [N, C, H, W]: each hunter, observer first; blocks, stags, hares; the clock, the same in every cell; and what is
     known of each co-player, on its cell."""
     A = seen.there.shape[1]
@@ -214,7 +214,7 @@ class ConvAgent(nn.Module):
         self.network = nn.Sequential(*layers, nn.Flatten(), layer_init(nn.Linear(32 * height * width, 512)), nn.ReLU())
         self.actor, self.critic = layer_init(nn.Linear(512, ACTIONS), 0.01), layer_init(nn.Linear(512, 1), 1.0)
 
-    def forward(self, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, seen: Observation) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Agent.forward`."""
         hidden = self.network(planes_of(seen, self.sizes["stags"], self.sizes["height"], self.sizes["width"]))
         return self.actor(hidden).masked_fill(~seen.legal, MASKED).log_softmax(1), self.critic(hidden)[:, 0]
@@ -232,10 +232,10 @@ def build_agent(network: str, **sizes) -> Agent | ConvAgent:
     return {"objects": Agent, "cnn": ConvAgent}[network](**sizes)
 
 
-def others_of(args: Args, game: Real | Imagined, vae: nn.Module | None) -> Told | Belief | Latent:
+def others_of(args: Args, game: Real | Imagined, vae: nn.Module | None) -> Told | GoalBelief | LatentInfo:
     if args.om == "belief":
-        return Belief(game, vae, args.belief_discount)
-    return Latent(game, vae) if args.om == "latent" else Told(game, args.om == "oracle")
+        return GoalBelief(game, vae, args.belief_discount)
+    return LatentInfo(game, vae) if args.om == "latent" else Told(game, args.om == "oracle")
 
 
 # ---- PPO
@@ -244,7 +244,7 @@ def others_of(args: Args, game: Real | Imagined, vae: nn.Module | None) -> Told 
 class Rollout(NamedTuple):
     """T ticks of N learners, flat, only of learners on the board: M samples."""
 
-    seen: Seen
+    seen: Observation
     actions: torch.Tensor  # int64 [M]
     log_probs: torch.Tensor
     values: torch.Tensor
@@ -298,7 +298,7 @@ def rollout(agent: Agent | ConvAgent, game: Real | Imagined, others, args: Args,
         mine = [array[board, seat] for array in (rewards, terminated, truncated)]
         done, cut_values, before = mine[1] | mine[2], torch.zeros_like(values), seen
         if mine[2].any() and not args.end_at_horizon:  # Pardo et al. 2018, Time Limits in Reinforcement Learning
-            cut_values[mine[2]] = agent(Seen(*(part[mine[2]] for part in sights(game, others.look())[1])))[1]
+            cut_values[mine[2]] = agent(Observation(*(part[mine[2]] for part in sights(game, others.look())[1])))[1]
         over = game.ended if game.everyone else done
         if over.any():
             paid = game.paid.mean(1) if game.everyone else game.paid.gather(1, game.seats[:, None])[:, 0]
@@ -318,7 +318,7 @@ def rollout(agent: Agent | ConvAgent, game: Real | Imagined, others, args: Args,
         advantages = advantages_of(rewards, values, active, done, cut_values, last, args.gamma, args.gae_lambda)
     keep = active.flatten().nonzero()[:, 0]
     flat = (array.flatten()[keep] for array in (actions, taken, values, advantages, advantages + values))
-    return Rollout(Seen(*(torch.cat(part)[keep] for part in zip(*seens, strict=True))), *flat)
+    return Rollout(Observation(*(torch.cat(part)[keep] for part in zip(*seens, strict=True))), *flat)
 
 
 def update(
@@ -330,7 +330,7 @@ def update(
     sums = torch.zeros(len(names))
     for _ in range(args.update_epochs):
         for index in torch.randperm(M).split(math.ceil(M / args.num_minibatches)):
-            log_probs, values = agent(Seen(*(part[index] for part in data.seen)))
+            log_probs, values = agent(Observation(*(part[index] for part in data.seen)))
             log_ratio = log_probs.gather(1, data.actions[index, None])[:, 0] - data.log_probs[index]
             ratio, advantages = log_ratio.exp(), data.advantages[index]
             advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
@@ -390,7 +390,7 @@ def judge(policy, game: Real, others, episodes: int = 1, plan=None) -> dict[str,
     return {key: np.stack(arrays) for key, arrays in found.items()}
 
 
-def uniform(seen: Seen) -> tuple[torch.Tensor, None]:
+def uniform(seen: Observation) -> tuple[torch.Tensor, None]:
     """The policy of random play."""
     return (seen.legal.float() / seen.legal.sum(1, keepdim=True)).log(), None
 
@@ -401,7 +401,7 @@ class Script:
     def __init__(self, rules: Rules, switch: int | None):
         self.rules, self.switch = rules, rules.horizon if switch is None else switch
 
-    def __call__(self, seen: Seen) -> tuple[torch.Tensor, None]:
+    def __call__(self, seen: Observation) -> tuple[torch.Tensor, None]:
         distance = torch.cat([seen.steps[:, :, :1], seen.ways], 2).numpy().astype(np.int16)  # [N, P, 5]
         distance[distance == NEVER] = FAR
         here, around = np.zeros((len(distance), 1), np.int64), np.array([[1, 2, 3, 4]])  # places in its last axis
@@ -410,7 +410,7 @@ class Script:
         return torch.where(late, *(torch.as_tensor(probs[name][:, 0]) for name in ("NH", "NS"))).log(), None
 
 
-def brief(found: dict[str, np.ndarray]) -> dict[str, float]:
+def summarize(found: dict[str, np.ndarray]) -> dict[str, float]:
     """Means over all boards and episodes, and half the width of their 95% intervals (of the boards' means)."""
     means = {key: float(array.mean()) for key, array in found.items()}
     for key in ("learner", "team"):
@@ -488,7 +488,7 @@ def check_world_model(args: Args, world: nn.Module, checkpoint: dict, rules: Rul
             f"{folder}: learnt from a game with {values}: collect with `python -m data.collect {flags} --out FILE`, train "
             "on that file, and name the run with --world-model"
         )
-    pays, paid = {rules.stag_reward, rules.hare_reward}, set(world.totals.tolist())
+    pays, paid = {rules.stag_reward, rules.hare_reward}, set(world.reward_values.tolist())
     if not pays <= paid:
         pays = f"captures pay {sorted(pays)} in {args.env_id}, {sorted(paid - {0.0})} in what it learnt from"
         raise tracking.UsageError(f"{folder}: {pays}: name one that learnt from this game")
@@ -526,7 +526,7 @@ def teams_of(args: Args, rules: Rules) -> list[str]:
 
 
 @dataclass
-class Referee:
+class Evaluator:
     """Judges policies on fresh boards, which are the same for every policy."""
 
     args: Args
@@ -554,7 +554,7 @@ class Referee:
 
     def script(self, team: str, seed: int, switch: int | None, **boards) -> dict:
         """What `Script` earns with a team, and its `tick`, None for never."""
-        return brief(self.play(Script(self.rules, switch), team, seed, om="none", **boards)) | {"tick": switch}
+        return summarize(self.play(Script(self.rules, switch), team, seed, om="none", **boards)) | {"tick": switch}
 
     def best_switch(self, team: str) -> int | None:
         """The tick at which `Script` earns most with a team, on boards of EVAL_SEED: 0, 4, .., 32 or never."""
@@ -579,19 +579,19 @@ class Referee:
         few = dict(seed=seed, boards=max(2, math.ceil(args.plan_boards / args.team_episodes)))
         for team in tqdm(teams, unit=" teams", leave=False):
             one = {
-                "teams": brief(self.play(agent, team, seed)),
+                "teams": summarize(self.play(agent, team, seed)),
                 "script": self.script(team, seed, switches["mixed"]),
                 "script_told": self.script(team, seed, switches[team]),
-                "untrained": brief(self.play(untrained, team, seed)),
-                "random": brief(self.play(uniform, team, seed, om="none")),
+                "untrained": summarize(self.play(untrained, team, seed)),
+                "random": summarize(self.play(uniform, team, seed, om="none")),
             }
             if oracle and team != "self":
-                one["oracle"] = brief(self.play(oracle, team, seed, om="oracle"))
+                one["oracle"] = summarize(self.play(oracle, team, seed, om="oracle"))
             if args.plan and team != "self":
-                one["plan"] = brief(self.play(agent, team, plan=args.plan_model, **few))
+                one["plan"] = summarize(self.play(agent, team, plan=args.plan_model, **few))
             if args.oracle_simulations and team != "self":
                 policy, om = (oracle, "oracle") if oracle else (agent, args.om)
-                one["oracle_search"] = brief(self.play(policy, team, om=om, plan="oracle", **few))
+                one["oracle_search"] = summarize(self.play(policy, team, om=om, plan="oracle", **few))
             for kind, result in one.items():
                 found.setdefault(kind, {})[team] = result
         return found
@@ -689,7 +689,7 @@ def load_agent(folder: str | Path) -> tuple[Agent | ConvAgent, dict]:
 
 def joined(parts: list[Rollout]) -> Rollout:
     """The samples of several games as one rollout."""
-    seen = Seen(*(torch.cat(part) for part in zip(*(one.seen for one in parts), strict=True)))
+    seen = Observation(*(torch.cat(part) for part in zip(*(one.seen for one in parts), strict=True)))
     return Rollout(seen, *(torch.cat(part) for part in zip(*(one[1:] for one in parts), strict=True)))
 
 
@@ -700,7 +700,7 @@ def train(args: Args, resumed: dict | None) -> None:
     vae, world = load_networks(args, rules)
     tracking.seed_everything(args.seed, args.torch_deterministic)
     games = games_of(args, rules, vae, world)
-    agent, referee = new_agent(args.network, rules, games[0][1].size), Referee(args, rules, vae, world)
+    agent, referee = new_agent(args.network, rules, games[0][1].size), Evaluator(args, rules, vae, world)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     batch, updates = args.num_envs * args.num_steps, max(1, args.total_timesteps // (args.num_envs * args.num_steps))
     real = sum(game.boards for game, _ in games if isinstance(game, Real)) * args.num_steps  # an update
@@ -760,7 +760,7 @@ def train(args: Args, resumed: dict | None) -> None:
         if real:  # real boards choose `best`: their ticks are paid for, too
             state["selection_steps"] += int(played["length"].sum())
             row["real_steps"] += int(played["length"].sum())
-        found = brief(played)
+        found = summarize(played)
         state["evaluations"].append(row | found)
         tracking.log_scalars(writer, "eval", found, steps)
         said = ", ".join(f"{key} {found[key]:.3f} ± {found[f'{key}_ci95']:.3f}" for key in ("learner", "team"))
@@ -799,7 +799,7 @@ def evaluate(args: Args) -> None:
     args = tracking.resumed_args(args, checkpoint, free=("resume", "evaluate", *FREE))
     check_oracle(args)
     rules, _ = rules_of(args.env_id)
-    judge = Referee(args, rules, *load_networks(args, rules))
+    judge = Evaluator(args, rules, *load_networks(args, rules))
     steps = checkpoint["update"] * args.num_envs * args.num_steps
     head = dict(run=checkpoint["run"], seed=args.seed, args=asdict(args), steps=steps)
     judge.report(agent, folder, head, "evaluate")

@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from pretrain_vae import ACTIONS, BLOCKS, PLANES, SELF, STAY, VAE, Reading
+from pretrain_vae import ACTIONS, BLOCKS, PLANES, SELF, STAY, VAE, BoardFeatures
 
 CHUNK = 512  # co-players whose behaviours are worked out at once: what fits a processor's cache is twice as fast
 
 
-class Online:
+class OpponentTracker:
     """Beliefs about C co-players on each of B boards.
 
     Example:
@@ -42,12 +42,12 @@ class Online:
         planes = obs.to(self.device).flatten(3).flatten(0, 1).float()  # [BC, 5, K]
         ticks = tick.to(self.device).repeat_interleave(C)
         self._spread(planes.unflatten(0, (B, C))[:, 0, BLOCKS:])
-        reading = moa.read(planes, torch.arange(B, device=self.device).repeat_interleave(C), self.fields)
+        reading = moa.encode_board(planes, torch.arange(B, device=self.device).repeat_interleave(C), self.fields)
         parts = zip(*(whole.split(CHUNK) for whole in (*reading, ticks)), strict=True)
-        self.behaved = torch.cat([moa.behave(Reading(*part[:-1]), part[-1]) for part in parts])
+        self.behaved = torch.cat([moa.action_logprobs(BoardFeatures(*part[:-1]), part[-1]) for part in parts])
         self.gone, self.legal = planes[:, SELF].amax(1) == 0, reading.legal
         history = self.log_likelihood if self.model.context == "episode" else None
-        moments = [self.model.recognise(reading, ticks, history)]
+        moments = [self.model.encode_history(reading, ticks, history)]
         if self.model.loss == "both":
             moments.append(self.model.encoder(planes.flatten(1)))
         z, _ = self.model.moments(moments)
@@ -86,9 +86,11 @@ class Online:
         """Spread the things of the boards [B, 3, K] that changed since the last tick."""
         things = max(1, int((boards[:, 1] + boards[:, 2]).clamp(max=1).sum(1).amax()))
         if self.boards is None or things > self.fields[1].shape[1]:
-            self.boards, self.fields = boards.clone(), self.model.moa.spread(boards, things)
+            self.boards, self.fields = boards.clone(), self.model.moa.prey_nearness(boards, things)
             return
         changed = (boards != self.boards).flatten(1).any(1)
-        for field, new in zip(self.fields, self.model.moa.spread(boards[changed], self.fields[1].shape[1]), strict=True):
+        for field, new in zip(
+            self.fields, self.model.moa.prey_nearness(boards[changed], self.fields[1].shape[1]), strict=True
+        ):
             field[changed] = new
         self.boards[changed] = boards[changed]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from boards import Imagined, Minds, Real
 from envs.scripted import STRATEGIES
 from envs.teams import LEARNER
-from online import Online
+from online import OpponentTracker
 
 ACTIONS = 7
 NS, NH = 0, 1  # of STRATEGIES, and of the goals stag and hare
@@ -41,7 +41,7 @@ class Told:
         pass
 
 
-class Belief:
+class GoalBelief:
     """P(goal = stag | behaviour) of each hunter: within an episode by Bayes' rule from the goal heads; the next episode
     with the same co-players begins with discounted counts of the beliefs at the ends of those before, plus PRIOR."""
 
@@ -81,11 +81,11 @@ class Belief:
         self.minds.rebuild()
 
 
-class Latent:
+class LatentInfo:
     """z at its mean and p(action), of each hunter, from the pretrained VAE and MOA; z is inferred anew each episode."""
 
     def __init__(self, game: Real | Imagined, vae: nn.Module):
-        self.game, self.online, self.score = game, Online(vae, *game.who.shape), Score(game)
+        self.game, self.online, self.score = game, OpponentTracker(vae, *game.who.shape), Score(game)
         self.size = vae.sizes["latent_dim"] + ACTIONS
 
     def look(self) -> torch.Tensor:

@@ -15,25 +15,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from boards import NEVER, Real, Seen, clock_of, ended_by_rule, first_hunt_of, remember, sample
+from boards import NEVER, Observation, Real, clock_of, ended_by_rule, first_hunt_of, remember, sample
 from envs.cells import Cells, cells_probs, step_cells
 from envs.scripted import DATA_EPSILON, STRATEGIES
 from envs.stag_hunt import FAR, STAY
-from goals import GoalPolicy
-from others import NS, Belief
-from train_world_model import Boards
+from goals import TabularMOA
+from others import NS, GoalBelief
+from train_world_model import JointState
 
 ILLEGAL = -1e8  # a log prior below it
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     visits: torch.Tensor  # int64 [T, A], of each root action
     q: torch.Tensor  # float [T, A], mean discounted return of each; of one never visited: V of the root
     value: torch.Tensor  # float [T], mean return of the root
 
 
 @torch.no_grad()
-def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float = 1.25, branches: int = 4) -> Found:
+def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float = 1.25, branches: int = 4) -> SearchResult:
     """Grow a tree from each of T roots.
 
     Args:
@@ -125,10 +125,10 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
     roots = every * N
     q = torch.where(count[roots] > 0, total[roots] / count[roots].clamp(min=1), returns.new_zeros(()))
     first = (returns[roots] - total[roots].sum(1))[:, None]  # what the critic said
-    return Found(count[roots].long(), torch.where(count[roots] > 0, q, first), total[roots].sum(1) / simulations)
+    return SearchResult(count[roots].long(), torch.where(count[roots] > 0, q, first), total[roots].sum(1) / simulations)
 
 
-def act(found: Found, samples: int, beta: float, legal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def act(found: SearchResult, samples: int, beta: float, legal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the trees of a decision say together: tree = decision * samples + sample; legal: bool [B, A].
 
     Returns: pi ~ exp(beta Q), float [B, A]; Q, the mean over the samples' visits, [B, A]; -inf for what no tree tried.
@@ -156,8 +156,8 @@ class Planner:
         self.world = remember(world).on(game.rules.height, game.rules.width) if kind == "learned" else None
         self.belief = None  # of goals: that of the policy, or one beside it
         if kind != "oracle":
-            self.belief = others if isinstance(others, Belief) else Belief(game, vae, args.belief_discount)
-            self.tables = GoalPolicy(vae, game.blocks, game.prey, game.rules.stags)
+            self.belief = others if isinstance(others, GoalBelief) else GoalBelief(game, vae, args.belief_discount)
+            self.tables = TabularMOA(vae, game.blocks, game.prey, game.rules.stags)
         self.rng = np.random.default_rng(args.seed)
         self.samples = 1 if kind == "oracle" else args.plan_samples
         self.simulations = args.oracle_simulations if kind == "oracle" else max(1, args.plan_simulations // self.samples)
@@ -172,7 +172,7 @@ class Planner:
         if self.belief is not None and self.belief is not self.others:
             self.belief.deal(boards, new)
 
-    def __call__(self, told: torch.Tensor, seen: Seen) -> torch.Tensor:
+    def __call__(self, told: torch.Tensor, seen: Observation) -> torch.Tensor:
         """told: float [B, A, I], what the policy is told of the others; seen: by the learners. Returns: actions [B]."""
         game = self.game
         if self.belief is not None and self.belief is not self.others:
@@ -198,7 +198,7 @@ class Planner:
 
     def _told(self, told: torch.Tensor) -> torch.Tensor:
         """What the policy is told in a tree: the goal drawn is the one believed in; z stays what it is at the root."""
-        if isinstance(self.others, Belief):
+        if isinstance(self.others, GoalBelief):
             return (self.goals == NS).float()[..., None]
         if self.others.size == len(STRATEGIES) and self.belief is not None:
             return F.one_hot(self.goals, len(STRATEGIES)).float()
@@ -221,7 +221,7 @@ class Planner:
         joint.scatter_(1, seat[:, None], actions[:, None])
         if self.kind == "learned":
             blocks = self.game.blocks[board].float()
-            after, rewards, _ = self.world.imagine(Boards(blocks, hunters, prey, rules.stags), joint)
+            after, rewards, _ = self.world.step(JointState(blocks, hunters, prey, rules.stags), joint)
             first_hunt = first_hunt_of(first_hunt, tick, prey, after.prey, rules.cells)
             now = after.hunters, after.prey, tick + 1, first_hunt
             over = ended_by_rule(tick, first_hunt, after.hunters, rules) | (tick + 1 >= rules.horizon)

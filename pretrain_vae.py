@@ -81,7 +81,7 @@ class Args:
 # ---- the model
 
 
-class Reading(NamedTuple):
+class BoardFeatures(NamedTuple):
     """What a hunter has around it: P things (prey), how far each is, and what it may do."""
 
     near: torch.Tensor  # float [B, P], 0 on the thing's cell, below 0 the further it is
@@ -124,7 +124,7 @@ class MOA(nn.Module):
         kinds = torch.eye(4)[[0, 0, 0, 0, 1, 2, 3]]  # a step, STAY, HUNT_STAG, HUNT_HARE
         self.register_buffer("action_kind", kinds, persistent=False)
 
-    def spread(self, boards: torch.Tensor, things: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def prey_nearness(self, boards: torch.Tensor, things: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """boards: float [U, 3, K], BLOCKS, STAGS, HARES; things: the most that one of them has.
 
         Returns: how near each cell is to each thing, float [U, P, K + 1], the last one off the board; kind [U, P, 2];
@@ -145,17 +145,17 @@ class MOA(nn.Module):
             near = (torch.maximum(near, best) + wall).clamp(min=FAR)
         return F.pad(near.flatten(2), (0, 1), value=FAR), kind, there > 0
 
-    def read(self, planes: torch.Tensor, board: torch.Tensor, fields: tuple) -> Reading:
+    def encode_board(self, planes: torch.Tensor, board: torch.Tensor, fields: tuple) -> BoardFeatures:
         """planes: float [B, 5, K]; board: int64 [B], each one's row in `fields`, which `spread` gives."""
         near, kind, there = fields
         at = planes[:, SELF].argmax(1)
         around = near[board[:, None], :, self.around[at]].transpose(1, 2)  # [B, P, 5]
         rival = near[board, :, :-1].masked_fill(planes[:, OTHERS, None] == 0, FAR).amax(2)
         own = around[..., 4]
-        return Reading(own, around[..., :4] - own[..., None], rival, kind[board], there[board], self.legal(planes, at),
+        return BoardFeatures(own, around[..., :4] - own[..., None], rival, kind[board], there[board], self.legal(planes, at),
                        planes[:, OTHERS].sum(1, keepdim=True))  # fmt: skip
 
-    def behave(self, reading: Reading, tick: torch.Tensor) -> torch.Tensor:
+    def action_logprobs(self, reading: BoardFeatures, tick: torch.Tensor) -> torch.Tensor:
         """log p(action | observation, tick, behaviour): float [B, behaviours + goals, 7]."""
         near, toward, rival, kind, there, legal, others = reading
         B, P = near.shape
@@ -237,14 +237,14 @@ class VAE(nn.Module):
         for last, size in lasts:
             nn.init.constant_(last.bias[size:], -5.0)  # z begins almost without noise: something gets through
 
-    def forward(self, batch: Batch, noise: torch.Tensor | None = None) -> "Said":
+    def forward(self, batch: Batch, noise: torch.Tensor | None = None) -> "VAEOutput":
         """noise: float [B, latent_dim], standard normal; None leaves z at its mean."""
         behaved, moments = None, []
         if self.loss != "recon":
-            reading = self.moa.read(batch.planes, batch.board, self.moa.spread(batch.boards, batch.things))
-            behaved = self.moa.behave(reading, batch.tick)
+            reading = self.moa.encode_board(batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.things))
+            behaved = self.moa.action_logprobs(reading, batch.tick)
             history = self.history(behaved, batch) if self.context == "episode" else None
-            moments.append(self.recognise(reading, batch.tick, history))
+            moments.append(self.encode_history(reading, batch.tick, history))
         if self.loss != "moa":
             moments.append(self.encoder(batch.planes.flatten(1)))
         mean, log_var = self.moments(moments)
@@ -254,7 +254,7 @@ class VAE(nn.Module):
             moa, goals = self.moa(behaved, z[:, : self.who]), behaved[:, self.moa.behaviours :]
         if self.loss != "moa":
             cells = self.decode(z[:, self.who :])
-        return Said(mean, log_var, moa, goals, cells)
+        return VAEOutput(mean, log_var, moa, goals, cells)
 
     def moments(self, parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of z, each [B, latent_dim], from those of its parts."""
@@ -274,7 +274,7 @@ class VAE(nn.Module):
         behaved = behaved[:, : self.moa.behaviours]
         return behaved.gather(2, action[:, None, None].expand(-1, behaved.shape[1], 1))[..., 0]
 
-    def recognise(self, reading: Reading, tick: torch.Tensor, history: torch.Tensor | None) -> torch.Tensor:
+    def encode_history(self, reading: BoardFeatures, tick: torch.Tensor, history: torch.Tensor | None) -> torch.Tensor:
         """Mean and log variance of *who*, [B, 2 who], from the history or, where it is None, from one reading."""
         if history is not None:
             return self.recogniser(history.log_softmax(1).clamp(min=SURE))
@@ -288,7 +288,7 @@ class VAE(nn.Module):
         return self.decoder(z).unflatten(1, (len(PLANES), -1))
 
 
-class Said(NamedTuple):
+class VAEOutput(NamedTuple):
     """What the VAE says of a batch; None where the loss leaves it untrained."""
 
     mean: torch.Tensor  # [B, latent_dim], of z
@@ -298,12 +298,12 @@ class Said(NamedTuple):
     cells: torch.Tensor | None  # logits [B, 5, K]
 
 
-def kl_of(said: Said) -> torch.Tensor:
+def kl_of(said: VAEOutput) -> torch.Tensor:
     """KL(q(z) || unit Gaussian) in nats, by dimension: [B, latent_dim]."""
     return 0.5 * (said.mean**2 + said.log_var.exp() - 1.0 - said.log_var)
 
 
-def loss_terms(said: Said, batch: Batch) -> torch.Tensor:
+def loss_terms(said: VAEOutput, batch: Batch) -> torch.Tensor:
     """The sums over a batch, in nats: [moa per action, goal per action of hunters whose goal is recorded, how many these
     are, recon per frame, kl per frame]; what is not trained is 0."""
     moa = goal = recon = said.mean.new_zeros(())

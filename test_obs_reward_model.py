@@ -85,7 +85,7 @@ class Args:
 
 
 @dataclass
-class Cases:
+class EvalTransitions:
     """The n transitions that are judged, and what the model is told of them."""
 
     before: np.ndarray  # uint8 [n, A+3, H, W]
@@ -99,7 +99,7 @@ class Cases:
     index: np.ndarray  # int64 [n], rows of the file's transitions
 
     @classmethod
-    def of(cls, data: Transitions, index: np.ndarray, joint: bool, seed: int) -> "Cases":
+    def of(cls, data: Transitions, index: np.ndarray, joint: bool, seed: int) -> "EvalTransitions":
         """joint: tell everyone's action; else that of one hunter, any that is on the board and whose action is known."""
         before, actions = data.states[data.before[index]], data.actions[index]
         told = actions
@@ -113,8 +113,8 @@ class Cases:
     def __len__(self) -> int:
         return len(self.before)
 
-    def take(self, rows) -> "Cases":
-        return Cases(*(getattr(self, field.name)[rows] for field in fields(self)))
+    def take(self, rows) -> "EvalTransitions":
+        return EvalTransitions(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def tensors(self, rows, device: torch.device) -> tuple[torch.Tensor, ...]:
         """States, told actions, next states, rewards, ends; planes flat."""
@@ -129,7 +129,7 @@ class Cases:
         return start, np.diff(np.append(start, len(self)))
 
 
-def events_of(cases: Cases) -> dict[str, np.ndarray]:
+def events_of(cases: EvalTransitions) -> dict[str, np.ndarray]:
     """Transitions in which hunters meet the rules: bool [n] a kind.
 
     capture: a hunter leaves. failed_stag_hunt: one plays HUNT_STAG on a stag's cell, and is still there. empty_hunt: one
@@ -192,7 +192,7 @@ def per_10k(broken: np.ndarray, counted: np.ndarray) -> dict[str, float | None]:
     return total | {kind: float(r) if on else None for kind, r, on in zip(KINDS, rate, counted, strict=True)}
 
 
-def check_real_data(cases: Cases, rules: Rules, guessed: bool) -> tuple[Rules, np.ndarray, list[str]]:
+def check_real_data(cases: EvalTransitions, rules: Rules, guessed: bool) -> tuple[Rules, np.ndarray, list[str]]:
     """The rule counter on the data itself. guessed: the file does not say its rules: prey may move after all.
 
     Returns: the rules; which kinds read zero and so can be counted, bool [kinds]; what was found, for people.
@@ -278,7 +278,7 @@ def binned(row: torch.Tensor, said: torch.Tensor, found: torch.Tensor, rows: int
 
 
 @torch.no_grad()
-def judge_steps(model: nn.Module, cases: Cases, rules: Rules, device: torch.device) -> tuple[dict, np.ndarray]:
+def judge_steps(model: nn.Module, cases: EvalTransitions, rules: Rules, device: torch.device) -> tuple[dict, np.ndarray]:
     """What is measured of each transition, arrays [n, ..], and the sums of `binned` by channel, the last of rewards > 0."""
     found, channels, sums = defaultdict(list), torch.arange(cases.before.shape[1], device=device)[:, None], 0.0
     for i in tqdm(range(0, len(cases), EVAL_BATCH), desc="one step", leave=False, mininterval=1.0):
@@ -314,7 +314,7 @@ def judge_steps(model: nn.Module, cases: Cases, rules: Rules, device: torch.devi
 
 
 @torch.no_grad()
-def roll_out(model: nn.Module, cases: Cases, rules: Rules, device: torch.device, sampled: bool = False) -> dict:
+def roll_out(model: nn.Module, cases: EvalTransitions, rules: Rules, device: torch.device, sampled: bool = False) -> dict:
     """From each episode's start, the recorded actions, and what the model makes of its own boards, up to the last of DEPTHS:
     the most likely ones or, if `sampled`, samples, which are only judged by the rules.
 
@@ -404,7 +404,7 @@ def law_of(before: np.ndarray, probs: np.ndarray, after: np.ndarray, rewards: np
     return np.array([(expected * (1 - expected)).mean(), reward.mean() if reward.size else np.nan, nll])
 
 
-def floor_of(cases: Cases, data: Transitions, rules: Rules, sure: bool, seed: int) -> dict:
+def floor_of(cases: EvalTransitions, data: Transitions, rules: Rules, sure: bool, seed: int) -> dict:
     """The least that each figure can be, by the rules; None where it cannot be known.
 
     Where nothing is left to chance it is 0. Else: NLL by the exact law of the next state; MSE by the exact expected planes,
@@ -437,7 +437,7 @@ def floor_of(cases: Cases, data: Transitions, rules: Rules, sure: bool, seed: in
 # ---- all figures
 
 
-def summary(steps: dict, cases: Cases, rolled: dict, sampled: dict | None, counted: np.ndarray) -> dict:
+def summary(steps: dict, cases: EvalTransitions, rolled: dict, sampled: dict | None, counted: np.ndarray) -> dict:
     """The figures as metrics.json names them."""
     events = events_of(cases)
     some = np.any(list(events.values()), axis=0)
@@ -457,7 +457,9 @@ def summary(steps: dict, cases: Cases, rolled: dict, sampled: dict | None, count
     return report | {"exact_by_event": {name: _mean(exact[rows]) for name, rows in events.items()}}
 
 
-def judge(model: nn.Module, cases: Cases, rules: Rules, counted: np.ndarray, seed: int, device: torch.device) -> dict:
+def judge(
+    model: nn.Module, cases: EvalTransitions, rules: Rules, counted: np.ndarray, seed: int, device: torch.device
+) -> dict:
     """`summary` of a model, and under `arrays` what the figures are drawn from."""
     torch.manual_seed(seed)
     steps, sums = judge_steps(model, cases, rules, device)
@@ -474,11 +476,11 @@ def judge(model: nn.Module, cases: Cases, rules: Rules, counted: np.ndarray, see
     return report | {"arrays": dict(steps=steps, rolled=rolled, playing=playing, rolled_rate=rate, calibration=curves)}
 
 
-def channels_of(cases: Cases) -> list[str]:
+def channels_of(cases: EvalTransitions) -> list[str]:
     return [*(f"hunter {seat}" for seat in range(cases.actions.shape[1])), "BLOCKS", "STAGS", "HARES"]
 
 
-def show(report: dict, untrained: dict, cases: Cases, data: Transitions, what: list[str]) -> None:
+def show(report: dict, untrained: dict, cases: EvalTransitions, data: Transitions, what: list[str]) -> None:
     """The block that users' tools parse, then every figure beside its floor and the untrained network's."""
     shape, floor = cases.before.shape[1:], report["floor"]
     print(f"[INFO] loaded model. obs_shape={shape}, action_dim={ACTION_COUNT}")
@@ -520,7 +522,7 @@ def ideal(floor: dict) -> dict:
 # ---- figures and files
 
 
-def pictured(steps: dict, cases: Cases, seed: int, each: int = 6) -> dict[str, np.ndarray]:
+def pictured(steps: dict, cases: EvalTransitions, seed: int, each: int = 6) -> dict[str, np.ndarray]:
     """Which cases are drawn: the worst by NLL, or by squared error where there is none, and some of each kind of event."""
     error = steps["nll"] if "nll" in steps else steps["squares"].mean(1)
     order = np.random.default_rng(seed).permutation(len(cases))
@@ -531,7 +533,7 @@ def pictured(steps: dict, cases: Cases, seed: int, each: int = 6) -> dict[str, n
 
 
 @torch.no_grad()
-def draw(model: nn.Module, cases: Cases, report: dict, seed: int, device: torch.device) -> dict:
+def draw(model: nn.Module, cases: EvalTransitions, report: dict, seed: int, device: torch.device) -> dict:
     """All figures, file name -> Figure."""
     arrays, drawn = report["arrays"], {}
     steps, rolled, playing = arrays["steps"], arrays["rolled"], arrays["playing"]
@@ -556,7 +558,7 @@ def draw(model: nn.Module, cases: Cases, report: dict, seed: int, device: torch.
 
 
 @torch.no_grad()
-def film(model: nn.Module, cases: Cases, path: Path, seed: int, device: torch.device) -> None:
+def film(model: nn.Module, cases: EvalTransitions, path: Path, seed: int, device: torch.device) -> None:
     """A real episode, the most likely one and a sampled one beside it: the same start, the same actions."""
     torch.manual_seed(seed)
     start, length = cases.stretches()
@@ -576,7 +578,7 @@ def film(model: nn.Module, cases: Cases, path: Path, seed: int, device: torch.de
     figures.joint_film(boards, titles, path)
 
 
-def save(report: dict, untrained: dict, model: nn.Module, cases: Cases, folder: Path, seed: int, device) -> None:
+def save(report: dict, untrained: dict, model: nn.Module, cases: EvalTransitions, folder: Path, seed: int, device) -> None:
     """per_channel.csv, violations.csv, rollout.csv and predictions.npz."""
     names = channels_of(cases)
     rows = zip(names, report["per_channel_mse"], untrained["per_channel_mse"], strict=True)
@@ -656,7 +658,7 @@ def main() -> None:
     if model.joint and (data.actions[index] < 0).any():
         raise tracking.UsageError(f"{args.data}: actions: expected everyone's, as in training, found one hunter's")
     model = model.on(*board)
-    cases = Cases.of(data, index, model.joint, args.seed)
+    cases = EvalTransitions.of(data, index, model.joint, args.seed)
     (rules, said_so), lines = rules_of(data), [f"inferred: {line}" for line in data.inferred]
     lines += ["inferred: the default rules; the file does not say its own"] * (not said_so)
     lines += other_rules(checkpoint.get("rules"), rules) if said_so else []

@@ -97,7 +97,7 @@ class Prediction(NamedTuple):
     ends: torch.Tensor  # float [B], P(the board terminates)
 
 
-class Boards(NamedTuple):
+class JointState(NamedTuple):
     """A batch of joint states as cells: what moves is a number, K for what has left."""
 
     blocks: torch.Tensor  # float [B, K]
@@ -106,7 +106,7 @@ class Boards(NamedTuple):
     stags: int  # how many of the P are stags
 
     @classmethod
-    def of(cls, states: torch.Tensor, stags: int, hares: int) -> "Boards":
+    def of(cls, states: torch.Tensor, stags: int, hares: int) -> "JointState":
         """states: uint8 [B, A+3, K]; stags, hares: the most that one of them has. Prey are in the order of their cells."""
         K, A = states.shape[2], states.shape[1] - 3
         order = torch.arange(K, 0, -1, device=states.device)  # so that topk finds the first cells first
@@ -175,7 +175,7 @@ def effective_actions(wall: torch.Tensor, under: torch.Tensor, actions: torch.Te
     return torch.where((actions >= 0) & illegal, STAY, actions)
 
 
-class Moves(nn.Module):
+class ObjectWorldModel(nn.Module):
     """p(next joint state, rewards, end | joint state, joint action), object by object, on boards of any size.
 
     totals: what a capture can pay in all, read off the training data; it is shared by those who leave from one cell.
@@ -184,28 +184,30 @@ class Moves(nn.Module):
     kind = "moves"
     hunters = None
 
-    def __init__(self, height: int, width: int, totals: list[float], joint: bool = True, hidden: int = 32):
+    def __init__(self, height: int, width: int, reward_values: list[float], joint: bool = True, hidden: int = 32):
         super().__init__()
-        self.sizes = dict(height=height, width=width, totals=totals, joint=joint, hidden=hidden)
+        self.sizes = dict(height=height, width=width, reward_values=reward_values, joint=joint, hidden=hidden)
         self.joint = joint
         self.hunter = Scorer(OWN + 3 * COUNTS + 2, 4, hidden)
         self.prey = Scorer(21, 5, hidden)
-        self.reward, self.end = _mlp(OWN + 3 * COUNTS + 1, hidden, len(totals)), _mlp(1, hidden, 1)
+        self.reward, self.end = _mlp(OWN + 3 * COUNTS + 1, hidden, len(reward_values)), _mlp(1, hidden, 1)
         # A count of hunters that training never shows has no effect on hunters and rewards beyond the largest that it did.
         for layer in (self.hunter.context, self.reward[0]):
             nn.init.zeros_(layer.weight[:, OWN : OWN + 3 * COUNTS])
-        self.register_buffer("totals", torch.tensor(totals, dtype=torch.float32))
+        self.register_buffer("reward_values", torch.tensor(reward_values, dtype=torch.float32))
         self.on(height, width)
 
-    def on(self, height: int, width: int) -> "Moves":
+    def on(self, height: int, width: int) -> "ObjectWorldModel":
         """The same model, for boards of this size."""
         K = height * width
         around = torch.as_tensor(np.pad(neighbours(height, width)[:, :5], ((0, 0), (0, 1)), constant_values=K))
-        self.register_buffer("around", around.to(self.totals.device), persistent=False)  # [K + 1, 6], where an outcome leads
+        self.register_buffer(
+            "around", around.to(self.reward_values.device), persistent=False
+        )  # [K + 1, 6], where an outcome leads
         self.board = (height, width)
         return self
 
-    def _surroundings(self, boards: Boards) -> tuple[torch.Tensor, torch.Tensor]:
+    def _surroundings(self, boards: JointState) -> tuple[torch.Tensor, torch.Tensor]:
         """Of each hunter: is a step up, down, left, right blocked, float [B, A, 4]; stags, hares on its cell [B, A, 2]."""
         blocks, hunters, prey, stags = boards
         walls = F.pad(blocks, (0, 1), value=1.0)  # [B, K + 1]
@@ -213,7 +215,7 @@ class Moves(nn.Module):
         on = ((hunters[:, :, None] == prey[:, None]) & (hunters < blocks.shape[1])[..., None]).float()  # [B, A, P]
         return wall, torch.stack([on[..., :stags].sum(2), on[..., stags:].sum(2)], 2)
 
-    def _hunters_see(self, boards: Boards, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _hunters_see(self, boards: JointState, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """actions: int64 [B, A], as asked for, -1 where not known. Returns: the effective actions; context
         [B, A, OWN + 3 COUNTS], step [B, A, 4, 4], same [B, A, A]: who else stands on one's cell."""
         hunters, (K, A) = boards.hunters, (boards.blocks.shape[1], boards.hunters.shape[1])
@@ -229,7 +231,7 @@ class Moves(nn.Module):
         toward = self._toward(boards, self.around[hunters][..., :4]) * unknown[..., None, None]
         return actions, context, torch.cat([chosen[..., None], wall[..., None], toward], 3), same
 
-    def _toward(self, boards: Boards, ways: torch.Tensor) -> torch.Tensor:
+    def _toward(self, boards: JointState, ways: torch.Tensor) -> torch.Tensor:
         """Does a step bring the nearest stag or hare nearer, as the crow flies? [B, A, 4, 2] in {-1, 0, 1}: all that a
         hunter's move can be guessed from whose action is not known."""
         if self.joint:
@@ -243,7 +245,7 @@ class Moves(nn.Module):
         near = torch.stack([F.pad(kind, (0, 1), value=far).amin(3) for kind in kinds], 3)  # [B, A, 5, 2]
         return (near[:, :, 4:] - near[:, :, :4]).clamp(-1, 1).float()
 
-    def _prey_see(self, boards: Boards, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _prey_see(self, boards: JointState, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns: context [B, P, 13], wall [B, P, 4], under [B, P, A]: hunters on a prey's cell."""
         blocks, hunters, prey, stags = boards
         ways = self.around[prey][..., :4]
@@ -254,7 +256,7 @@ class Moves(nn.Module):
         context = [torch.stack([is_stag, 1.0 - is_stag], 2), at_least(crowd[..., :2], 4).flatten(2)]
         return torch.cat([*context, at_least(crowd[..., 2], 3)], 2), wall, under
 
-    def _prey_logits(self, seen: tuple, boards: Boards, left: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    def _prey_logits(self, seen: tuple, boards: JointState, left: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
         """Of every prey, given those before it. left: float [B, A], hunters that leave; now: int64 [B, P], where prey go.
         Returns: [B, P, 6]."""
         (context, wall, under), cell, P = seen, boards.prey, boards.prey.shape[1]
@@ -274,7 +276,7 @@ class Moves(nn.Module):
     def _reward_logits(self, context: torch.Tensor, left: torch.Tensor) -> torch.Tensor:  # over `totals`, [B, A, n]
         return SHARP * self.reward(torch.cat([context, left[..., None]], 2))
 
-    def terms(self, boards: Boards, actions: torch.Tensor, outcome: Outcomes, rewards: torch.Tensor, ends: torch.Tensor,
+    def terms(self, boards: JointState, actions: torch.Tensor, outcome: Outcomes, rewards: torch.Tensor, ends: torch.Tensor,
               contrast: bool = False) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """log p of what happened, in nats: float [B, 4], of hunters, prey, rewards and end (0 where not known); and InfoNCE
         (van den Oord et al. 2018) of that against what breaks a rule, [B], 0 unless `contrast`.
@@ -288,7 +290,7 @@ class Moves(nn.Module):
         hunters = self.hunter(torch.cat([context, at_least(earlier[..., 0], 2)], 2), step, off_board).log_softmax(2)
         there = boards.hunters < K
 
-        told = Boards(*(array[outcome.row] for array in boards[:3]), boards.stags)  # a row a way to tell the prey apart
+        told = JointState(*(array[outcome.row] for array in boards[:3]), boards.stags)  # a row a way to tell the prey apart
         now = self.around[told.prey].gather(2, outcome.prey[..., None])[..., 0]
         seen = self._prey_see(told, actions[outcome.row])
         prey = self._prey_logits(seen, told, left[outcome.row], now).log_softmax(2)
@@ -297,7 +299,7 @@ class Moves(nn.Module):
 
         paid = self._reward_logits(context, left).log_softmax(2)
         known = there & ~rewards.isnan()
-        total = (rewards[..., None].nan_to_num() * self._sharers(same, left) - self.totals).abs().argmin(2)
+        total = (rewards[..., None].nan_to_num() * self._sharers(same, left) - self.reward_values).abs().argmin(2)
         end = _end_log_prob(self._end_logit(left, there), ends)
         found = [(_at(hunters, outcome.hunters) * there).sum(1), by_way.logsumexp(1), (_at(paid, total) * known).sum(1), end]
         lost = found[0].new_zeros(len(actions))
@@ -328,22 +330,22 @@ class Moves(nn.Module):
     def log_prob(self, states, actions, next_states, rewards, ends) -> torch.Tensor:
         """log p(next state, rewards, end | state, actions), float [B] in nats; about -1e9 for what cannot be said."""
         most = max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max()))
-        boards, device = Boards.of(states, *most), states.device
+        boards, device = JointState.of(states, *most), states.device
         outcome = outcomes_of(states.cpu().numpy(), next_states.cpu().numpy(), self.board, *most)
         found = torch.full((len(states),), MASKED, device=device)
         good = torch.as_tensor(np.flatnonzero(outcome.possible), device=device)
-        part = Boards(*(array[good] for array in boards[:3]), boards.stags)
+        part = JointState(*(array[good] for array in boards[:3]), boards.stags)
         told = outcome.batch(np.flatnonzero(outcome.possible), device)
         terms, _ = self.terms(part, actions[good], told, rewards[good], ends[good])
         same = (part.hunters[:, :, None] == part.hunters[:, None]).float()
         paid = rewards[good].nan_to_num()[..., None] * self._sharers(same - torch.eye(same.shape[1]).to(same), told.left())
-        odd = ((paid - self.totals).abs().amin(2) > 0.01).any(1)  # a reward that is no class
+        odd = ((paid - self.reward_values).abs().amin(2) > 0.01).any(1)  # a reward that is no class
         return found.index_put((good,), torch.where(odd, MASKED, terms.sum(1)))
 
     # -- what happens
 
     @torch.no_grad()
-    def imagine(self, boards: Boards, actions: torch.Tensor, likely: bool = False):
+    def step(self, boards: JointState, actions: torch.Tensor, likely: bool = False):
         """One tick on all boards, sampled, or with every object's likeliest outcome given those before it.
 
         Returns: boards, rewards float [B, A], ends bool [B]; with `likely`, also what the expected planes are made of.
@@ -368,7 +370,7 @@ class Moves(nn.Module):
         seen, goes, rows = self._prey_see(boards, actions), boards.prey.clone(), torch.arange(B, device=actions.device)
         prey_probs, start, index = context.new_zeros(B, P, 6), to.new_zeros(B, 1), torch.arange(P, device=rows.device)
         while len(rows) and P:
-            some = Boards(*(array[rows] for array in boards[:3]), boards.stags)
+            some = JointState(*(array[rows] for array in boards[:3]), boards.stags)
             logits = self._prey_logits(tuple(array[rows] for array in seen), some, left[rows], goes[rows])
             prey_probs[rows] = torch.where((index < start)[..., None], prey_probs[rows], logits)
             pick = _pick(logits, likely)
@@ -380,7 +382,7 @@ class Moves(nn.Module):
 
         paid, end = self._reward_logits(context, left), self._end_logit(left, there)
         sharers = self._sharers(same, left)[..., 0]
-        rewards = self.totals[_pick(paid, likely)] / sharers * there
+        rewards = self.reward_values[_pick(paid, likely)] / sharers * there
         after = boards._replace(hunters=to.gather(2, outcomes[..., None])[..., 0], prey=goes)
         if not likely:
             return after, rewards, torch.rand_like(end) < end.sigmoid()
@@ -390,7 +392,7 @@ class Moves(nn.Module):
     def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
         """`expected` adds up each object's outcomes, given the likeliest ones of those before it."""
         boards = self._boards(states)
-        after, rewards, _, (hunters, prey, context, end, sharers, there) = self.imagine(boards, actions, likely=True)
+        after, rewards, _, (hunters, prey, context, end, sharers, there) = self.step(boards, actions, likely=True)
         (B, A), K = boards.hunters.shape, boards.blocks.shape[1]
         planes = states.new_zeros(B, A + 3, K + 1, dtype=torch.float32)
         planes[:, :A].scatter_add_(2, self.around[boards.hunters], hunters.softmax(2))
@@ -400,17 +402,20 @@ class Moves(nn.Module):
         leaves = hunters.softmax(2)[..., LEAVE]
         paid = [self._reward_logits(context, torch.full_like(leaves, left)).softmax(2) for left in (0.0, 1.0)]
         paid = paid[0] + leaves[..., None] * (paid[1] - paid[0])  # [B, A, n]
-        positive, expected = paid[..., self.totals > 0].sum(2) * there, (paid * self.totals).sum(2) / sharers * there
+        positive, expected = (
+            paid[..., self.reward_values > 0].sum(2) * there,
+            (paid * self.reward_values).sum(2) / sharers * there,
+        )
         return Prediction(after.planes(), planes[:, :, :K], rewards, expected, positive, end.sigmoid())
 
     @torch.no_grad()
     def sample(self, states: torch.Tensor, actions: torch.Tensor):
         """Returns: planes uint8 [B, A+3, K], rewards [B, A], ends bool [B]."""
-        after, rewards, ends = self.imagine(self._boards(states), actions)
+        after, rewards, ends = self.step(self._boards(states), actions)
         return after.planes(), rewards, ends
 
-    def _boards(self, states: torch.Tensor) -> Boards:
-        return Boards.of(states, max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max())))
+    def _boards(self, states: torch.Tensor) -> JointState:
+        return JointState.of(states, max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max())))
 
 
 def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -565,7 +570,7 @@ def _certain(logits: torch.Tensor) -> torch.Tensor:
     return torch.where(logits.abs() > RARE, 1e4 * logits.sign(), logits)
 
 
-MODELS = {"moves": Moves, "cells": Cells}
+MODELS = {"moves": ObjectWorldModel, "cells": Cells}
 
 
 def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
@@ -576,14 +581,14 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
     return checkpoint
 
 
-def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Moves | Cells, dict]:
+def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[ObjectWorldModel | Cells, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = read_checkpoint(path, device)
     return tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path).to(device).eval(), checkpoint
 
 
-def terms_of(model: nn.Module, batches: TransitionBatches, index: np.ndarray, contrast: bool, augment: bool):
+def log_likelihood_terms(model: nn.Module, batches: TransitionBatches, index: np.ndarray, contrast: bool, augment: bool):
     """The model's terms of the transitions `index`, and its contrastive loss. A turned board tells `moves` nothing new,
     since their scorers share all directions; `cells` is trained on random symmetries."""
     batch = batches.take(index, random=augment, turned=augment and model.kind == "cells")
@@ -591,7 +596,7 @@ def terms_of(model: nn.Module, batches: TransitionBatches, index: np.ndarray, co
         return model.terms(*batch, contrast)
     states, actions, _, rewards, ends = batch
     outcome = batches.outcomes.batch(index, states.device)
-    return model.terms(Boards.of(states, *batches.most), actions, outcome, rewards, ends, contrast)
+    return model.terms(JointState.of(states, *batches.most), actions, outcome, rewards, ends, contrast)
 
 
 # ---- judging
@@ -606,7 +611,7 @@ def judge(model: nn.Module, batches: TransitionBatches, index: np.ndarray) -> di
         said = model.predict(states, actions)
         known = ~rewards.isnan()
         right = (((said.rewards - rewards).abs() < 0.01) | ~known).all(1) & known.any(1)
-        terms, _ = terms_of(model, batches, part, contrast=False, augment=False)
+        terms, _ = log_likelihood_terms(model, batches, part, contrast=False, augment=False)
         found = [(said.expected - truth).square().mean((1, 2)), (said.likely == truth).all(2).all(1), -terms, known.any(1),
                  right, known, (said.expected_rewards - rewards)[known].square()]  # fmt: skip
         sums = sums + torch.stack([array.double().sum() for array in found])
@@ -676,7 +681,7 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, batches: TransitionBatches, index: np.ndarray, contrast: bool):
-        return terms_of(self.model, batches, index, contrast, augment=True)
+        return log_likelihood_terms(self.model, batches, index, contrast, augment=True)
 
 
 def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
@@ -701,7 +706,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     if resumed:
         model = MODELS[args.model](**resumed["sizes"])
     else:
-        values = batches.totals(splits["train"]) if args.model == "moves" else batches.reward_values(splits["train"])
+        values = batches.capture_totals(splits["train"]) if args.model == "moves" else batches.reward_values(splits["train"])
         if len(values) > 64:
             raise tracking.UsageError(f"{args.data}: rewards: expected at most 64 values, classes, found {len(values)}")
         model = MODELS[args.model](height, width, values, args.actions == "joint")

@@ -17,7 +17,7 @@ from torch.distributions import Categorical
 
 from boards import Real, sights
 from envs import DATA_EPSILON, Rules
-from hop_ppo import Seen, planes_of
+from hop_ppo import Observation, planes_of
 
 
 class PlainStagHunt(gymnasium.Env):
@@ -87,7 +87,7 @@ class FastEnvs:
         return obs, rewards, terminated, truncated, infos
 
 
-def obs_of(seen: Seen, rules: Rules) -> torch.Tensor:
+def obs_of(seen: Observation, rules: Rules) -> torch.Tensor:
     """As `PlainStagHunt._obs`, float [N, A + 4, H, W]."""
     return planes_of(seen, rules.stags, rules.height, rules.width)[:, : rules.hunters + 4]
 

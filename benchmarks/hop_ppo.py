@@ -75,10 +75,10 @@ def grid(args: Args, settings: dict[str, tuple], teams: tuple[str, ...]) -> list
             judge.args.eval_boards = args.boards * judge.args.team_episodes
             for team in teams:
                 ran = {key: metrics[key] for key in ("real_steps", "seconds", "sps", "run")}
-                found = {"policy": {team: hop_ppo.brief(judge.play(agent, team, judge.final_seed))}}
+                found = {"policy": {team: hop_ppo.summarize(judge.play(agent, team, judge.final_seed))}}
                 if name == next(iter(settings)):
                     untrained = judge.play(judge.untrained(agent), team, judge.final_seed)
-                    found["untrained"] = {team: hop_ppo.brief(untrained)}
+                    found["untrained"] = {team: hop_ppo.summarize(untrained)}
                 if name == next(iter(settings)) and seed == args.seeds[0]:
                     found |= rivals(judge, team)
                 rows += [dict(setting=name, seed=seed) | row | ran for row in hop_ppo.table_rows(found)]
@@ -87,9 +87,9 @@ def grid(args: Args, settings: dict[str, tuple], teams: tuple[str, ...]) -> list
     return rows
 
 
-def rivals(judge: hop_ppo.Referee, team: str) -> dict[str, dict[str, dict]]:
+def rivals(judge: hop_ppo.Evaluator, team: str) -> dict[str, dict[str, dict]]:
     """Random play and the scripts, whose ticks are chosen on the boards of EVAL_SEED."""
-    random = hop_ppo.brief(judge.play(hop_ppo.uniform, team, judge.final_seed, om="none"))
+    random = hop_ppo.summarize(judge.play(hop_ppo.uniform, team, judge.final_seed, om="none"))
     scripts = {kind: judge.script(team, judge.final_seed, judge.best_switch(its))
                for kind, its in (("script", "mixed"), ("script_told", team))}  # fmt: skip
     return {kind: {team: one} for kind, one in ({"random": random} | scripts).items()}
@@ -142,12 +142,12 @@ def imagine(args: Args) -> list[dict]:
     return grid(args, {f"real {ratio}": ("--real-ratio", ratio) for ratio in (1.0, 0.5, 0.0)}, ("mixed",))
 
 
-def referee(args: Args, **settings) -> tuple[hop_ppo.Agent, hop_ppo.Referee]:
+def referee(args: Args, **settings) -> tuple[hop_ppo.Agent, hop_ppo.Evaluator]:
     agent, checkpoint = hop_ppo.load_agent(args.agent)
     known = {key: value for key, value in checkpoint["args"].items() if key in hop_ppo.Args.__dataclass_fields__}
     run_args = replace(hop_ppo.Args(**known), **settings)
     rules, _ = hop_ppo.rules_of(run_args.env_id)
-    return agent, hop_ppo.Referee(run_args, rules, *hop_ppo.load_networks(run_args, rules))
+    return agent, hop_ppo.Evaluator(run_args, rules, *hop_ppo.load_networks(run_args, rules))
 
 
 def search(args: Args) -> list[dict]:
@@ -158,7 +158,7 @@ def search(args: Args) -> list[dict]:
             agent, judge = referee(args, oracle_simulations=simulations)
             start = time.perf_counter()
             found = judge.play(agent, team, judge.final_seed, args.boards, 1, "oracle", "oracle" if simulations else "")
-            one, learner = hop_ppo.brief(found), found["learner"].mean(0)
+            one, learner = hop_ppo.summarize(found), found["learner"].mean(0)
             gain = learner - before.get(team, learner)
             before[team] = learner
             rows.append(dict(team=team, simulations=simulations, learner=one["learner"], learner_ci95=one["learner_ci95"],
@@ -181,11 +181,11 @@ def first_weights(seed: int, network: str, **sizes) -> hop_ppo.Agent | hop_ppo.C
 def untrained(args: Args) -> list[dict]:
     """What networks earn with their first weights, with each team, on --boards fresh boards: what is built in is worth."""
     kinds = {"cnn": ("cnn", {}), "objects, no bias": ("objects", dict(hunt_bias=0.0)), "objects": ("objects", {})}
-    judge = hop_ppo.Referee(hop_ppo.Args(team_episodes=1, eval_boards=args.boards), hop_ppo.Rules(), None, None)
+    judge = hop_ppo.Evaluator(hop_ppo.Args(team_episodes=1, eval_boards=args.boards), hop_ppo.Rules(), None, None)
     rows = []
     for kind, (network, sizes) in kinds.items():
         for seed, team in itertools.product(args.seeds, TEAMS):
-            found = hop_ppo.brief(judge.play(first_weights(seed, network, **sizes), team, judge.final_seed, om="none"))
+            found = hop_ppo.summarize(judge.play(first_weights(seed, network, **sizes), team, judge.final_seed, om="none"))
             rows.append(dict(kind=kind, team=team, seed=seed, learner=found["learner"], learner_ci95=found["learner_ci95"]))
     return rows
 
@@ -220,7 +220,7 @@ def ladder(args: Args) -> list[dict]:
     """From CleanRL's loop to hop_ppo.py, one change at a time, each trained for --seconds: what the learner then earns on
     --boards fresh boards among `mixed`, and when the episodes of training first paid as much as the first rung's at best
     (means of 5 updates). One rung after the other, on the same machine with the same threads."""
-    rows, curves, judge = [], [], hop_ppo.Referee(hop_ppo.Args(team_episodes=1), hop_ppo.Rules(), None, None)
+    rows, curves, judge = [], [], hop_ppo.Evaluator(hop_ppo.Args(team_episodes=1), hop_ppo.Rules(), None, None)
     for seed in args.seeds:
         best = None
         for kind, train in RUNGS.items():
@@ -231,7 +231,7 @@ def ladder(args: Args) -> list[dict]:
             smooth = curve["learner"].rolling(5, min_periods=1).mean()
             best = smooth.max() if best is None else best
             there = curve[smooth >= best].head(1)
-            found = hop_ppo.brief(judge.play(policy, "mixed", judge.final_seed, args.boards, om="none"))
+            found = hop_ppo.summarize(judge.play(policy, "mixed", judge.final_seed, args.boards, om="none"))
             seconds, steps = (float(curve[key].iloc[-1]) for key in ("seconds", "steps"))
             rows.append(dict(kind=kind, seed=seed, steps=steps, per_second=steps / seconds, learner=found["learner"],
                              learner_ci95=found["learner_ci95"], best=float(best), steps_to_best=float(there["steps"].min()),
@@ -284,12 +284,14 @@ def overhead(args: Args) -> list[dict]:
 
 def bare(agent: hop_ppo.Agent, data: hop_ppo.Rollout, run_args: hop_ppo.Args) -> None:
     """Every forward and backward pass that the update made, on the same samples."""
-    parts = [hop_ppo.Seen(*part) for part in zip(*(array.split(run_args.num_envs) for array in data.seen), strict=True)]
+    parts = [
+        hop_ppo.Observation(*part) for part in zip(*(array.split(run_args.num_envs) for array in data.seen), strict=True)
+    ]
     with torch.no_grad():
         for part in parts:
             agent(part)
     size = -(-len(data.actions) // run_args.num_minibatches)
-    parts = [hop_ppo.Seen(*part) for part in zip(*(array.split(size) for array in data.seen), strict=True)]
+    parts = [hop_ppo.Observation(*part) for part in zip(*(array.split(size) for array in data.seen), strict=True)]
     for _ in range(run_args.update_epochs):
         for part in parts:
             log_probs, values = agent(part)

@@ -93,7 +93,7 @@ class Window(Grid):
     def __init__(self, height, width, hidden=256):
         super().__init__(height, width, 4 * (2 * height - 1) * (2 * width - 1), hidden)
 
-    def read(self, planes, at):
+    def encode_board(self, planes, at):
         return self.seen(planes, at)
 
 
@@ -103,7 +103,7 @@ class Convolutions(Grid):
         self.stem = nn.Conv2d(6, channels, 3, padding=1)
         self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(layers))
 
-    def read(self, planes, at):
+    def encode_board(self, planes, at):
         board = torch.cat([planes, torch.ones_like(planes[:, :1])], 1).unflatten(2, (self.height, self.width))
         h = F.relu(self.stem(board.contiguous(memory_format=torch.channels_last)))
         for layer in self.layers:
@@ -115,14 +115,14 @@ class Spreading(Grid):
     def __init__(self, height, width, hidden=256, channels=16, turns=8):
         super().__init__(height, width, 9 * channels + 4 * (2 * height - 1) * (2 * width - 1), hidden)
         self.stem, self.turns = nn.Conv2d(6, channels, 3, padding=1), turns
-        self.spread = nn.Conv2d(channels, channels, 3, padding=1)
+        self.prey_nearness = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def read(self, planes, at):
+    def encode_board(self, planes, at):
         board = torch.cat([planes, torch.ones_like(planes[:, :1])], 1).unflatten(2, (self.height, self.width))
         stem, free = self.stem(board.contiguous(memory_format=torch.channels_last)), 1.0 - board[:, BLOCKS, None]
         h = F.relu(stem)
         for _ in range(self.turns):
-            h = F.relu(self.spread(h) + stem) * free
+            h = F.relu(self.prey_nearness(h) + stem) * free
         return torch.cat([self.around(h, at), self.seen(planes, at)], 1)
 
 
@@ -135,7 +135,7 @@ class Attention(Grid):
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.me = nn.Parameter(0.1 * torch.randn(size))
 
-    def read(self, planes, at):
+    def encode_board(self, planes, at):
         B, W = len(planes), self.width
         things = planes[:, OTHERS:]  # [B, 4, K]
         most = int(things.sum((1, 2)).amax())
@@ -156,9 +156,9 @@ class Values(nn.Module):
         self.moa.mix, self.moa.code = None, nn.Parameter(0.5 * torch.randn(2, 16))
         if costs == 9:
             self.moa.step_costs = nn.Parameter(0.1 * torch.randn(3, 3))
-            self.moa.spread = self.spread
+            self.moa.prey_nearness = self.prey_nearness
 
-    def spread(self, boards, things):
+    def prey_nearness(self, boards, things):
         """As MOA.spread, each of the nine ways into a cell with a cost of its own."""
         moa = self.moa
         there, cell = (boards[:, 1] + boards[:, 2]).topk(things, 1)
@@ -174,8 +174,8 @@ class Values(nn.Module):
         return F.pad(near.flatten(2), (0, 1), value=FAR), kind, there > 0
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        reading = self.moa.read(batch.planes, batch.board, self.moa.spread(batch.boards, batch.things))
-        return self.moa.behave(reading, batch.tick)[torch.arange(len(batch.tick)), batch.goal]
+        reading = self.moa.encode_board(batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.things))
+        return self.moa.action_logprobs(reading, batch.tick)[torch.arange(len(batch.tick)), batch.goal]
 
 
 class Behaviours(nn.Module):
@@ -243,7 +243,7 @@ def train(network: nn.Module, rate: float, batches: Batches, index: np.ndarray, 
 @torch.no_grad()
 def judged(network: nn.Module, batches: Batches, index: np.ndarray, actions: np.ndarray, exact: np.ndarray) -> dict:
     probs = torch.cat([network(batches.take(part)).exp() for part in batches.shares(index, 4096)]).numpy()
-    return scores.brief(probs, actions) | {"kl_to_exact": float(scores.kl(exact, probs).mean())}
+    return scores.summarize(probs, actions) | {"kl_to_exact": float(scores.kl(exact, probs).mean())}
 
 
 def main() -> None:

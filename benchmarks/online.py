@@ -14,7 +14,7 @@ import torch
 import tracking
 from benchmarks import machine
 from envs import DATA_EPSILON, StagHunt, sample_actions, strategy_probs
-from online import Online
+from online import OpponentTracker
 from pretrain_vae import VAE, load_vae
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     for threads in options.torch_threads:
         torch.set_num_threads(threads)
         env = StagHunt(options.boards)
-        online, obs, seconds = Online(model, options.boards, 3), env.reset(seed=1), []
+        online, obs, seconds = OpponentTracker(model, options.boards, 3), env.reset(seed=1), []
         strategies = (env.uniform(4) * 2).astype(int)
         for _ in range(options.ticks):
             start = time.perf_counter()

@@ -93,7 +93,7 @@ def train_earlier(samples: Samples, epochs: int, doubled_softmax: bool = False) 
         seconds += time.perf_counter() - start
         with torch.no_grad():
             parts = [model(frames[rows[p]].float(), ticks[p], noise=False)[0].softmax(1) for p in val.split(4096)]
-        held_out = scores.brief(torch.cat(parts).numpy(), samples.actions[samples.splits["val"]])
+        held_out = scores.summarize(torch.cat(parts).numpy(), samples.actions[samples.splits["val"]])
         curve.append({"seconds": seconds, "loss": losses.item() / len(loader), **held_out})
         print(f"  (a) epoch {len(curve)}: {seconds:.1f} s, loss {curve[-1]['loss']:.4f}, NLL {held_out['nll']:.4f}, "
               f"top-1 {held_out['top1']:.4f}", flush=True)  # fmt: skip

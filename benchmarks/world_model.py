@@ -24,7 +24,7 @@ from data.batches import TransitionBatches
 from data.transitions import load_transitions
 from envs import Rules, StagHunt, planes_to_joint, random_actions
 from tracking import figures
-from train_world_model import Boards, load_world_model
+from train_world_model import JointState, load_world_model
 
 LARGE = ("--rules.hunters", "6", "--rules.stags", "2", "--rules.hares", "8", "--rules.blocks", "12",
          "--rules.height", "12", "--rules.width", "12")  # fmt: skip
@@ -137,7 +137,7 @@ def ladder(options: Options) -> pd.DataFrame:
     rows = []
     for (kind, (path, fresh)), seed in itertools.product(files.items(), options.seeds):
         data, judge_on = load_transitions(path), load_transitions(default_or_fresh(fresh), split=False)
-        cases = test_obs_reward_model.Cases.of(judge_on, np.arange(options.max_samples), True, seed)
+        cases = test_obs_reward_model.EvalTransitions.of(judge_on, np.arange(options.max_samples), True, seed)
         steps = 10 * math.ceil(len(data.splits["train"]) / 256)
         for n, rung in itertools.product(options.sizes, options.rungs):
             start = time.perf_counter()
@@ -253,7 +253,7 @@ def speed(options: Options) -> pd.DataFrame:
     for boards in (1024, 4096):
         env, rng = StagHunt(boards, Rules()), np.random.default_rng(0)
         states = torch.as_tensor(planes_to_joint(env.reset(seed=1)).reshape(boards, 7, 64))
-        start, seconds = Boards.of(states, 1, 4), defaultdict(list)
+        start, seconds = JointState.of(states, 1, 4), defaultdict(list)
         torch.set_num_threads(1)
         for _ in range(30):
             actions = random_actions(env, rng).astype(np.int64)

@@ -142,7 +142,7 @@ class TransitionBatches:
             actions = torch.where(actions < 0, actions, self.turned[turn].gather(1, actions.clamp(min=0)))
         return states, actions, after, self.rewards[where], self.ends[where]
 
-    def totals(self, index: np.ndarray) -> list[float]:
+    def capture_totals(self, index: np.ndarray) -> list[float]:
         """What leaving a cell paid in all, in the transitions `index`: a hunter's reward times those who left with it."""
         states, left = self.states[self.before[index]].cpu().numpy(), self.outcomes.hunters[index] == LEAVE
         cell = np.where(left, states[:, :-3].argmax(2), -1 - np.arange(left.shape[1]))

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.stag_hunt import _LEGAL, FAR, HUNT_HARE, HUNT_STAG, STAY, StagHunt
+from envs.stag_hunt import FAR, HUNT_HARE, HUNT_STAG, LEGAL, STAY, StagHunt
 
 STRATEGIES = ("NS", "NH", "RANDOM")
 DATA_EPSILON = 0.1  # of the recorded data, and wherever scripted co-players train or judge a policy
 _LCM = 420  # of 1..7: a uniform number below it picks uniformly among any number of legal actions
 _NTH_LEGAL = np.zeros((128, _LCM), np.int8)  # [code, number] -> action
 for _code in range(128):
-    _legal = np.flatnonzero(_LEGAL[_code]) if _code else [STAY]
+    _legal = np.flatnonzero(LEGAL[_code]) if _code else [STAY]
     _NTH_LEGAL[_code] = np.resize(_legal, _LCM)
 
 
@@ -49,8 +49,8 @@ def strategy_probs(env: StagHunt, names: Sequence[str], epsilon: float = 0.0) ->
 def _chase(env: StagHunt, legal: np.ndarray) -> dict[str, np.ndarray]:
     # One cell more than the board, FAR from everything: where hunters that have left stand.
     distance = np.pad(env.distances(), ((0, 0), (0, 0), (0, 1)), constant_values=FAR)
-    neighbour = np.vstack([env._neighbour, np.full(4, env.rules.cells)])
-    return chase(distance, env._at - env._base, neighbour, legal, env.rules.stags)
+    neighbour = np.vstack([env.neighbours, np.full(4, env.rules.cells)])
+    return chase(distance, env.hunters, neighbour, legal, env.rules.stags)
 
 
 def chase(distance: np.ndarray, cell: np.ndarray, neighbour: np.ndarray, legal: np.ndarray, stags: int):
@@ -96,5 +96,5 @@ def sample_actions(probs: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
 def random_actions(env: StagHunt, rng: np.random.Generator) -> np.ndarray:
     """Uniform over each hunter's legal actions, without forming probabilities. Returns: int8 [B, A]."""
-    codes = env._legal_codes()
+    codes = env.legal_codes()
     return _NTH_LEGAL.take(codes * np.intp(_LCM) + rng.integers(0, _LCM, codes.shape, dtype=np.uint16))

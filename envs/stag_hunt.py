@@ -19,9 +19,9 @@ MAX_CELLS = 2**14  # no way is as long as FAR, and a cell's number fits 16 bits
 # What is legal on a cell is one byte, bit a for action a. Tables over all 128 bytes replace per-action work.
 _BITS = (1 << np.arange(7)).astype(np.uint8)
 _STAY_BIT, _STAG_BIT, _HARE_BIT = _BITS[STAY], _BITS[HUNT_STAG], _BITS[HUNT_HARE]
-_LEGAL = (np.arange(128)[:, None] & _BITS).astype(bool)  # [128, 7]
+LEGAL = (np.arange(128)[:, None] & _BITS).astype(bool)  # [128, 7]
 # [128 * 8]: (byte, action) -> the action that happens; an illegal one counts as STAY
-_EFFECTIVE = np.pad(np.where(_LEGAL, np.arange(7), STAY), ((0, 0), (0, 1)), constant_values=STAY).astype(np.int8).ravel()
+_EFFECTIVE = np.pad(np.where(LEGAL, np.arange(7), STAY), ((0, 0), (0, 1)), constant_values=STAY).astype(np.int8).ravel()
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class StagHunt:
         self._delta = np.array([-r.width, r.width, -1, 1, 0, 0, 0], np.intp)
         row, col = np.divmod(np.arange(K), r.width)
         inside = np.stack([row > 0, row < r.height - 1, col > 0, col < r.width - 1], -1)  # [K, 4]
-        self._neighbour = np.where(inside, np.arange(K)[:, None] + self._delta[:4], K)  # [K, 4], K: off the board
+        self.neighbours = np.where(inside, np.arange(K)[:, None] + self._delta[:4], K)  # [K, 4], K: off the board
         # The planes live in one flat buffer; its last byte is a bin for the planes of hunters that have left.
         self._flat = np.zeros(B * A * 5 * K + 1, np.uint8)
         self.obs = self._flat[:-1].reshape(B, A, 5, r.height, r.width)
@@ -190,12 +190,12 @@ class StagHunt:
         self._crowd = np.zeros(B * (K + 1), np.int16)  # scratch: hunters that hunt on each cell
         self._distance = np.full((B, P, K), FAR, np.int16)
         self._stale = np.ones((B, P), bool)  # distance fields to draw anew
-        self._blocks = np.zeros((B, K), bool)
+        self.blocks = np.zeros((B, K), bool)
         self.tick = np.zeros(B, np.int32)
         self.first_hunt = np.full(B, -1, np.int32)
         self.ended = np.ones(B, bool)
         self._key = np.zeros(B, np.uint64)
-        self._counter = np.zeros(B, np.uint64)
+        self.counter = np.zeros(B, np.uint64)
         self._seeded = False
 
     # ---- what a player can ask
@@ -204,6 +204,16 @@ class StagHunt:
     def active(self) -> np.ndarray:
         """bool [B, A]: hunters on the board."""
         return self._at != self._base + self.rules.cells
+
+    @property
+    def hunters(self) -> np.ndarray:
+        """int64 [B, A]: the cell of each hunter, K once it has left."""
+        return self._at - self._base
+
+    @property
+    def prey(self) -> np.ndarray:
+        """int64 [B, P]: the cell of each prey, stags first, K once it is captured."""
+        return self._prey - self._base
 
     @property
     def ticks_left(self) -> np.ndarray:
@@ -216,9 +226,9 @@ class StagHunt:
 
     def legal_actions(self) -> np.ndarray:
         """bool [B, A, 7]: what each hunter may do; a hunter that has left, and every one of an ended board, may STAY."""
-        return _LEGAL[self._legal_codes()]
+        return LEGAL[self.legal_codes()]
 
-    def _legal_codes(self) -> np.ndarray:
+    def legal_codes(self) -> np.ndarray:
         self._need_boards()
         codes = self._codes.take(self._at)
         if self.ended.any():
@@ -234,7 +244,7 @@ class StagHunt:
             shape = (len(board), self.rules.height, self.rules.width)
             source = np.zeros((len(board), self.rules.cells), bool)
             source[np.arange(len(board)), self._prey[board, slot] - self._base[board, 0]] = True
-            fields_ = distance_fields(self._blocks[board].reshape(shape), source.reshape(shape))
+            fields_ = distance_fields(self.blocks[board].reshape(shape), source.reshape(shape))
             self._distance[board, slot] = fields_.reshape(len(board), -1)
         self._stale[:] = False
         return self._distance
@@ -246,7 +256,7 @@ class StagHunt:
     def uniform(self, n: int) -> np.ndarray:
         """float64 [B, n] in [0, 1): the next n numbers of each board's own stream."""
         self._need_boards()
-        return (self._draw(np.arange(self.num_boards), n) >> np.uint64(11)) * 2.0**-53
+        return (self.draw(np.arange(self.num_boards), n) >> np.uint64(11)) * 2.0**-53
 
     # ---- state
 
@@ -254,13 +264,12 @@ class StagHunt:
     def state(self) -> State:
         """A copy of the whole state; `set_state` takes it back. Raises: ValueError: no boards are set up yet."""
         self._need_boards()
-        K = self.rules.cells
-        hunters, prey = self._at - self._base, self._prey - self._base
+        K, hunters, prey = self.rules.cells, self.hunters, self.prey
         return State(
-            self._blocks.copy(),
+            self.blocks.copy(),
             np.where(hunters == K, -1, hunters).astype(np.int16),
             np.where(prey == K, -1, prey).astype(np.int16),
-            self.tick.copy(), self.first_hunt.copy(), self.ended.copy(), self._key.copy(), self._counter.copy(),
+            self.tick.copy(), self.first_hunt.copy(), self.ended.copy(), self._key.copy(), self.counter.copy(),
         )  # fmt: skip
 
     def set_state(self, state: State) -> np.ndarray:
@@ -289,7 +298,7 @@ class StagHunt:
         if ((ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)).any():
             raise ValueError("state.prey: two prey share a cell")
         self.tick, self.first_hunt, self.ended = state.tick.copy(), state.first_hunt.copy(), state.ended.copy()
-        self._key, self._counter, self._seeded = state.key.copy(), state.counter.copy(), True
+        self._key, self.counter, self._seeded = state.key.copy(), state.counter.copy(), True
         self._place(np.arange(B), state.blocks, state.hunters, state.prey)
         return self.obs
 
@@ -320,7 +329,7 @@ class StagHunt:
                 if seed is not None and seed < 0:
                     raise ValueError(f"seed must not be negative, got {seed}")
                 self._key = stream_keys(np.random.SeedSequence().entropy if seed is None else seed, boards + first_board)
-                self._counter = np.zeros(self.num_boards, np.uint64)
+                self.counter = np.zeros(self.num_boards, np.uint64)
                 self._seeded = True
         elif seed is not None:
             raise ValueError("a seed starts all boards anew: reset some boards without one")
@@ -334,7 +343,7 @@ class StagHunt:
         for _ in range(10_000):
             if not len(todo):
                 break
-            order = np.argsort(self._draw(boards[todo], r.cells), axis=1)
+            order = np.argsort(self.draw(boards[todo], r.cells), axis=1)
             things[todo] = order[:, : things.shape[1]]
             todo = todo[~self._connected(order[:, : r.blocks])]
         else:
@@ -365,7 +374,7 @@ class StagHunt:
         if actions.min() < 0 or actions.max() > HUNT_HARE:
             raise ValueError(f"actions: must be in 0..6, got {actions.min()} to {actions.max()}")
         live = ~self.ended
-        code_and_action = self._legal_codes() * np.intp(8) + actions.astype(np.intp)
+        code_and_action = self.legal_codes() * np.intp(8) + actions.astype(np.intp)
         self.effective_actions = effective = _EFFECTIVE.take(code_and_action)  # int8 [B, A]
         self._at += self._delta.take(effective)
         rewards = np.zeros(actions.shape, np.float32)
@@ -415,15 +424,15 @@ class StagHunt:
     def _move_prey(self, live):
         """Let each prey of the boards `live` (bool [B]) step, one after another: each sees the earlier ones' moves."""
         r = self.rules
-        draws = self._draw(np.flatnonzero(live), r.prey)  # high half: does it step? low half: where to?
+        draws = self.draw(np.flatnonzero(live), r.prey)  # high half: does it step? low half: where to?
         steps = (draws >> np.uint64(32)).astype(np.float64) < r.prey_moves * 2.0**32
         for slot in range(r.prey):  # the rule itself is sequential; all boards go at once
             prey_here = self._prey[live, slot] != self._base[live, 0] + r.cells
             row = np.flatnonzero(steps[:, slot] & prey_here)
             board = np.flatnonzero(live)[row]
             cell = self._prey[board, slot]
-            to = self._base[board] + self._neighbour[cell - self._base[board, 0]]  # [n, 4]
-            free = _LEGAL[self._codes[cell], :4] & (self._prey_on[to] < 0)
+            to = self._base[board] + self.neighbours[cell - self._base[board, 0]]  # [n, 4]
+            free = LEGAL[self._codes[cell], :4] & (self._prey_on[to] < 0)
             ways = free.sum(1)
             pick = ((draws[row, slot] & np.uint64(0xFFFFFFFF)) * ways.astype(np.uint64)) >> np.uint64(32)
             move = (np.cumsum(free, 1) > pick[:, None]).argmax(1)
@@ -453,10 +462,10 @@ class StagHunt:
 
     # ---- setting up boards
 
-    def _draw(self, boards: np.ndarray, n: int) -> np.ndarray:
+    def draw(self, boards: np.ndarray, n: int) -> np.ndarray:
         """uint64 [len(boards), n]: the next n numbers of these boards' streams."""
-        numbers = splitmix64(self._key[boards, None], self._counter[boards, None] + np.arange(n, dtype=np.uint64))
-        self._counter[boards] += np.uint64(n)
+        numbers = splitmix64(self._key[boards, None], self.counter[boards, None] + np.arange(n, dtype=np.uint64))
+        self.counter[boards] += np.uint64(n)
         return numbers
 
     def _connected(self, blocks: np.ndarray) -> np.ndarray:
@@ -474,13 +483,13 @@ class StagHunt:
         """Set these boards up. blocks: bool [n, K]; hunters [n, A] and prey [n, P]: cells, -1: gone."""
         r, n = self.rules, len(boards)
         base, off = self._base[boards], self._base[boards] + r.cells
-        self._blocks[boards] = blocks
+        self.blocks[boards] = blocks
         self._at[boards] = np.where(hunters < 0, off, base + hunters)
         self._prey[boards] = np.where(prey < 0, off, base + prey)
         self._stale[boards] = True
         padded = np.pad(blocks, ((0, 0), (0, 1)), constant_values=True)  # off the board is as good as a block
         codes = np.zeros((n, r.cells + 1), np.uint8)
-        codes[:, :-1] = _STAY_BIT + (~padded[:, self._neighbour] @ _BITS[:4].astype(np.uint8))
+        codes[:, :-1] = _STAY_BIT + (~padded[:, self.neighbours] @ _BITS[:4].astype(np.uint8))
         codes[:, -1] = _STAY_BIT
         prey_on = np.full((n, r.cells + 1), -1, np.int16)
         planes = np.zeros((n, 5, r.cells), np.uint8)

@@ -64,7 +64,7 @@ class Teams:
         new = np.zeros(len(boards), bool)
         if boards.any():
             # An episode draws from a place of its own in the board's stream: how long the ones before took changes nothing.
-            counter = self.core._counter
+            counter = self.core.counter
             counter[boards] = (counter[boards] // EPISODE_DRAWS + 1) * EPISODE_DRAWS
             self.core.reset(boards=boards)
             new = boards & (self.episode >= self.team_episodes)
@@ -77,7 +77,7 @@ class Teams:
         self.episode[boards] = 1
         if self.everyone or not len(boards):
             return
-        draws = (self.core._draw(boards, A) >> np.uint64(11)) * 2.0**-53  # [n, A]
+        draws = (self.core.draw(boards, A) >> np.uint64(11)) * 2.0**-53  # [n, A]
         seats = (draws[:, 0] * A).astype(np.int64)
         mixed = (draws[:, 1:] < 0.5).astype(np.int64)  # 0: NS, 1: NH
         others = self.team[np.argsort(draws[:, 1:], 1)] if len(self.team) else mixed

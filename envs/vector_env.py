@@ -206,10 +206,10 @@ class StagHuntVectorEnv(VectorEnv):
         new = boards[self._episode[boards] % self._team_episodes == 0]
         self._episode[boards] += 1
         # Only the boards that are dealt may draw: how others fare must not move a board's stream.
-        self.seats[new] = self.core._draw(new, 1)[:, 0] % np.uint64(self.core.rules.hunters)
+        self.seats[new] = self.core.draw(new, 1)[:, 0] % np.uint64(self.core.rules.hunters)
         if self._mixed:
             others = self.core.rules.hunters - 1
-            self._after_learner[new, :others] = self.core._draw(new, others) >> np.uint64(63)
+            self._after_learner[new, :others] = self.core.draw(new, others) >> np.uint64(63)
 
     def _co_player_actions(self) -> np.ndarray:
         """int8 [N, A]: what each hunter would do as a co-player; the learner's own entry is a filler."""

@@ -31,7 +31,7 @@ def of_actions(
     """
     targets, ticks, strategies = samples.actions[index], samples.ticks[index], samples.strategies[index]
     names = ("table", "bayes", "known", "uniform", "majority")
-    report = {name: scores.brief(observed[name], targets) if name in observed else None for name in names}
+    report = {name: scores.summarize(observed[name], targets) if name in observed else None for name in names}
     report |= dict.fromkeys(("kl_to_bayes", "goal", "probe"))
     report["arrays"] = {"probs": probs, "targets": targets, "observed": observed}
     if probs is None:
@@ -41,10 +41,13 @@ def of_actions(
     told = goal >= 0
     if told.any():
         by_goal = goals[told, goal[told]]
-        report["goal"] = scores.brief(by_goal, targets[told])
+        report["goal"] = scores.summarize(by_goal, targets[told])
         if "known" in observed:
             known = observed["known"][told]
-            report["goal"] |= {"known": scores.brief(known, targets[told]), "kl": float(scores.kl(known, by_goal).mean())}
+            report["goal"] |= {
+                "known": scores.summarize(known, targets[told]),
+                "kl": float(scores.kl(known, by_goal).mean()),
+            }
     everyone = {"moa": probs} | observed
     report["by_strategy"] = {
         name: _scores_of(everyone, targets, strategies == s)

@@ -46,7 +46,7 @@ def score(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     }
 
 
-def brief(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+def summarize(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """top1, top3, nll and ece: what metrics.json has of each observer."""
     found = score(probs, targets)
     return {key: found[key] for key in ("top1", "top3", "nll", "ece")}

@@ -36,10 +36,10 @@ from data.transitions import load_transitions
 from envs import Rules
 from envs.stag_hunt import STAY
 from envs.teams import LEARNER
-from online import Online
-from others import Belief, Score
+from online import OpponentTracker
+from others import GoalBelief, Score
 from pretrain_vae import VAE
-from train_world_model import Boards, Moves, load_world_model
+from train_world_model import JointState, ObjectWorldModel, load_world_model
 
 # As StagHunt-hidden-v0, on a board where all captures are soon seen, with so many blocks that distances differ.
 HIDDEN = Rules(height=5, width=5, blocks=6, hunters=3, stags=1, hares=1, hunters_needed=3, stag_reward=15.0,
@@ -121,7 +121,12 @@ def write_networks(folder, vae=None, world=None):
     rules = asdict(HIDDEN)
     for kind, path, net, rest in (
         ("pretrain_vae", "vae_ckpts/vae__1/dim16", VAE(5, 5, 25), {"goals_trained": 7} if vae is None else vae),
-        ("train_world_model", "wm_ckpts/wm__1", Moves(5, 5, [0.0, 1.0, 15.0]), {"rules": rules} if world is None else world),
+        (
+            "train_world_model",
+            "wm_ckpts/wm__1",
+            ObjectWorldModel(5, 5, [0.0, 1.0, 15.0]),
+            {"rules": rules} if world is None else world,
+        ),
     ):
         (folder / path).mkdir(parents=True)
         checkpoint = dict(kind=kind, model=net.state_dict(), sizes=net.sizes, args=dict(data="x", model="moves"))
@@ -206,7 +211,7 @@ def test_a_self_play_run_is_judged_with_planning(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(hop_ppo, "rules_of", lambda env_id: (HIDDEN, 1))
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "2NS"])
-    monkeypatch.setattr(hop_ppo.Referee, "report", lambda self, agent, *rest: found.append(self.compare(agent)))
+    monkeypatch.setattr(hop_ppo.Evaluator, "report", lambda self, agent, *rest: found.append(self.compare(agent)))
     assert call(hop_ppo, tmp_path, *TINY, "--co-players", "self") == 0
     run = newest(tmp_path / "ppo_ckpts")
     assert call(hop_ppo, tmp_path, "--evaluate", run, "--plan", "--plan-simulations", 2, "--plan-samples", 1) == 0
@@ -237,7 +242,7 @@ def test_imagined_random_co_players_are_uniform_over_legal_actions():
 def test_a_world_model_that_remembers_says_the_same(actions):
     """Its likeliest outcomes, rewards and ends, asked twice."""
     torch.manual_seed(0)
-    plain = Moves(5, 5, [0.0, 1.0, 15.0]).eval()
+    plain = ObjectWorldModel(5, 5, [0.0, 1.0, 15.0]).eval()
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     quick = remember(copy.deepcopy(plain))
@@ -245,9 +250,9 @@ def test_a_world_model_that_remembers_says_the_same(actions):
     game = Real(60, HIDDEN, "self", 1)
     for _ in range(4):
         joint = torch.randint(7 if actions == "any" else 5, (60, 3))
-        boards = Boards(game.blocks.float(), game.hunters, game.prey, 1)
+        boards = JointState(game.blocks.float(), game.hunters, game.prey, 1)
         for _ in range(2):
-            found, expected = quick.imagine(boards, joint, likely=True), plain.imagine(boards, joint, likely=True)
+            found, expected = quick.step(boards, joint, likely=True), plain.step(boards, joint, likely=True)
             assert torch.equal(found[0].hunters, expected[0].hunters) and torch.equal(found[0].prey, expected[0].prey)
             assert torch.equal(found[1], expected[1]) and torch.equal(found[2], expected[2])
         game.step(joint)
@@ -260,7 +265,7 @@ def test_recorded_starts_are_the_first_boards_of_the_training_episodes(tmp_path)
     first = data.states[data.before[train[data.ticks[train] == 0]]]
     blocks, hunters, prey = recorded_starts(str(tmp_path / "few.npz"), HIDDEN)
     assert len(blocks) > 5
-    planes = Boards(blocks.float(), hunters, prey, HIDDEN.stags).planes()
+    planes = JointState(blocks.float(), hunters, prey, HIDDEN.stags).planes()
     assert torch.equal(planes.unflatten(2, (5, 5)), torch.as_tensor(first))
     for other in (replace(HIDDEN, hunters=4), replace(HIDDEN, width=6), replace(HIDDEN, hares=2), replace(HIDDEN, stags=0)):
         game = f"{other.hunters} hunters, {other.stags} stags and {other.hares} hares on 5x{other.width} cells"
@@ -314,7 +319,7 @@ def test_tables_after_a_restart_are_those_of_the_boards_as_they_are():
     vae = VAE(5, 5, 25).eval()
     game = Imagined(4, HIDDEN, "mixed", TrueWorld(HIDDEN), vae)
     game.begin(*Real(60, HIDDEN, "self", 1).starts)
-    belief, every = Belief(game, vae, 0.9), torch.ones(4, dtype=torch.bool)
+    belief, every = GoalBelief(game, vae, 0.9), torch.ones(4, dtype=torch.bool)
     for _ in range(15):
         game.deal(every)
         belief.look()
@@ -322,7 +327,7 @@ def test_tables_after_a_restart_are_those_of_the_boards_as_they_are():
     state = game.state_dict(), belief.state_dict()
     other = Imagined(4, HIDDEN, "mixed", TrueWorld(HIDDEN), vae)
     other.begin(*Real(9, HIDDEN, "self", 5).starts)
-    others = Belief(other, vae, 0.9)
+    others = GoalBelief(other, vae, 0.9)
     hop_ppo.load_games([(game, belief), (other, others)], [state, state])
     fresh = Minds(game, vae).policy.values.tolist()
     assert len(fresh) < grown
@@ -350,10 +355,10 @@ def killed_at(monkeypatch, evaluation: int) -> None:
             raise Killed
         return play(self, *args, **kwargs)
 
-    monkeypatch.setattr(hop_ppo.Referee, "play", counted)
+    monkeypatch.setattr(hop_ppo.Evaluator, "play", counted)
 
 
-PLAY = hop_ppo.Referee.play
+PLAY = hop_ppo.Evaluator.play
 
 
 def test_padding_after_a_restart_is_that_of_the_boards_as_they_are():
@@ -363,7 +368,7 @@ def test_padding_after_a_restart_is_that_of_the_boards_as_they_are():
     for parameter in vae.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     planes, tick = Real(2, HIDDEN, "self", 1).planes(), torch.tensor([3, 4])
-    online, other = Online(vae, 2, 3), Online(vae, 2, 3)
+    online, other = OpponentTracker(vae, 2, 3), OpponentTracker(vae, 2, 3)
     online.step(planes, tick)
     online.observe(torch.full((2, 3), STAY))
     planes[:, :, 4] = 0  # no hare is left
@@ -379,7 +384,7 @@ def test_padding_after_a_restart_is_that_of_the_boards_as_they_are():
 def test_resumed_equals_uninterrupted_with_trained_networks(flags, trained, tmp_path, monkeypatch):
     """Killed at three evaluations, one after another: the same bytes."""
     monkeypatch.setattr(hop_ppo, "rules_of", lambda env_id: (HIDDEN, 3))
-    monkeypatch.setattr(hop_ppo.Referee, "report", lambda *args: None)
+    monkeypatch.setattr(hop_ppo.Evaluator, "report", lambda *args: None)
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     flags = ("--num-envs", 24, "--num-steps", 5, "--total-timesteps", 24 * 5 * 33, "--eval-every", 3, "--eval-boards", 6,
              "--num-minibatches", 2, "--data", "hidden.npz", "--om", *flags)  # fmt: skip

@@ -17,7 +17,7 @@ GAMES = {
 
 
 def cells_of(env: StagHunt) -> Cells:
-    return Cells(env._at - env._base, env._prey - env._base, env.tick.astype(np.int64), env.first_hunt.astype(np.int64))
+    return Cells(env.hunters, env.prey, env.tick.astype(np.int64), env.first_hunt.astype(np.int64))
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -25,7 +25,7 @@ def test_equals_the_core(name):
     rules, rng, B = GAMES[name], np.random.default_rng(0), 64
     env = StagHunt(B, rules)
     env.reset(seed=7)
-    walls = np.pad(env._blocks, ((0, 0), (0, 1)), constant_values=True)
+    walls = np.pad(env.blocks, ((0, 0), (0, 1)), constant_values=True)
     first = env.distances().copy()
     first = np.pad(first, ((0, 0), (0, 0), (0, 1)), constant_values=FAR)  # to where the prey stood at the start
     captures = 0
@@ -53,7 +53,7 @@ def test_prey_that_move():
     rules, rng, n = Rules(height=4, width=4, blocks=2, hares=3, prey_moves=0.5), np.random.default_rng(0), 20_000
     env = StagHunt(1, rules)
     env.reset(seed=1)
-    walls = np.pad(env._blocks, ((0, 0), (0, 1)), constant_values=True).repeat(n, 0)
+    walls = np.pad(env.blocks, ((0, 0), (0, 1)), constant_values=True).repeat(n, 0)
     start = Cells(*(part.repeat(n, 0) for part in cells_of(env)))
     stay = np.full((n, 4), 4)
     with pytest.raises(ValueError, match="rng"):
@@ -65,5 +65,5 @@ def test_prey_that_move():
     env2._key[:] = rng.integers(2**63, size=n).astype(np.uint64)  # the same board, other luck
     env2.step(stay)
     for slot in range(rules.prey):
-        mine, theirs = (np.bincount(p[:, slot], minlength=16) / n for p in (prey, env2._prey - env2._base))
+        mine, theirs = (np.bincount(p[:, slot], minlength=16) / n for p in (prey, env2.prey))
         np.testing.assert_allclose(mine, theirs, atol=0.02)

@@ -343,7 +343,7 @@ def test_values_far_into_a_long_file_are_found(default_path):
     t = check(arrays)
     step = int(np.flatnonzero(t.active[:, 1])[-1])
     arrays["active"][step, 1] = False
-    with pytest.raises(DataError, match=re.escape(f"active: expected True exactly where the SELF plane has a cell, found False at [{step}, 1]")):  # fmt: skip  # noqa: E501
+    with pytest.raises(DataError, match=re.escape(f"active: expected True exactly where the SELF plane has a cell, found False at [{step}, 1]")):  # fmt: skip
         check(arrays)
     arrays["active"][step, 1] = True
     arrays["policy_probs"][step, 2, 1] = 0

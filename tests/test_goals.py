@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from envs import Rules, StagHunt, random_actions
-from goals import GoalPolicy
+from goals import TabularMOA
 from pretrain_vae import VAE
 
 
@@ -19,16 +19,16 @@ def test_equals_the_moa_on_planes():
     B, A, K = 16, 4, 30
     env, rng, moa = StagHunt(B, rules), np.random.default_rng(0), model.moa
     env.reset(seed=3)
-    cells = lambda: (torch.as_tensor(env._at - env._base), torch.as_tensor(env._prey - env._base))  # noqa: E731
-    policy = GoalPolicy(model, torch.as_tensor(env._blocks), cells()[1], rules.stags)
+    cells = lambda: (torch.as_tensor(env.hunters), torch.as_tensor(env.prey))  # noqa: E731
+    policy = TabularMOA(model, torch.as_tensor(env.blocks), cells()[1], rules.stags)
     seen = 0
     while not env.ended.all():
         (hunters, prey), tick = cells(), torch.as_tensor(env.tick).long()
         planes = torch.as_tensor(env.obs).flatten(3).flatten(0, 1).float()
         boards = planes.unflatten(0, (B, A))[:, 0, 2:]
         with torch.no_grad():
-            reading = moa.read(planes, torch.arange(B).repeat_interleave(A), moa.spread(boards, rules.prey))
-            said = moa.behave(reading, tick.repeat_interleave(A))[:, moa.behaviours :].exp().view(B, A, 2, 7)
+            reading = moa.encode_board(planes, torch.arange(B).repeat_interleave(A), moa.prey_nearness(boards, rules.prey))
+            said = moa.action_logprobs(reading, tick.repeat_interleave(A))[:, moa.behaviours :].exp().view(B, A, 2, 7)
         found = policy.probs(torch.arange(B), hunters, prey, tick)
         here = hunters < K
         torch.testing.assert_close(found[here], said[here], atol=1e-5, rtol=1e-4)
@@ -46,7 +46,7 @@ def test_equals_the_moa_on_planes():
 
 @pytest.mark.parametrize("goal", [-1, 3])
 def test_a_goal_that_is_none_is_refused(goal):
-    policy = GoalPolicy(VAE(4, 4, 9), torch.zeros(1, 16, dtype=torch.bool), torch.tensor([[3, 5]]), 1)
+    policy = TabularMOA(VAE(4, 4, 9), torch.zeros(1, 16, dtype=torch.bool), torch.tensor([[3, 5]]), 1)
     board, hunters, prey = torch.zeros(1, dtype=torch.int64), torch.tensor([[1, 2]]), torch.tensor([[3, 5]])
     with pytest.raises(ValueError, match=rf"goals: expected 0 \(stag\), 1 \(hare\) or 2 \(none\), got \[{goal}\]"):
         policy.probs(board, hunters, prey, board, torch.tensor([[0, goal]]))
@@ -54,4 +54,4 @@ def test_a_goal_that_is_none_is_refused(goal):
 
 def test_needs_a_moa():
     with pytest.raises(ValueError, match="no MOA head"):
-        GoalPolicy(VAE(4, 4, 9, loss="recon"), torch.zeros(1, 16, dtype=torch.bool), torch.zeros(1, 1).long(), 1)
+        TabularMOA(VAE(4, 4, 9, loss="recon"), torch.zeros(1, 16, dtype=torch.bool), torch.zeros(1, 1).long(), 1)

@@ -24,9 +24,9 @@ from envs import Rules, strategy_probs
 from envs.stag_hunt import FAR
 from envs.teams import LEARNER, Teams, parse_team
 from hop_ppo import Agent, Args, advantages_of, rollout, team_advantages_of
-from others import Belief, Score, Told
+from others import GoalBelief, Score, Told
 from pretrain_vae import VAE
-from train_world_model import Moves, Scorer
+from train_world_model import ObjectWorldModel, Scorer
 
 ROOT = Path(hop_ppo.__file__).resolve().parent
 SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
@@ -128,7 +128,7 @@ def update_case(samples: int, seed: int = 0):
     torch.manual_seed(seed)
     policy = TablePolicy(torch.randn(samples, 7).double(), torch.randn(samples).double())
     clock, empty = torch.arange(float(samples))[:, None].expand(-1, 3), torch.zeros(samples, 1)
-    seen = hop_ppo.Seen(*[clock if name == "clock" else empty for name in hop_ppo.Seen._fields])
+    seen = hop_ppo.Observation(*[clock if name == "clock" else empty for name in hop_ppo.Observation._fields])
     actions = torch.arange(samples) % 7
     log_probs = policy(seen)[0].detach()[torch.arange(samples), actions]
     return policy, hop_ppo.Rollout(seen, actions, log_probs, empty[:, 0], empty[:, 0], torch.randn(samples).double())
@@ -269,7 +269,7 @@ def scripted_sights(game, told):
     clock = torch.stack([game.tick[board], board, seat], 1).float()
     legal, empty = torch.ones(len(board), 7, dtype=torch.bool), torch.zeros(len(board), 0)
     named = dict(there=there, legal=legal, clock=clock)
-    return seat, hop_ppo.Seen(*[named.get(name, empty) for name in hop_ppo.Seen._fields])
+    return seat, hop_ppo.Observation(*[named.get(name, empty) for name in hop_ppo.Observation._fields])
 
 
 def value_of(tick, board, seat):
@@ -405,7 +405,9 @@ def test_judge_by_hand(planned, monkeypatch):
 def test_brief_by_hand():
     """Two episodes of three boards; the interval is of the boards' means, here 2, 4 and 9: standard deviation 13 ** 0.5."""
     learner = np.array([[1.0, 4.0, 8.0], [3.0, 4.0, 10.0]])
-    found = hop_ppo.brief(dict(learner=learner, team=2 * learner, length=learner + 1, stags=learner > 3, hares=learner * 0))
+    found = hop_ppo.summarize(
+        dict(learner=learner, team=2 * learner, length=learner + 1, stags=learner > 3, hares=learner * 0)
+    )
     half = 1.96 * 13**0.5 / 3**0.5
     assert found == pytest.approx(
         dict(learner=5.0, learner_ci95=half, team=10.0, team_ci95=2 * half, episodes=6, length=6.0, stags=4 / 6, hares=0.0)
@@ -435,7 +437,7 @@ def test_what_is_seen_is_the_joint_state(ticks):
         np.testing.assert_array_equal(seen.legal[live], core.legal_actions()[live, seat])
         distance = np.pad(core.distances(), ((0, 0), (0, 0), (0, 1)), constant_values=FAR)
         for k in range(A):
-            cell = (core._at - core._base)[:, (seat + k) % A]
+            cell = core.hunters[:, (seat + k) % A]
             expected = distance[np.arange(24)[:, None], np.arange(P), cell[:, None]]
             np.testing.assert_array_equal(seen.steps[:, :, k], np.where(expected == FAR, NEVER, expected))
             np.testing.assert_array_equal(seen.there[:, k], cell < K)
@@ -480,7 +482,7 @@ def test_seats_permute_results():
 def test_planes_of_the_cnn_by_hand():
     """2x3 cells, three hunters; the observer in cell 4, one in cell 0, the other gone; stag in 2, hares in 4 and gone."""
     nothing = torch.zeros(1, 0)
-    seen = hop_ppo.Seen(
+    seen = hop_ppo.Observation(
         steps=nothing, ways=nothing, there=torch.ones(1, 3), legal=nothing, clock=t([0.25, 1.0, 0.5]),
         known=t([[0.3, 0.7], [0.9, 0.1]]), cells=torch.tensor([[4, 0, 6, 2, 4, 6]]),
         blocks=torch.tensor([[False, True, False, False, False, False]]),
@@ -721,7 +723,7 @@ def test_belief_by_hand():
     """After UP (3:1 for the stag) twice: 9:1. The next episode begins with counts 0.9 and 0.1, plus 1/2 each."""
     probs = [[0.3, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.1, 0.2, 0.1, 0.1]]
     game = Real(1, Rules(height=4, width=4, blocks=0, hunters=2, hares=2), "1NS", 1, team_episodes=3)
-    belief = Belief.__new__(Belief)
+    belief = GoalBelief.__new__(GoalBelief)
     belief.game, belief.discount, belief.minds = game, 0.5, SaidMinds(probs)
     belief.log_odds, belief.counts, belief.score = torch.zeros(1, 2), torch.zeros(1, 2, 2), Score(game)
     assert belief.look().tolist() == [[[0.5], [0.5]]]
@@ -778,7 +780,7 @@ def test_beliefs_find_out(vae, monkeypatch):
             return torch.as_tensor(probs, dtype=torch.float32).clamp(min=1e-20).log()
 
     monkeypatch.setattr("others.Minds", Exact)
-    belief = Belief(game, vae, 0.9)
+    belief = GoalBelief(game, vae, 0.9)
     for _ in range(6):
         belief.look()
         game.step(torch.full((200, 1), 4))
@@ -820,13 +822,13 @@ def test_imagined_boards_are_like_real_ones(ends):
 
 
 def test_imagined_teams(vae):
-    game = Imagined(60, SMALL, "1NS2NH", Moves(5, 5, [0.0, 1.0]), vae, team_episodes=2)
+    game = Imagined(60, SMALL, "1NS2NH", ObjectWorldModel(5, 5, [0.0, 1.0]), vae, team_episodes=2)
     game.begin(*Real(8, SMALL, "self", 1).starts)
     assert (game.who.sort(1).values == torch.tensor([LEARNER, 0, 1, 1])).all()
     before, every = game.who.clone(), torch.ones(60, dtype=torch.bool)
     assert not game.deal(every).any() and (game.who == before).all()
     assert game.deal(every).all() and (game.who != before).any()
-    data = rollout(Agent(1, 1), game, Belief(game, vae, 0.9), Args(num_steps=3), torch.zeros(3))
+    data = rollout(Agent(1, 1), game, GoalBelief(game, vae, 0.9), Args(num_steps=3), torch.zeros(3))
     assert len(data.actions) == 180
 
 
@@ -875,7 +877,7 @@ def switches_played(monkeypatch, referee, seeds: list) -> None:
 @pytest.mark.parametrize(("env_id", "final"), [("StagHunt-v0", 3001), ("StagHunt-hidden-v0", 4001)])
 def test_ticks_of_the_scripts_are_chosen_on_other_boards(env_id, final, monkeypatch):
     rules, seeds = hop_ppo.rules_of(env_id)[0], []
-    referee = hop_ppo.Referee(Args(env_id=env_id, team_episodes=1), rules, None, None)
+    referee = hop_ppo.Evaluator(Args(env_id=env_id, team_episodes=1), rules, None, None)
     switches_played(monkeypatch, referee, seeds)
     found = referee.compare(Agent(rules.stags, 0))
     assert set(found) == {"teams", "script", "script_told", "untrained", "random"}
@@ -894,7 +896,7 @@ def test_ticks_of_the_scripts_are_chosen_on_other_boards(env_id, final, monkeypa
     [(35, [*range(0, 33, 4), 35]), (33, [*range(0, 33, 4), 33]), (32, [*range(0, 29, 4), 32]), (3, [0, 3])],
 )
 def test_ticks_of_the_scripts_stop_at_the_horizon(horizon, expected, monkeypatch):
-    referee = hop_ppo.Referee(Args(team_episodes=1), Rules(horizon=horizon), None, None)
+    referee = hop_ppo.Evaluator(Args(team_episodes=1), Rules(horizon=horizon), None, None)
     tried = []
 
     def script(team, seed, switch, **boards):
@@ -907,7 +909,7 @@ def test_ticks_of_the_scripts_stop_at_the_horizon(horizon, expected, monkeypatch
 
 
 def test_all_learners_choose_the_tick_by_the_return_of_the_team(monkeypatch):
-    referee = hop_ppo.Referee(Args(team_episodes=1), Rules(horizon=9), None, None)
+    referee = hop_ppo.Evaluator(Args(team_episodes=1), Rules(horizon=9), None, None)
     found = {0: (1.0, 2.0), 4: (3.0, 1.0), 8: (2.0, 3.0), None: (0.0, 0.0)}  # learner (seat 0), team
     monkeypatch.setattr(
         referee, "script", lambda team, seed, switch, **boards: dict(zip(("learner", "team"), found[switch], strict=True))
@@ -922,7 +924,7 @@ def test_all_learners_choose_the_tick_by_the_return_of_the_team(monkeypatch):
 def test_boards_that_a_policy_plays(eval_boards, given, boards, episodes, monkeypatch):
     """So many episodes in all, at least two boards; what is told is what --om says, if nothing else is asked for."""
     monkeypatch.setattr(hop_ppo, "judge", lambda *args: args)
-    referee = hop_ppo.Referee(Args(eval_boards=eval_boards, team_episodes=4, om="oracle"), SMALL, None, None)
+    referee = hop_ppo.Evaluator(Args(eval_boards=eval_boards, team_episodes=4, om="oracle"), SMALL, None, None)
     policy, game, others, played, planner = referee.play("policy", "2NS1NH", 5, **given)
     assert (policy, game.boards, played, game.teams.team_episodes, planner) == ("policy", boards, episodes, episodes, None)
     expected = Real(boards, SMALL, "2NS1NH", 5, episodes)
@@ -937,10 +939,10 @@ def test_oracle_and_searches_of_an_evaluation(oracle, monkeypatch):
     """Searches play --plan-boards episodes, all others --eval-boards; none of them with `self`."""
     args = Args(co_players="self", om="belief", oracle=oracle, team_episodes=4)
     args.plan, args.plan_boards, args.plan_model, args.oracle_simulations = True, 10, "rules", 7
-    referee, plays = hop_ppo.Referee(args, Rules(), None, None), []
+    referee, plays = hop_ppo.Evaluator(args, Rules(), None, None), []
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "3NS"])
     monkeypatch.setattr(hop_ppo, "load_agent", lambda folder: (f"agent of {folder}", {}))
-    monkeypatch.setattr(hop_ppo, "brief", lambda found: found)
+    monkeypatch.setattr(hop_ppo, "summarize", lambda found: found)
     monkeypatch.setattr(referee, "best_switch", lambda team: 4)
     monkeypatch.setattr(referee, "untrained", lambda agent: "untrained")
 
@@ -975,7 +977,7 @@ def test_oracle_and_searches_of_an_evaluation(oracle, monkeypatch):
 
 def test_adaptation_by_hand(monkeypatch):
     """Two episodes of three teams: means 2 and 5, standard deviations 1 and 3."""
-    referee = hop_ppo.Referee(Args(co_players="self", plan_boards=3), Rules(), None, None)
+    referee = hop_ppo.Evaluator(Args(co_players="self", plan_boards=3), Rules(), None, None)
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "3NH"])
     plays, learner = [], np.array([[1.0, 2.0, 3.0], [2.0, 5.0, 8.0]])
     monkeypatch.setattr(referee, "play", lambda *args: (plays.append(args), dict(learner=learner))[1])
@@ -987,7 +989,7 @@ def test_adaptation_by_hand(monkeypatch):
 
 
 def test_script_of_all_goes_for_the_stag():
-    found = hop_ppo.Referee(Args(eval_boards=50, team_episodes=1), Rules(), None, None).script("self", 3001, None)
+    found = hop_ppo.Evaluator(Args(eval_boards=50, team_episodes=1), Rules(), None, None).script("self", 3001, None)
     assert 2.7 < found["team"] < 3.0 and found["stags"] == 1 and found["tick"] is None
 
 
@@ -998,7 +1000,7 @@ def test_untrained_is_a_network_of_the_same_kind_with_the_seed_of_the_run():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    untrained = hop_ppo.Referee(Args(seed=7), Rules(), None, None).untrained(agent)
+    untrained = hop_ppo.Evaluator(Args(seed=7), Rules(), None, None).untrained(agent)
     torch.testing.assert_close(torch.rand(4), expected)  # and nothing else is drawn differently
     torch.manual_seed(7)
     torch.testing.assert_close(untrained.state_dict(), Agent(1, 0).state_dict())
@@ -1023,7 +1025,7 @@ def workplace(tmp_path_factory):
     torch.manual_seed(0)
     for kind, root, net, args in (
         ("pretrain_vae", "vae_ckpts/vae__1/dim16", VAE(8, 8, 35), dict(data="x")),
-        ("train_world_model", "wm_ckpts/wm__1", Moves(8, 8, [0.0, 1.0, 10.0]), dict(data="x", model="moves")),
+        ("train_world_model", "wm_ckpts/wm__1", ObjectWorldModel(8, 8, [0.0, 1.0, 10.0]), dict(data="x", model="moves")),
     ):
         (folder / root).mkdir(parents=True)
         for name in ("best.pt", "last.pt"):
@@ -1047,12 +1049,12 @@ def call(monkeypatch, folder, *flags):
 
 def few_figures(monkeypatch) -> None:
     """The end of a run without pictures, with one team, two adaptations and no choice of ticks."""
-    adapt = hop_ppo.Referee.adapt
+    adapt = hop_ppo.Evaluator.adapt
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
     monkeypatch.setattr(hop_ppo.figures, "save", lambda *args: None)
-    monkeypatch.setattr(hop_ppo.Referee, "film", lambda *args: None)
-    monkeypatch.setattr(hop_ppo.Referee, "adapt", lambda self, agent: adapt(self, agent, 2))
-    monkeypatch.setattr(hop_ppo.Referee, "best_switch", lambda *args: None)
+    monkeypatch.setattr(hop_ppo.Evaluator, "film", lambda *args: None)
+    monkeypatch.setattr(hop_ppo.Evaluator, "adapt", lambda self, agent: adapt(self, agent, 2))
+    monkeypatch.setattr(hop_ppo.Evaluator, "best_switch", lambda *args: None)
 
 
 def newest(folder: Path) -> Path:
@@ -1171,7 +1173,7 @@ def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    play, calls = hop_ppo.Referee.play, []
+    play, calls = hop_ppo.Evaluator.play, []
 
     def killed(self, *args, **kwargs):
         calls.append(1)
@@ -1179,10 +1181,10 @@ def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
             raise Killed
         return play(self, *args, **kwargs)
 
-    monkeypatch.setattr(hop_ppo.Referee, "play", killed)
+    monkeypatch.setattr(hop_ppo.Evaluator, "play", killed)
     with pytest.raises(Killed):
         call(monkeypatch, tmp_path, *quick)
-    monkeypatch.setattr(hop_ppo.Referee, "play", play)
+    monkeypatch.setattr(hop_ppo.Evaluator, "play", play)
     part = newest(tmp_path)
     assert part != whole
     assert call(monkeypatch, tmp_path, "--resume", part) == 0
@@ -1200,8 +1202,11 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
 
     save_arrays(tmp_path / "small.npz", collect(CollectArgs(samples=600)).arrays())
     few_figures(monkeypatch)
-    returns, brief = iter([3.0, 2.0, 1.0]), hop_ppo.brief  # of the evaluations in training: real boards choose nothing
-    monkeypatch.setattr(hop_ppo, "brief", lambda found: brief(found) | {"learner": next(returns, 0.0)})
+    returns, summarize = (
+        iter([3.0, 2.0, 1.0]),
+        hop_ppo.summarize,
+    )  # of the evaluations in training: real boards choose nothing
+    monkeypatch.setattr(hop_ppo, "summarize", lambda found: summarize(found) | {"learner": next(returns, 0.0)})
     flags = (*TINY, "--total-timesteps", 700, "--real-ratio", 0, "--data", tmp_path / "small.npz")  # 5 updates of 128
     assert call(monkeypatch, workplace, *flags) == 0
     folder = newest(workplace)
@@ -1261,7 +1266,7 @@ def test_it_learns(tmp_path):
         data = rollout(agent, game, others, args, torch.zeros(3))
         hop_ppo.update(agent, optimizer, data, args, 1.0)
     fresh = Real(200, Rules(), "3NH", 99)
-    found = hop_ppo.brief(hop_ppo.judge(agent, fresh, Told(fresh, False)))
+    found = hop_ppo.summarize(hop_ppo.judge(agent, fresh, Told(fresh, False)))
     assert found["learner"] > 0.8  # random play: 0.1
 
 

@@ -143,7 +143,7 @@ def of_network(model, trained_on, run="wm__7"):
 
 def moves(joint=True, seed=0):
     torch.manual_seed(seed)
-    return train_world_model.Moves(8, 8, [0.0, 1.0, 10.0], joint)
+    return train_world_model.ObjectWorldModel(8, 8, [0.0, 1.0, 10.0], joint)
 
 
 def call(monkeypatch, *flags):
@@ -176,7 +176,7 @@ def metrics(folder):
 
 def cases_of(path, joint=True, seed=0):
     data = load_transitions(path, split=False)
-    return judge.Cases.of(data, data.splits["all"], joint, seed), data
+    return judge.EvalTransitions.of(data, data.splits["all"], joint, seed), data
 
 
 # ---- whole runs, on models whose mistakes are known
@@ -554,7 +554,7 @@ def test_events_by_hand():
             (board(0, None, prey=[(-1, 0)]), (HUNT_STAG, HUNT_STAG), board(0, None, prey=[(-1, 0)]))]  # fmt: skip
     before, after = (np.concatenate([row[i] for row in rows]) for i in (0, 2))
     n, actions = len(rows), np.array([row[1] for row in rows])
-    cases = judge.Cases(before, actions, actions, after, np.zeros((n, 2)), *[np.zeros(n)] * 4)
+    cases = judge.EvalTransitions(before, actions, actions, after, np.zeros((n, 2)), *[np.zeros(n)] * 4)
     found = {name: np.flatnonzero(there).tolist() for name, there in judge.events_of(cases).items()}
     assert found == {"capture": [0], "failed_stag_hunt": [1], "empty_hunt": [5, 6], "bump": [2], "shared_cell": [3]}
 

@@ -13,10 +13,10 @@ from boards import Real, sights
 from envs import Rules
 from envs.stag_hunt import DOWN, HUNT_HARE, HUNT_STAG, LEFT, RIGHT, STAY, UP
 from envs.teams import LEARNER
-from goals import GoalPolicy
+from goals import TabularMOA
 from hop_ppo import Args
-from others import Belief, Told
-from plan import Found, Planner, act, search
+from others import GoalBelief, Told
+from plan import Planner, SearchResult, act, search
 from pretrain_vae import VAE
 
 A = 3
@@ -144,7 +144,9 @@ def test_luck_is_not_foreseen():
 
 
 def test_act_by_hand():
-    found = Found(torch.tensor([[3, 1, 0], [1, 1, 0]]), torch.tensor([[1.0, 0.5, 9.0], [2.0, 0.7, 9.0]]), torch.zeros(2))
+    found = SearchResult(
+        torch.tensor([[3, 1, 0], [1, 1, 0]]), torch.tensor([[1.0, 0.5, 9.0], [2.0, 0.7, 9.0]]), torch.zeros(2)
+    )
     pi, q = act(found, 2, 2.0, torch.tensor([[True, True, True]]))
     assert q[0].tolist() == pytest.approx([(3 * 1.0 + 2.0) / 4, 0.6, -math.inf])
     odds = math.exp(2.0 * (1.25 - 0.6))
@@ -261,7 +263,7 @@ def test_a_state_of_several_parts_is_another_outcome_if_one_part_differs():
 
 
 def test_act_never_takes_what_is_not_legal():
-    found = Found(torch.tensor([[4, 4, 0]]), torch.tensor([[9.0, 1.0, 5.0]]), torch.zeros(1))
+    found = SearchResult(torch.tensor([[4, 4, 0]]), torch.tensor([[9.0, 1.0, 5.0]]), torch.zeros(1))
     pi, q = act(found, 1, 1.0, torch.tensor([[False, True, True]]))
     assert pi[0].tolist() == [0.0, 1.0, 0.0] and q[0].tolist() == [-math.inf, 1.0, -math.inf]
 
@@ -461,7 +463,7 @@ def test_what_the_policy_is_told_in_a_tree(kind):
         return planner._told(told).tolist()
 
     assert said(Told(game, False), told) == told[[0, 1, 1]].tolist()  # as at the root: z, or nothing
-    assert said(Belief(game, vae, 0.9), told[..., :1]) == [
+    assert said(GoalBelief(game, vae, 0.9), told[..., :1]) == [
         [[1.0], [0.0], [1.0]],
         [[0.0], [1.0], [0.0]],
         [[0.0], [0.0], [1.0]],
@@ -481,7 +483,7 @@ def test_the_policy_sees_the_root_as_it_sees_the_game():
 
     torch.manual_seed(0)
     game = game_from(repeat(START, 2), [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
-    planner = planner_of(game, "rules", Belief(game, VAE(3, 4, 6), 0.9), policy, plan_simulations=2, plan_samples=2)
+    planner = planner_of(game, "rules", GoalBelief(game, VAE(3, 4, 6), 0.9), policy, plan_simulations=2, plan_samples=2)
     told = torch.full((2, 3, 1), 0.5)
     planner(told, sights(game, told)[1])
     root = sights(game, (planner.goals == 0).float()[[0, 2]][..., None])[1]
@@ -500,7 +502,7 @@ def test_a_belief_beside_the_policy_is_kept_up_to_date():
         planner.observe()
         planner.deal(every, every)
         assert planner.belief.calls == ([] if own else ["look", "observe", "deal"])
-    belief = Belief(game, VAE(3, 4, 6), 0.9)
+    belief = GoalBelief(game, VAE(3, 4, 6), 0.9)
     assert planner_of(game, "rules", belief).belief is belief
     oracle = planner_of(game, "oracle")
     oracle.observe(), oracle.deal(every, every)
@@ -516,5 +518,5 @@ def test_tables_of_the_planner_follow_the_boards():
         game.deal(torch.tensor(dealt))
         planner(torch.zeros(3, 3, 0), sights(game, torch.zeros(3, 3, 0))[1])
         board = torch.arange(3), game.hunters, game.prey, game.tick
-        expected = GoalPolicy(vae, game.blocks, game.prey, TEAM.stags).probs(*board)
+        expected = TabularMOA(vae, game.blocks, game.prey, TEAM.stags).probs(*board)
         torch.testing.assert_close(planner.tables.probs(*board), expected)

@@ -26,7 +26,7 @@ from data.trajectories import legal_actions, save_arrays
 from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
 from envs.stag_hunt import FAR, distance_fields
 from metrics import observers, reports, scores
-from online import Online
+from online import OpponentTracker
 
 CPU = torch.device("cpu")
 ROOT = Path(pretrain_vae.__file__).resolve().parent
@@ -400,7 +400,7 @@ def test_how_near_things_are_with_steps_that_cost_one(data_file):
     samples = load_samples(data_file)
     model, boards = pretrain_vae.VAE(8, 8, 35), torch.as_tensor(samples.boards[:50]).flatten(2).float()
     model.moa.step_costs.data = torch.tensor([math.log(math.e - 1), 50.0])  # softplus
-    near, kind, there = model.moa.spread(boards, 5)
+    near, kind, there = model.moa.prey_nearness(boards, 5)
     for u, (blocks, stags, hares) in enumerate(samples.boards[:50].astype(bool)):
         for p in range(5):
             if not there[u, p]:
@@ -445,7 +445,7 @@ def test_what_the_network_sees_of_a_board_by_hand(hand_made):
     """The hunter is 2 steps from the stag and from the hare; the nearest rival 1 step from the stag, 3 from the hare."""
     model, batch = hand_made
     moa = model.moa
-    reading = moa.read(batch.planes, batch.board, moa.spread(batch.boards, 2))
+    reading = moa.encode_board(batch.planes, batch.board, moa.prey_nearness(batch.boards, 2))
     order = [0, 1] if reading.kind[0, 0, 0] else [1, 0]  # stag first
     assert reading.near[0, order].tolist() == pytest.approx([-2, -2]) and reading.there.all()
     assert reading.rival[0, order].tolist() == pytest.approx([-1, -3])
@@ -453,17 +453,17 @@ def test_what_the_network_sees_of_a_board_by_hand(hand_made):
     assert toward[0] == pytest.approx([-28, -1, -28, 1]) and toward[1] == pytest.approx([-28, 1, -28, -1])
     assert reading.legal[0].tolist() == [False, True, False, True, True, False, False] and reading.others.tolist() == [[2.0]]
 
-    thing = inputs_of(moa.thing, lambda: moa.behave(reading, batch.tick))[0, order]
+    thing = inputs_of(moa.thing, lambda: moa.action_logprobs(reading, batch.tick))[0, order]
     assert thing[0].tolist() == pytest.approx([-2 / 8, 0, -1 / 8, 0, 1, 0])
     assert thing[1].tolist() == pytest.approx([-2 / 8, 0, -3 / 8, 0, 0, 1])
-    context = inputs_of(moa.context, lambda: moa.behave(reading, batch.tick))[0]  # [behaviours + goals, ..]
+    context = inputs_of(moa.context, lambda: moa.action_logprobs(reading, batch.tick))[0]  # [behaviours + goals, ..]
     torch.testing.assert_close(context[:, :16], moa.code.detach())
     torch.testing.assert_close(
         context[:, 16:], torch.cat([moa.tick.weight[3], torch.tensor([2 / 4])]).detach().expand(6, -1)
     )
-    late = inputs_of(moa.context, lambda: moa.behave(reading, batch.tick + 99))[0]
+    late = inputs_of(moa.context, lambda: moa.action_logprobs(reading, batch.tick + 99))[0]
     torch.testing.assert_close(late[0, 16:24], moa.tick.weight[34].detach())  # later than any tick of the training data
-    action = inputs_of(moa.action, lambda: moa.behave(reading, batch.tick))[0, order]  # [things, actions, ..]
+    action = inputs_of(moa.action, lambda: moa.action_logprobs(reading, batch.tick))[0, order]  # [things, actions, ..]
     step, still = [-2 / 8, 0, 1, 0], [-2 / 8, 0, 0, 1]  # of the stag, of the hare
     assert action[0, 3].tolist() == pytest.approx([*step, 1, 1, 1, 0, 0, 0])  # RIGHT: nearer to the stag
     assert action[0, 0].tolist() == pytest.approx([*step, -3, 0, 1, 0, 0, 0])  # UP: no further than 3 away
@@ -490,7 +490,7 @@ def test_who_is_told_from_one_observation_by_hand(hand_made):
 def test_who_is_told_from_the_history_by_bayes_rule(hand_made):
     model, _ = hand_made
     history = torch.tensor([[-1.0, -1.0, -1.0, -1.0], [-3.0, -2.0, -50.0, -3.0]])
-    given = inputs_of(model.recogniser[0], lambda: model.recognise(None, None, history))
+    given = inputs_of(model.recogniser[0], lambda: model.encode_history(None, None, history))
     assert given[0].exp().tolist() == pytest.approx([0.25] * 4)
     odds = np.exp([-1.0, 0.0, -1.0])
     assert given[1, [0, 1, 3]].exp().tolist() == pytest.approx((odds / odds.sum()).tolist()) and given[1, 2] == -8
@@ -516,7 +516,9 @@ def test_z_is_the_mean_plus_noise_times_its_deviation(batches):
         z = said.mean + noise * (said.log_var / 2).exp()
         torch.testing.assert_close(said.cells, model.decode(z[:, 4:]))
         torch.testing.assert_close(still.cells, model.decode(still.mean[:, 4:]))
-        behaved = model.moa.behave(model.moa.read(batch.planes, batch.board, model.moa.spread(batch.boards, 5)), batch.tick)
+        behaved = model.moa.action_logprobs(
+            model.moa.encode_board(batch.planes, batch.board, model.moa.prey_nearness(batch.boards, 5)), batch.tick
+        )
         torch.testing.assert_close(said.moa, model.moa(behaved, z[:, :4]))
 
 
@@ -610,7 +612,7 @@ def test_online_equals_the_batch(loss, context, tmp_path):
     lengths = trajectories.episode_lengths[:12]
     starts = (np.cumsum(lengths) - lengths)[:12]
     seats = np.array([3, 0, 1])
-    online = Online(model, boards=6, co_players=3)
+    online = OpponentTracker(model, boards=6, co_players=3)
     for games in (np.arange(6), np.arange(6, 12)):
         for tick in range(lengths[games].max()):
             step = starts[games] + np.minimum(tick, lengths[games] - 1)  # a board that is over stands still
@@ -631,7 +633,7 @@ def test_online_equals_the_batch(loss, context, tmp_path):
 
 def test_online_forgets_only_the_boards_that_are_reset(batches):
     model, env = shaken(), StagHunt(4)
-    online, obs = Online(model, 4, 4), env.reset(seed=0)
+    online, obs = OpponentTracker(model, 4, 4), env.reset(seed=0)
     for tick in range(3):
         online.step(torch.as_tensor(obs), torch.full((4,), tick))
         env.step(sample_actions(strategy_probs(env, ["NS"])[:, :, 0], env.uniform(4)))
@@ -643,13 +645,13 @@ def test_online_forgets_only_the_boards_that_are_reset(batches):
 
 
 def test_online_refuses_what_does_not_fit():
-    online = Online(shaken(), boards=2, co_players=3)
+    online = OpponentTracker(shaken(), boards=2, co_players=3)
     with pytest.raises(ValueError, match=r"expected shapes \(2, 3, 5, 8, 8\) and \(2,\), got \(2, 4, 5, 8, 8\)"):
         online.step(torch.zeros(2, 4, 5, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match="call step"):
         online.observe(torch.zeros(2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="no MOA head"):
-        Online(pretrain_vae.VAE(8, 8, 35, loss="recon"), 2, 3)
+        OpponentTracker(pretrain_vae.VAE(8, 8, 35, loss="recon"), 2, 3)
 
 
 # ---- tables

@@ -44,7 +44,7 @@ def test_ties_are_up_to_a_millionth():
 def test_brief_is_score_without_brier():
     probs = np.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
     found = scores.score(probs, np.array([1, 3]))
-    assert scores.brief(probs, np.array([1, 3])) == {key: found[key] for key in ("top1", "top3", "nll", "ece")}
+    assert scores.summarize(probs, np.array([1, 3])) == {key: found[key] for key in ("top1", "top3", "nll", "ece")}
 
 
 def test_a_probe_is_ridge_logistic_regression():

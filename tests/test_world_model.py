@@ -32,7 +32,7 @@ from data.trajectories import save_arrays
 from data.transitions import load_transitions
 from envs import Rules
 from metrics.laws import next_state_log_prob
-from train_world_model import COUNTS, OWN, Boards, Cells, Moves, effective_actions, terms_of
+from train_world_model import COUNTS, OWN, Cells, JointState, ObjectWorldModel, effective_actions, log_likelihood_terms
 
 CPU = torch.device("cpu")
 ROOT = Path(train_world_model.__file__).resolve().parent
@@ -81,12 +81,12 @@ def test_every_way_leads_to_the_next_state(tmp_path_factory, prey_moves, size, h
     states, K = flat_states(data), size[0] * size[1]
     outcomes = outcomes_of(states[data.before], states[data.after], size, 2, hares)
     assert outcomes.possible.all()
-    model = Moves(*size, totals=[0.0, 1.0])
+    model = ObjectWorldModel(*size, reward_values=[0.0, 1.0])
     batch = outcomes.batch(np.arange(len(data)))
-    boards = Boards.of(torch.as_tensor(states[data.before]), 2, hares)
+    boards = JointState.of(torch.as_tensor(states[data.before]), 2, hares)
     hunters = model.around[boards.hunters].gather(2, batch.hunters[..., None])[..., 0]
     prey = model.around[boards.prey[batch.row]].gather(2, batch.prey[..., None])[..., 0]
-    led = Boards(boards.blocks[batch.row], hunters[batch.row], prey, 2).planes().numpy()
+    led = JointState(boards.blocks[batch.row], hunters[batch.row], prey, 2).planes().numpy()
     np.testing.assert_array_equal(led, states[data.after][batch.row.numpy()])
     ways = {(int(r), *p.tolist()) for r, p in zip(batch.row, batch.prey, strict=True)}
     assert len(ways) == len(batch.row) and int(batch.way.max()) + 1 == batch.ways
@@ -117,8 +117,8 @@ def test_what_goes_too_far_is_not_possible():
 
 def test_boards_and_back(tmp_path):
     states = torch.as_tensor(flat_states(transitions(tmp_path)))
-    assert torch.equal(Boards.of(states, 1, 4).planes(), states)
-    assert torch.equal(Boards.of(states, 3, 9).planes(), states)  # more slots than there are prey
+    assert torch.equal(JointState.of(states, 1, 4).planes(), states)
+    assert torch.equal(JointState.of(states, 3, 9).planes(), states)  # more slots than there are prey
 
 
 # ---- the models
@@ -128,18 +128,18 @@ def every(data, own=False):
     return TransitionBatches.of(data, CPU, own)
 
 
-@pytest.mark.parametrize("kind", [Moves, Cells])
+@pytest.mark.parametrize("kind", [ObjectWorldModel, Cells])
 @pytest.mark.parametrize("joint", [True, False])
 def test_every_parameter_is_trained(kind, joint, tmp_path):
     data = transitions(tmp_path, CROWDED)
     batches = every(data, own=not joint)
     torch.manual_seed(0)
     model = kind(4, 4, [0.0, 1.0, 10.0], joint)
-    terms, contrast = terms_of(model, batches, np.arange(len(data)), contrast=True, augment=True)
+    terms, contrast = log_likelihood_terms(model, batches, np.arange(len(data)), contrast=True, augment=True)
     (terms.sum() + contrast.sum()).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     assert contrast.shape == (len(data),) and (contrast >= 0).all()
-    assert (contrast.mean() > 0) == (kind is Moves)
+    assert (contrast.mean() > 0) == (kind is ObjectWorldModel)
 
 
 def test_what_becomes_of_an_action():
@@ -156,7 +156,7 @@ def test_moves_know_what_becomes_of_an_illegal_action(tmp_path):
     states, asked, after, rewards, ends = pair(data)
     effective = torch.as_tensor(data.trajectories.actions.astype(np.int64))
     assert ((asked != effective).any(1)).sum() > 100
-    model = shaken(Moves(8, 8, [0.0, 1.0, 10.0]))
+    model = shaken(ObjectWorldModel(8, 8, [0.0, 1.0, 10.0]))
     for one, other in zip(model.predict(states, asked), model.predict(states, effective), strict=True):
         torch.testing.assert_close(one, other)
     said = [model.log_prob(states, actions, after, rewards, ends) for actions in (asked, effective)]
@@ -169,10 +169,10 @@ def test_counts_go_up_to_eight():
     """Six hunters that hunt on one stag's cell: each count of them is a context of its own."""
     planes = torch.zeros(1, 9, 9, dtype=torch.uint8)
     planes[0, :6, 4] = planes[0, 7, 4] = 1
-    model, seen = Moves(3, 3, [0.0, 10.0]), []
+    model, seen = ObjectWorldModel(3, 3, [0.0, 10.0]), []
     for hunting in range(1, 7):
         actions = torch.tensor([[5] * hunting + [4] * (6 - hunting)])
-        _, context, _, _ = model._hunters_see(Boards.of(planes, 1, 1), actions)
+        _, context, _, _ = model._hunters_see(JointState.of(planes, 1, 1), actions)
         seen.append(context[0, 0])
         assert int(context[0, 0, OWN : OWN + COUNTS].sum()) == hunting - 1
     assert len(torch.stack(seen).unique(dim=0)) == 6
@@ -180,18 +180,18 @@ def test_counts_go_up_to_eight():
 
 def test_a_count_that_was_never_shown_reads_as_the_largest_that_was():
     """The weights of counts are zero before training, and without a gradient they stay so."""
-    model = Moves(3, 3, [0.0, 10.0])
+    model = ObjectWorldModel(3, 3, [0.0, 10.0])
     for layer in (model.hunter.context, model.reward[0]):
         assert (layer.weight[:, OWN : OWN + 3 * COUNTS] == 0).all() and (layer.weight[:, :OWN] != 0).all()
 
 
-@pytest.mark.parametrize("kind", [Moves, Cells])
+@pytest.mark.parametrize("kind", [ObjectWorldModel, Cells])
 def test_ends_that_are_not_known_cost_nothing(kind, tmp_path):
     data = transitions(tmp_path, samples=600)
     model = shaken(kind(8, 8, [0.0, 1.0, 10.0]))
-    (with_, _), index = terms_of(model, every(data), np.arange(len(data)), False, False), np.arange(len(data))
+    (with_, _), index = log_likelihood_terms(model, every(data), np.arange(len(data)), False, False), np.arange(len(data))
     data.ends = np.full_like(data.ends, np.nan)
-    without, _ = terms_of(model, every(data), index, False, False)
+    without, _ = log_likelihood_terms(model, every(data), index, False, False)
     assert (without[:, 3] == 0).all() and with_[:, 3].sum() < -10
     assert torch.equal(with_[:, :3], without[:, :3])
     without.sum().backward()
@@ -199,7 +199,7 @@ def test_ends_that_are_not_known_cost_nothing(kind, tmp_path):
 
 
 def test_the_end_hangs_on_whether_a_hunter_is_left():
-    model = Moves(3, 3, [0.0, 1.0])
+    model = ObjectWorldModel(3, 3, [0.0, 1.0])
     left, there = (
         torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]),
         torch.tensor([[True, True], [True, True], [True, False]]),
@@ -214,7 +214,7 @@ def test_a_wrong_class_is_any_of_the_others():
     """One object of three classes, 1 is right: 0 and 2 come equally often, 1 never; what is not there has none."""
     torch.manual_seed(0)
     log_probs, right = torch.tensor([-1.0, -2.0, -4.0]).expand(4000, 1, 3), torch.ones(4000, 1, dtype=torch.int64)
-    model, there = Moves(3, 3, [0.0, 1.0]), torch.ones(4000, 1, dtype=torch.bool)
+    model, there = ObjectWorldModel(3, 3, [0.0, 1.0]), torch.ones(4000, 1, dtype=torch.bool)
     found = model._wrong(log_probs, right, there)
     assert found.unique().tolist() == [-2.0, 1.0] and float((found == 1.0).float().mean()) == pytest.approx(0.5, abs=0.03)
     assert (model._wrong(log_probs, right, ~there) < -1e8).all()
@@ -241,7 +241,7 @@ def test_what_is_a_million_times_less_likely_cannot_be(monkeypatch):
 def test_where_a_prey_goes_does_not_tell_where_it_goes():
     """What a prey is given of those before it leaves itself out: else its probability would be told its outcome."""
     states, actions = one_hunter(8, 4, hare=4)
-    model, boards = shaken(Moves(3, 3, [0.0, 1.0])), Boards.of(states, 1, 1)
+    model, boards = shaken(ObjectWorldModel(3, 3, [0.0, 1.0])), JointState.of(states, 1, 1)
     left, seen = torch.zeros(1, 1), None
     for cell in (4, 1, 5, 9):
         now = torch.tensor([[9, cell]])  # no stag; the hare stays, goes up, goes right, is gone
@@ -252,7 +252,7 @@ def test_where_a_prey_goes_does_not_tell_where_it_goes():
 
 def test_expected_rewards_by_hand():
     """A hunter leaves with probability 3/4 and is then paid 10, else 0: 7.5 is expected, and P(reward > 0) is 3/4."""
-    model = Moves(3, 3, [0.0, 10.0])
+    model = ObjectWorldModel(3, 3, [0.0, 10.0])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -371,7 +371,7 @@ def test_samples_come_as_often_as_their_probability_says(tmp_path):
     states, actions, *_ = pair(data)
     crowd = int(states[:, -2:].sum((1, 2)).argmax())
     n, prey = 60_000, int(states[crowd, -2:].sum())
-    model = shaken(Moves(4, 4, [0.0, 1.0, 10.0]), 0.5)
+    model = shaken(ObjectWorldModel(4, 4, [0.0, 1.0, 10.0]), 0.5)
     one, act = states[crowd].expand(n, -1, -1), actions[crowd].expand(n, -1)
     torch.manual_seed(1)
     (first, second), draws = ({}, {}), []
@@ -394,7 +394,7 @@ def test_a_prediction_is_what_is_said(tmp_path):
     """One hunter and one hare: the expected planes and rewards are the mean over samples."""
     rules = Rules(height=4, width=4, blocks=2, stags=0, hares=1, hunters=1, prey_moves=0.5, horizon=6)
     states, actions, *_ = pair(transitions(tmp_path, rules, samples=40))
-    model = shaken(Moves(4, 4, [0.0, 1.0]))
+    model = shaken(ObjectWorldModel(4, 4, [0.0, 1.0]))
     on_hare = int((states[:, 0] & states[:, 3]).any(1).nonzero()[0, 0])
     n = 30_000
     for i in (0, on_hare):
@@ -412,7 +412,7 @@ def test_directions_are_alike_by_construction(tmp_path):
     """A turned board and turned actions: the same probability (one prey of a kind, so that their order cannot change)."""
     rules = Rules(height=5, width=5, blocks=4, stags=1, hares=1, prey_moves=0.5)
     states, actions, after, rewards, ends = pair(transitions(tmp_path, rules, samples=400))
-    model = shaken(Moves(5, 5, [0.0, 1.0, 10.0]))
+    model = shaken(ObjectWorldModel(5, 5, [0.0, 1.0, 10.0]))
     told = model.log_prob(states, actions, after, rewards, ends)
     for cells, turned in zip(*(torch.as_tensor(t) for t in symmetries(5, 5)), strict=True):
         again = model.log_prob(states[..., cells], turned[actions], after[..., cells], rewards, ends)
@@ -424,7 +424,7 @@ def test_hunters_on_cells_of_their_own_may_sit_anywhere(tmp_path):
     """Permuting the seats of hunters that do not share a cell changes no probability."""
     states, actions, after, rewards, ends = pair(transitions(tmp_path))
     apart = (states[:, :4].sum(1) <= 1).all(1)
-    model, order = shaken(Moves(8, 8, [0.0, 1.0, 10.0])), [2, 0, 3, 1]
+    model, order = shaken(ObjectWorldModel(8, 8, [0.0, 1.0, 10.0])), [2, 0, 3, 1]
     planes = [*order, 4, 5, 6]
     one = model.log_prob(states, actions, after, rewards, ends)
     other = model.log_prob(states[:, planes], actions[:, order], after[:, planes], rewards[:, order], ends)
@@ -450,9 +450,9 @@ def test_with_own_actions_the_others_are_not_told(tmp_path):
 def test_unknown_rewards_cost_nothing(tmp_path):
     data = transitions(tmp_path)
     states, actions, after, rewards, ends = pair(data)
-    model, hidden = shaken(Moves(8, 8, [0.0, 1.0, 10.0])), torch.full_like(rewards, float("nan"))
+    model, hidden = shaken(ObjectWorldModel(8, 8, [0.0, 1.0, 10.0])), torch.full_like(rewards, float("nan"))
     outcome = outcomes_of(states.numpy(), after.numpy(), (8, 8), 1, 4).batch(np.arange(len(data)))
-    boards = Boards.of(states, 1, 4)
+    boards = JointState.of(states, 1, 4)
     (with_, _), (without, _) = (model.terms(boards, actions, outcome, r, ends.float()) for r in (rewards, hidden))
     assert (without[:, 2] == 0).all() and with_[:, 2].sum() < -100
     assert torch.equal(with_[:, [0, 1, 3]], without[:, [0, 1, 3]])
@@ -461,7 +461,7 @@ def test_unknown_rewards_cost_nothing(tmp_path):
 def test_what_a_capture_pays_in_all(tmp_path):
     rules = Rules(stag_reward=7, hare_reward=3, horizon=20)
     data = transitions(tmp_path, rules, samples=6000)
-    assert every(data).totals(np.arange(len(data))) == [0.0, 3.0, 7.0]
+    assert every(data).capture_totals(np.arange(len(data))) == [0.0, 3.0, 7.0]
 
 
 # ---- the script
@@ -517,7 +517,7 @@ def test_what_it_prints_and_saves(finished, data_file):
     assert 0.1 < training / metrics["seconds"] < 1.0
     assert (folder / "wm_loss_curve.png").read_bytes()[:4] == b"\x89PNG" and not list(cwd.rglob("*.tmp"))
     model, checkpoint = train_world_model.load_world_model(folder)
-    assert checkpoint["sizes"] == model.sizes and model.sizes["totals"] == [0.0, 1.0, 10.0]
+    assert checkpoint["sizes"] == model.sizes and model.sizes["reward_values"] == [0.0, 1.0, 10.0]
     assert Rules(**checkpoint["rules"]) == Rules()
     assert {"model", "optimizer", "rng", "step", "epoch", "args", "sizes", "history"} <= set(checkpoint)
 

@@ -6,7 +6,7 @@ import torch
 from boards import Remembered
 from envs import Rules
 from envs.cells import Cells, step_cells
-from train_world_model import Boards
+from train_world_model import JointState
 
 
 class TrueWorld:
@@ -18,7 +18,7 @@ class TrueWorld:
     def on(self, height, width):
         return self
 
-    def imagine(self, boards: Boards, actions):
+    def step(self, boards: JointState, actions):
         walls = np.pad(boards.blocks.bool().numpy(), ((0, 0), (0, 1)), constant_values=True)
         zero = np.zeros(len(actions), np.int64)
         cells = Cells(boards.hunters.numpy(), boards.prey.numpy(), zero, zero - 1)
