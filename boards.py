@@ -56,7 +56,9 @@ class Maps:
         [m, P, K], if the game has counted already, FAR where there is no way."""
         (m, P), K = prey.shape, blocks.shape[1]
         if counted is None:
-            source = F.one_hot(prey, K + 1)[..., :K].bool().flatten(0, 1).unflatten(1, (self.height, self.width))
+            source = (
+                F.one_hot(prey, K + 1)[..., :K].bool().flatten(0, 1).unflatten(1, (self.height, self.width))
+            )
             wall = blocks.repeat_interleave(P, 0).unflatten(1, (self.height, self.width))
             counted = distance_fields(wall.numpy(), source.numpy())
         self.steps[boards, :, :K] = torch.as_tensor(counted).clamp(max=NEVER).to(torch.int8).view(m, P, K)
@@ -79,7 +81,9 @@ class Maps:
         legal = torch.cat([go, torch.ones_like(go[:, :1]), *hunts], 1)
         others = known.gather(1, order[:, 1:, None].expand(-1, -1, known.shape[2]))
         placed = torch.cat([cells, prey], 1)
-        return Observation(steps[..., :A], steps[..., A:], there, legal, clock, others, placed, self.walls[board, :K])
+        return Observation(
+            steps[..., :A], steps[..., A:], there, legal, clock, others, placed, self.walls[board, :K]
+        )
 
 
 def clock_of(tick: torch.Tensor, first_hunt: torch.Tensor, rules: Rules) -> torch.Tensor:
@@ -96,7 +100,9 @@ def first_hunt_of(first_hunt, tick, before, prey, gone: int) -> torch.Tensor:
     return torch.where((first_hunt < 0) & captured, tick, first_hunt)
 
 
-def ended_by_rule(tick: torch.Tensor, first_hunt: torch.Tensor, hunters: torch.Tensor, rules: Rules) -> torch.Tensor:
+def ended_by_rule(
+    tick: torch.Tensor, first_hunt: torch.Tensor, hunters: torch.Tensor, rules: Rules
+) -> torch.Tensor:
     """Which boards terminate with this tick, bool [N]: no hunter is left, or `end_after_first_hunt` ticks have followed the
     first capture. tick: int64 [N], of the tick just played; first_hunt: int64 [N], hunters: int64 [N, A], after it."""
     ended = (hunters == rules.cells).all(1)
@@ -152,7 +158,10 @@ class Real:
             first = getattr(self, "starts", now)
             rows = torch.as_tensor(dealt)[:, None]
             self.starts = tuple(torch.where(rows, new, old) for new, old in zip(now, first, strict=True))
-        self.tick, self.first_hunt = torch.as_tensor(core.tick).long(), torch.as_tensor(core.first_hunt).long()
+        self.tick, self.first_hunt = (
+            torch.as_tensor(core.tick).long(),
+            torch.as_tensor(core.first_hunt).long(),
+        )
         self.seats, self.who = torch.as_tensor(self.teams.seats), torch.as_tensor(self.teams.who)
         _refresh(self, before, torch.as_tensor(dealt))
 
@@ -166,10 +175,16 @@ class Real:
 
     def state_dict(self) -> dict:
         starts = {f"starts{i}": array for i, array in enumerate(self.starts)}
-        return {key: torch.as_tensor(value) for key, value in self.teams.state_dict().items()} | starts | {"paid": self.paid}
+        return (
+            {key: torch.as_tensor(value) for key, value in self.teams.state_dict().items()}
+            | starts
+            | {"paid": self.paid}
+        )
 
     def load_state_dict(self, state: dict) -> None:
-        self.teams.load_state_dict({key: value.numpy() for key, value in state.items() if not key.startswith("starts")})
+        self.teams.load_state_dict(
+            {key: value.numpy() for key, value in state.items() if not key.startswith("starts")}
+        )
         self._read(np.ones(self.boards, bool))
         self.starts, self.paid = tuple(state[f"starts{i}"] for i in range(3)), state["paid"].clone()
 
@@ -185,7 +200,9 @@ class Remembered(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         lead = inputs[0].shape[: inputs[0].dim() - self.lasts[0]]
         flat = torch.cat([array.flatten(len(lead)).float() for array in inputs], -1).flatten(0, -2).double()
-        if self.weights is None:  # whole numbers: sums are exact in any order, and two inputs share one with odds of 2**-36
+        if (
+            self.weights is None
+        ):  # whole numbers: sums are exact in any order, and two inputs share one with odds of 2**-36
             generator = torch.Generator().manual_seed(1)
             self.weights = torch.randint(2**36, (flat.shape[1],), generator=generator).double()
             self.keys, self.answers = torch.full((1,), math.inf, dtype=torch.float64), None
@@ -222,7 +239,13 @@ class Imagined:
     """
 
     def __init__(
-        self, boards: int, rules: Rules, co_players: str, world: nn.Module, vae: nn.Module | None, team_episodes: int = 1
+        self,
+        boards: int,
+        rules: Rules,
+        co_players: str,
+        world: nn.Module,
+        vae: nn.Module | None,
+        team_episodes: int = 1,
     ):
         self.boards, self.rules, self.maps = boards, rules, Maps(boards, rules)
         self.world, self.team_episodes = world.on(rules.height, rules.width), team_episodes
@@ -230,10 +253,17 @@ class Imagined:
         self.team = [STRATEGIES.index(name) for name in parse_team(co_players, rules.hunters - 1)]
         B, A = boards, rules.hunters
         self.hunters, self.prey = torch.full((B, A), rules.cells), torch.full((B, rules.prey), rules.cells)
-        self.blocks, self.ended = torch.zeros(B, rules.cells, dtype=torch.bool), torch.ones(B, dtype=torch.bool)
+        self.blocks, self.ended = (
+            torch.zeros(B, rules.cells, dtype=torch.bool),
+            torch.ones(B, dtype=torch.bool),
+        )
         self.tick, self.first_hunt = torch.zeros(B, dtype=torch.int64), torch.full((B,), -1)
         self.episode = torch.zeros(B, dtype=torch.int64)
-        self.seats, self.who, self.version = torch.zeros(B).long(), torch.full((B, A), LEARNER), torch.zeros(B).long()
+        self.seats, self.who, self.version = (
+            torch.zeros(B).long(),
+            torch.full((B, A), LEARNER),
+            torch.zeros(B).long(),
+        )
         self.minds = None if self.everyone else Minds(self, vae)
         self.paid = torch.zeros(B, A)
         self.starts: tuple = ()
@@ -285,7 +315,9 @@ class Imagined:
 
     def planes(self) -> torch.Tensor:
         boards = JointState(self.blocks.float(), self.hunters, self.prey, self.rules.stags).planes()
-        return torch.as_tensor(joint_to_planes(boards.unflatten(2, (self.rules.height, self.rules.width)).numpy()))
+        return torch.as_tensor(
+            joint_to_planes(boards.unflatten(2, (self.rules.height, self.rules.width)).numpy())
+        )
 
     def state_dict(self) -> dict:
         """All that `load_state_dict` needs; what is worked out from it is built again there, as with `Real`."""
@@ -312,7 +344,9 @@ def recorded_starts(path: str, rules: Rules) -> tuple[torch.Tensor, ...]:
     fits = states.shape[1:] == (rules.hunters + 3, rules.height, rules.width) and len(states)
     if not fits or (prey != [rules.stags, rules.hares]).any():
         game = f"{rules.hunters} hunters, {rules.stags} stags and {rules.hares} hares on {rules.height}x{rules.width} cells"
-        raise DataError(f"{path}: expected episodes of {game}: collect them with `python -m data.collect --rules...`")
+        raise DataError(
+            f"{path}: expected episodes of {game}: collect them with `python -m data.collect --rules...`"
+        )
     states = torch.as_tensor(states).flatten(2)
     boards = JointState.of(states, rules.stags, rules.hares)
     return boards.blocks.bool(), boards.hunters, boards.prey
@@ -323,14 +357,20 @@ def sights(game: "Real | Imagined", told: torch.Tensor) -> tuple[torch.Tensor, O
     told: float [B, A, I], what is known of each hunter."""
     B, A = game.who.shape
     if not game.everyone:
-        return game.seats, game.maps.see(torch.arange(B), game.hunters, game.prey, game.clock, game.seats, told)
+        return game.seats, game.maps.see(
+            torch.arange(B), game.hunters, game.prey, game.clock, game.seats, told
+        )
     board, seat = torch.arange(B).repeat_interleave(A), torch.arange(A).repeat(B)
-    return seat, game.maps.see(board, game.hunters[board], game.prey[board], game.clock[board], seat, told[board])
+    return seat, game.maps.see(
+        board, game.hunters[board], game.prey[board], game.clock[board], seat, told[board]
+    )
 
 
 def _refresh(game: Real | Imagined, before: torch.Tensor | None, dealt: torch.Tensor) -> None:
     """Bring up to date what hangs on a game's tick and cells; `version` [B] rises where steps must be counted anew."""
-    fresh = dealt if before is None else dealt | ((game.prey != before) & (game.prey < game.rules.cells)).any(1)
+    fresh = (
+        dealt if before is None else dealt | ((game.prey != before) & (game.prey < game.rules.cells)).any(1)
+    )
     game.clock = clock_of(game.tick, game.first_hunt, game.rules)
     if before is None:
         game.version = torch.zeros(game.boards, dtype=torch.int64)

@@ -160,7 +160,10 @@ class Agent(nn.Module):
         (N, P, A), s = seen.steps.shape, self.stags
         there = (seen.steps < NEVER).float()[..., None]  # [N, P, A, 1]
         steps = seen.steps.clamp(max=24).float()
-        nearest = [F.pad(part, (0, 0, 0, 1), value=24.0).amin(1, keepdim=True) for part in (steps[:, :s], steps[:, s:])]
+        nearest = [
+            F.pad(part, (0, 0, 0, 1), value=24.0).amin(1, keepdim=True)
+            for part in (steps[:, :s], steps[:, s:])
+        ]
         of_kind = torch.cat([nearest[0].expand(-1, s, -1), nearest[1].expand(-1, P - s, -1)], 1)
         beyond = steps - torch.minimum(*nearest)  # further than the nearest prey
         near = [steps / 8, steps == 0, steps == 1, (steps - of_kind) / 4, beyond / 4, beyond == 0]
@@ -190,7 +193,11 @@ def planes_of(seen: Observation, stags: int, height: int, width: int) -> torch.T
     A = seen.there.shape[1]
     on = F.one_hot(seen.cells, height * width + 1)[..., :-1].float()  # [N, A + P, K]
     prey = on[:, A:]
-    board = [seen.blocks[:, None].float(), prey[:, :stags].sum(1, keepdim=True), prey[:, stags:].sum(1, keepdim=True)]
+    board = [
+        seen.blocks[:, None].float(),
+        prey[:, :stags].sum(1, keepdim=True),
+        prey[:, stags:].sum(1, keepdim=True),
+    ]
     clock = seen.clock[..., None].expand(-1, -1, on.shape[2])
     known = seen.known[..., None] * on[:, 1:A, None]  # [N, A - 1, I, K]
     return torch.cat([on[:, :A], *board, clock, known.flatten(1, 2)], 1).unflatten(2, (height, width))
@@ -207,12 +214,19 @@ class ConvAgent(nn.Module):
 
     def __init__(self, hunters: int, stags: int, known: int, height: int, width: int):
         super().__init__()
-        self.sizes = dict(network="cnn", hunters=hunters, stags=stags, known=known, height=height, width=width)
+        self.sizes = dict(
+            network="cnn", hunters=hunters, stags=stags, known=known, height=height, width=width
+        )
         channels, layers = (hunters + 6 + (hunters - 1) * known, 16, 32, 32), []
         for inputs, outputs in pairwise(channels):
             layers += [layer_init(nn.Conv2d(inputs, outputs, 3, padding=1)), nn.ReLU()]
-        self.network = nn.Sequential(*layers, nn.Flatten(), layer_init(nn.Linear(32 * height * width, 512)), nn.ReLU())
-        self.actor, self.critic = layer_init(nn.Linear(512, ACTIONS), 0.01), layer_init(nn.Linear(512, 1), 1.0)
+        self.network = nn.Sequential(
+            *layers, nn.Flatten(), layer_init(nn.Linear(32 * height * width, 512)), nn.ReLU()
+        )
+        self.actor, self.critic = (
+            layer_init(nn.Linear(512, ACTIONS), 0.01),
+            layer_init(nn.Linear(512, 1), 1.0),
+        )
 
     def forward(self, seen: Observation) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Agent.forward`."""
@@ -252,7 +266,9 @@ class Rollout(NamedTuple):
     returns: torch.Tensor
 
 
-def advantages_of(rewards, values, active, done, cut_values, last_values, gamma: float, gae_lambda: float) -> torch.Tensor:
+def advantages_of(
+    rewards, values, active, done, cut_values, last_values, gamma: float, gae_lambda: float
+) -> torch.Tensor:
     """Generalised advantage estimation (Schulman et al. 2016). All [T, N] but last_values [N], V after the last tick.
 
     active: on the board before the tick; done: the learner's game ended with it; cut_values: V of what it saw then, where
@@ -262,13 +278,17 @@ def advantages_of(rewards, values, active, done, cut_values, last_values, gamma:
     following = last_values
     for t in reversed(range(len(rewards))):
         ahead = torch.where(done[t], cut_values[t], following)
-        follow = rewards[t] + gamma * ahead - values[t] + gamma * gae_lambda * torch.where(done[t], 0.0, follow)
+        follow = (
+            rewards[t] + gamma * ahead - values[t] + gamma * gae_lambda * torch.where(done[t], 0.0, follow)
+        )
         advantages[t] = follow = torch.where(active[t], follow, 0.0)
         following = values[t]
     return advantages
 
 
-def team_advantages_of(rewards, values, active, done, cut, cut_values, last_values, last_active, gamma, gae_lambda):
+def team_advantages_of(
+    rewards, values, active, done, cut, cut_values, last_values, last_active, gamma, gae_lambda
+):
     """The same for a reward that the whole team shares, [T, B, A]: one return a board, which goes on until the board ends,
     estimated by the mean of V over the hunters on the board. cut: who the horizon cut off. Returns: [T, B, A]."""
 
@@ -283,7 +303,9 @@ def team_advantages_of(rewards, values, active, done, cut, cut_values, last_valu
 
 
 @torch.no_grad()
-def rollout(agent: Agent | ConvAgent, game: Real | Imagined, others, args: Args, tally: torch.Tensor) -> Rollout:
+def rollout(
+    agent: Agent | ConvAgent, game: Real | Imagined, others, args: Args, tally: torch.Tensor
+) -> Rollout:
     """num_steps ticks. tally: float [3], added to: episodes that ended, the sum of their returns, of their lengths."""
     B, A = game.who.shape
     board, rows = torch.arange(B).repeat_interleave(A if game.everyone else 1), []
@@ -297,8 +319,12 @@ def rollout(agent: Agent | ConvAgent, game: Real | Imagined, others, args: Args,
         game.paid += rewards
         mine = [array[board, seat] for array in (rewards, terminated, truncated)]
         done, cut_values, before = mine[1] | mine[2], torch.zeros_like(values), seen
-        if mine[2].any() and not args.end_at_horizon:  # Pardo et al. 2018, Time Limits in Reinforcement Learning
-            cut_values[mine[2]] = agent(Observation(*(part[mine[2]] for part in sights(game, others.look())[1])))[1]
+        if (
+            mine[2].any() and not args.end_at_horizon
+        ):  # Pardo et al. 2018, Time Limits in Reinforcement Learning
+            cut_values[mine[2]] = agent(
+                Observation(*(part[mine[2]] for part in sights(game, others.look())[1]))
+            )[1]
         over = game.ended if game.everyone else done
         if over.any():
             paid = game.paid.mean(1) if game.everyone else game.paid.gather(1, game.seats[:, None])[:, 0]
@@ -308,14 +334,18 @@ def rollout(agent: Agent | ConvAgent, game: Real | Imagined, others, args: Args,
         rows.append((before, actions, taken, values, mine[0], before.there[:, 0], done, mine[2], cut_values))
         seat, seen = sights(game, others.look())
     seens, *columns = zip(*rows, strict=True)
-    actions, taken, values, rewards, active, done, cut, cut_values = (torch.stack(column) for column in columns)
+    actions, taken, values, rewards, active, done, cut, cut_values = (
+        torch.stack(column) for column in columns
+    )
     last = agent(seen)[1]
     if args.team_reward:
         by_seat = (rewards, values, active, done, cut, cut_values, last, seen.there[:, 0])
         by_seat = (array.unflatten(-1, (B, A)) for array in by_seat)
         advantages = team_advantages_of(*by_seat, args.gamma, args.gae_lambda).flatten(1)
     else:
-        advantages = advantages_of(rewards, values, active, done, cut_values, last, args.gamma, args.gae_lambda)
+        advantages = advantages_of(
+            rewards, values, active, done, cut_values, last, args.gamma, args.gae_lambda
+        )
     keep = active.flatten().nonzero()[:, 0]
     flat = (array.flatten()[keep] for array in (actions, taken, values, advantages, advantages + values))
     return Rollout(Observation(*(torch.cat(part)[keep] for part in zip(*seens, strict=True))), *flat)
@@ -326,7 +356,10 @@ def update(
 ) -> dict[str, torch.Tensor]:
     """PPO's epochs on one rollout; left: share of the training that is left. Returns: means over ALL minibatches."""
     optimizer.param_groups[0]["lr"] = args.learning_rate * left
-    names, M = ("policy_loss", "value_loss", "entropy", "old_approx_kl", "approx_kl", "clipfrac"), len(data.actions)
+    names, M = (
+        ("policy_loss", "value_loss", "entropy", "old_approx_kl", "approx_kl", "clipfrac"),
+        len(data.actions),
+    )
     sums = torch.zeros(len(names))
     for _ in range(args.update_epochs):
         for index in torch.randperm(M).split(math.ceil(M / args.num_minibatches)):
@@ -404,7 +437,10 @@ class Script:
     def __call__(self, seen: Observation) -> tuple[torch.Tensor, None]:
         distance = torch.cat([seen.steps[:, :, :1], seen.ways], 2).numpy().astype(np.int16)  # [N, P, 5]
         distance[distance == NEVER] = FAR
-        here, around = np.zeros((len(distance), 1), np.int64), np.array([[1, 2, 3, 4]])  # places in its last axis
+        here, around = (
+            np.zeros((len(distance), 1), np.int64),
+            np.array([[1, 2, 3, 4]]),
+        )  # places in its last axis
         probs = chase(distance, here, around, seen.legal[:, None].numpy(), self.rules.stags)
         late = (seen.clock[:, :1] * self.rules.horizon).round() >= self.switch
         return torch.where(late, *(torch.as_tensor(probs[name][:, 0]) for name in ("NH", "NS"))).log(), None
@@ -430,7 +466,9 @@ def rules_of(env_id: str) -> tuple[Rules, int]:
         raise tracking.UsageError(f"--env-id: expected StagHunt-v0 or StagHunt-hidden-v0, got {env_id!r}")
     keywords = dict(gymnasium.spec(env_id).kwargs)
     names = Rules.__dataclass_fields__
-    return Rules(**{key: value for key, value in keywords.items() if key in names}), keywords.get("team_episodes", 1)
+    return Rules(**{key: value for key, value in keywords.items() if key in names}), keywords.get(
+        "team_episodes", 1
+    )
 
 
 def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module | None]:
@@ -446,12 +484,24 @@ def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module
         check_vae(args.vae, vae, checkpoint, rules, needs_goals)
         judged = tracking.find_folder(args.vae) / "metrics.json"
         test = json.loads(judged.read_text(encoding="utf-8"))["test"] if judged.is_file() else {}
-        said = ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll")) if test else "not judged yet"
+        said = (
+            ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll"))
+            if test
+            else "not judged yet"
+        )
         print(f"[MOA] {args.vae}: {said} on the offline test split of {checkpoint['args']['data']}")
-        if other := [name for name, value in asdict(rules).items() if (checkpoint.get("rules") or {}).get(name) != value]:
-            print(f"[MOA] {args.vae}: in {args.env_id} these rules are not those of its data: {', '.join(other)}")
+        if other := [
+            name
+            for name, value in asdict(rules).items()
+            if (checkpoint.get("rules") or {}).get(name) != value
+        ]:
+            print(
+                f"[MOA] {args.vae}: in {args.env_id} these rules are not those of its data: {', '.join(other)}"
+            )
     if args.real_ratio < 1 or (args.plan and args.plan_model == "learned"):
-        args.world_model = args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
+        args.world_model = (
+            args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
+        )
         world, checkpoint = load_world_model(args.world_model)
         check_world_model(args, world, checkpoint, rules)
         print(f"[WM] {args.world_model}: trained on {checkpoint['args']['data']}")
@@ -461,10 +511,14 @@ def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module
 def check_vae(folder: str, vae: nn.Module, checkpoint: dict, rules: Rules, needs_goals: list[str]) -> None:
     """needs_goals: the flags that need trained goal heads. Raises: tracking.UsageError: this VAE cannot be used."""
     if vae.loss == "recon":
-        raise tracking.UsageError(f"{folder}: trained with --loss recon, it has no MOA head: name another with --vae")
+        raise tracking.UsageError(
+            f"{folder}: trained with --loss recon, it has no MOA head: name another with --vae"
+        )
     size = (vae.sizes["height"], vae.sizes["width"])
     if size != (rules.height, rules.width):
-        raise tracking.UsageError(f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}")
+        raise tracking.UsageError(
+            f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}"
+        )
     if not needs_goals:
         return
     if not checkpoint["goals_trained"]:
@@ -482,7 +536,9 @@ def check_world_model(args: Args, world: nn.Module, checkpoint: dict, rules: Rul
         raise tracking.UsageError(f"{folder}: imagination needs --model moves --actions joint: name another")
     names = ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
     if other := [name for name in names if its and its.get(name) != getattr(rules, name)]:
-        values = ", ".join(f"{name} {its.get(name)} where {args.env_id} has {getattr(rules, name)}" for name in other)
+        values = ", ".join(
+            f"{name} {its.get(name)} where {args.env_id} has {getattr(rules, name)}" for name in other
+        )
         flags = " ".join(f"--rules.{name.replace('_', '-')} {getattr(rules, name):g}" for name in other)
         raise tracking.UsageError(
             f"{folder}: learnt from a game with {values}: collect with `python -m data.collect {flags} --out FILE`, train "
@@ -534,7 +590,9 @@ class Evaluator:
     vae: nn.Module | None
     world: nn.Module | None
 
-    def play(self, policy, team: str, seed: int, boards: int = 0, episodes: int = 0, om: str = "", plan: str = ""):
+    def play(
+        self, policy, team: str, seed: int, boards: int = 0, episodes: int = 0, om: str = "", plan: str = ""
+    ):
         """What `judge` finds in so many boards and episodes in a row (0: as set, and as the game has it). om: what the
         policy is told, if not what --om says. plan: search, in `learned` or `rules`, or as the `oracle`, told who they are.
         """
@@ -554,13 +612,17 @@ class Evaluator:
 
     def script(self, team: str, seed: int, switch: int | None, **boards) -> dict:
         """What `Script` earns with a team, and its `tick`, None for never."""
-        return summarize(self.play(Script(self.rules, switch), team, seed, om="none", **boards)) | {"tick": switch}
+        return summarize(self.play(Script(self.rules, switch), team, seed, om="none", **boards)) | {
+            "tick": switch
+        }
 
     def best_switch(self, team: str) -> int | None:
         """The tick at which `Script` earns most with a team, on boards of EVAL_SEED: 0, 4, .., 32 or never."""
         key = "team" if team == "self" else "learner"
         switches = [*range(0, min(33, self.rules.horizon), 4), None]
-        boards = dict(boards=self.args.eval_boards, episodes=1)  # it remembers nothing: one episode of each team will do
+        boards = dict(
+            boards=self.args.eval_boards, episodes=1
+        )  # it remembers nothing: one episode of each team will do
         return max(switches, key=lambda switch: self.script(team, EVAL_SEED, switch, **boards)[key])
 
     def untrained(self, agent: Agent | ConvAgent) -> Agent | ConvAgent:
@@ -614,8 +676,13 @@ class Evaluator:
         tracking.write_csv(folder / f"{stem}_teams.csv", table_rows(found))
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
         for kind in ("script", "script_told"):
-            ticks = (f"{team} {'never' if one['tick'] is None else one['tick']}" for team, one in found[kind].items())
-            print(f"[PPO] {kind}: NS until a tick, chosen on boards of seed {EVAL_SEED}, then NH: {', '.join(ticks)}")
+            ticks = (
+                f"{team} {'never' if one['tick'] is None else one['tick']}"
+                for team, one in found[kind].items()
+            )
+            print(
+                f"[PPO] {kind}: NS until a tick, chosen on boards of seed {EVAL_SEED}, then NH: {', '.join(ticks)}"
+            )
         episodes = {kind: next(iter(by_team.values()))["episodes"] for kind, by_team in found.items()}
         searched = [f"{kind} {episodes[kind]}" for kind in ("plan", "oracle_search") if kind in found]
         print(f"[PPO] returns on fresh boards of seed {self.final_seed}, mean and half of its 95% interval; episodes: "
@@ -625,19 +692,36 @@ class Evaluator:
             for key in ("learner", "team"):
                 cells = (by_team.get(team) for by_team in found.values())
                 cells = (f"{one[key]:.3f} ± {one[f'{key}_ci95']:.3f}" if one else "" for one in cells)
-                print(f"       {team if key == 'learner' else '':9}{key:7}" + "".join(f"{cell:>20}" for cell in cells))
+                print(
+                    f"       {team if key == 'learner' else '':9}{key:7}"
+                    + "".join(f"{cell:>20}" for cell in cells)
+                )
         for team, returns in by_episode.items():
-            print(f"[PPO] {team}, the same co-players for {len(returns)} episodes: " + " ".join(f"{x:.2f}" for x in returns))
+            print(
+                f"[PPO] {team}, the same co-players for {len(returns)} episodes: "
+                + " ".join(f"{x:.2f}" for x in returns)
+            )
         drawn = {kind: by_team for kind, by_team in found.items() if kind != "untrained"}
-        bars = {kind: [one.get(team, {}).get("learner", math.nan) for team in found["teams"]] for kind, one in drawn.items()}
-        pictures = {f"{stem}_teams": figures.bars(list(found["teams"]), bars, "return of the learner", "with each team")}
+        bars = {
+            kind: [one.get(team, {}).get("learner", math.nan) for team in found["teams"]]
+            for kind, one in drawn.items()
+        }
+        pictures = {
+            f"{stem}_teams": figures.bars(
+                list(found["teams"]), bars, "return of the learner", "with each team"
+            )
+        }
         if by_episode:
-            pictures[f"{stem}_adaptation"] = figures.curves({"return of the learner": by_episode}, {}, "episode")
+            pictures[f"{stem}_adaptation"] = figures.curves(
+                {"return of the learner": by_episode}, {}, "episode"
+            )
         for name, figure in pictures.items():
             figures.save(figure, folder / f"{name}.png", writer, head["steps"])
         seeds = dict(eval_seed=EVAL_SEED, final_seed=self.final_seed)
         absent = dict(oracle=None, oracle_search=None)
-        tracking.write_json(folder / f"{stem}.json", head | seeds | absent | found | {"adaptation": by_episode})
+        tracking.write_json(
+            folder / f"{stem}.json", head | seeds | absent | found | {"adaptation": by_episode}
+        )
         self.film(agent, folder / f"{stem}_episode.gif")
 
     def film(self, agent: Agent | ConvAgent, path: Path) -> None:
@@ -702,11 +786,22 @@ def train(args: Args, resumed: dict | None) -> None:
     games = games_of(args, rules, vae, world)
     agent, referee = new_agent(args.network, rules, games[0][1].size), Evaluator(args, rules, vae, world)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
-    batch, updates = args.num_envs * args.num_steps, max(1, args.total_timesteps // (args.num_envs * args.num_steps))
+    batch, updates = (
+        args.num_envs * args.num_steps,
+        max(1, args.total_timesteps // (args.num_envs * args.num_steps)),
+    )
     real = sum(game.boards for game, _ in games if isinstance(game, Real)) * args.num_steps  # an update
     goal = "team" if args.co_players == "self" else "learner"
 
-    state = dict(update=0, best=-math.inf, selection_steps=0, history=[], evaluations=[], seconds=0.0, train_seconds=0.0)
+    state = dict(
+        update=0,
+        best=-math.inf,
+        selection_steps=0,
+        history=[],
+        evaluations=[],
+        seconds=0.0,
+        train_seconds=0.0,
+    )
     if resumed:
         folder, run_name = tracking.find_folder(args.resume), resumed["run"]
         state = {key: resumed[key] for key in state}
@@ -723,26 +818,41 @@ def train(args: Args, resumed: dict | None) -> None:
     def save(name: str) -> None:
         now = state | dict(seconds=state["seconds"] + time.perf_counter() - start)
         played = [(game.state_dict(), others.state_dict()) for game, others in games]
-        learnt = dict(model=agent.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state(), games=played)
+        learnt = dict(
+            model=agent.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state(), games=played
+        )
         tracking.save_checkpoint(folder / name, fixed | now | learnt)
-        if name == "last.pt":  # go on from what a resumed run begins with: tables built anew, so that both round alike
+        if (
+            name == "last.pt"
+        ):  # go on from what a resumed run begins with: tables built anew, so that both round alike
             load_games(games, played)
 
-    writer = tracking.open_log(run_name, settings, purge_step=state["update"] * batch + 1 if resumed else None)
+    writer = tracking.open_log(
+        run_name, settings, purge_step=state["update"] * batch + 1 if resumed else None
+    )
     if not resumed:
         save("last.pt")  # so that a run killed before its first evaluation can be resumed, too
     print(f"[PPO] {run_name}: --co-players {args.co_players} --om {args.om}, {updates} updates of {args.num_envs} boards x "
           f"{args.num_steps} ticks, {real / batch:.0%} of them real", flush=True)  # fmt: skip
-    for now in tqdm(range(state["update"], updates), initial=state["update"], total=updates, unit=" updates", leave=False):
+    for now in tqdm(
+        range(state["update"], updates), initial=state["update"], total=updates, unit=" updates", leave=False
+    ):
         begun, tally = time.perf_counter(), torch.zeros(3)
         if len(games) > 1:
             games[1][0].begin(*games[0][0].starts)
         data = joined([rollout(agent, game, others, args, tally) for game, others in games])
-        losses = update(agent, optimizer, data, args, 1 - now / updates) | {"explained_variance": explained_variance(data)}
-        losses, (episodes, paid, length) = {key: float(value) for key, value in losses.items()}, tally.tolist()
+        losses = update(agent, optimizer, data, args, 1 - now / updates) | {
+            "explained_variance": explained_variance(data)
+        }
+        losses, (episodes, paid, length) = (
+            {key: float(value) for key, value in losses.items()},
+            tally.tolist(),
+        )
         seconds, steps = time.perf_counter() - begun, (now + 1) * batch
         if not math.isfinite(losses["policy_loss"] + losses["value_loss"]):
-            raise tracking.UsageError(f"update {now + 1}: the loss is not finite; try a smaller --learning-rate")
+            raise tracking.UsageError(
+                f"update {now + 1}: the loss is not finite; try a smaller --learning-rate"
+            )
         played = dict(episodic_return=paid / episodes, episodic_length=length / episodes) if episodes else {}
         played |= games[0][1].score.read() if args.om in ("belief", "latent") else {}
         tracking.log_scalars(writer, "losses", losses, steps)
@@ -763,7 +873,9 @@ def train(args: Args, resumed: dict | None) -> None:
         found = summarize(played)
         state["evaluations"].append(row | found)
         tracking.log_scalars(writer, "eval", found, steps)
-        said = ", ".join(f"{key} {found[key]:.3f} ± {found[f'{key}_ci95']:.3f}" for key in ("learner", "team"))
+        said = ", ".join(
+            f"{key} {found[key]:.3f} ± {found[f'{key}_ci95']:.3f}" for key in ("learner", "team")
+        )
         tqdm.write(f"[PPO] update {now + 1}/{updates}, {steps} steps ({row['real_steps']} real): {said}")
         tracking.write_csv(folder / "progress.csv", state["history"])
         tracking.write_csv(folder / "evaluations.csv", state["evaluations"])
@@ -785,7 +897,9 @@ def train(args: Args, resumed: dict | None) -> None:
                 real_steps=updates * real + state["selection_steps"])  # fmt: skip
     referee.report(agent, folder, head, "metrics", writer)
     writer.close()
-    print(f"[PPO] {head['seconds']:.0f} s, {head['sps']:.0f} steps/s in training; metrics.json: {folder.as_posix()}")
+    print(
+        f"[PPO] {head['seconds']:.0f} s, {head['sps']:.0f} steps/s in training; metrics.json: {folder.as_posix()}"
+    )
 
 
 FREE = ("plan", "plan_model", "plan_simulations", "plan_samples", "plan_beta", "plan_boards", "oracle", "oracle_simulations",
@@ -814,7 +928,9 @@ def main() -> None:
     tracking.check_ranges(args, least, above_zero=rates, from_zero=("ent_coef", "vf_coef"))
     for name in ("gamma", "gae_lambda", "real_ratio", "belief_discount"):
         if not 0 <= getattr(args, name) <= 1:
-            raise tracking.UsageError(f"--{name.replace('_', '-')}: must be in [0, 1], got {getattr(args, name)}")
+            raise tracking.UsageError(
+                f"--{name.replace('_', '-')}: must be in [0, 1], got {getattr(args, name)}"
+            )
     torch.set_num_threads(args.torch_threads)
     if args.evaluate:
         return evaluate(args)
@@ -832,9 +948,13 @@ def main() -> None:
         numbers = f"--real-ratio {args.real_ratio}: of {args.num_envs} boards {what}"
         raise tracking.UsageError(f"{numbers}: 0, 1, or more --num-envs")
     if args.team_reward and args.co_players != "self":
-        raise tracking.UsageError("--team-reward: needs --co-players self: scripted co-players have no use for a reward")
+        raise tracking.UsageError(
+            "--team-reward: needs --co-players self: scripted co-players have no use for a reward"
+        )
     if args.plan and args.co_players == "self":
-        raise tracking.UsageError("--plan: needs scripted co-players: goals are drawn for those that have one")
+        raise tracking.UsageError(
+            "--plan: needs scripted co-players: goals are drawn for those that have one"
+        )
     check_oracle(args)
     train(args, resumed)
 
@@ -845,7 +965,9 @@ def check_oracle(args: Args) -> None:
         its = load_agent(args.oracle)[1]["args"]
         if (its["om"], its["env_id"]) != ("oracle", args.env_id):
             its = f"--om {its['om']} --env-id {its['env_id']}"
-            raise tracking.UsageError(f"--oracle {args.oracle}: needs --om oracle --env-id {args.env_id}, this has {its}")
+            raise tracking.UsageError(
+                f"--oracle {args.oracle}: needs --om oracle --env-id {args.env_id}, this has {its}"
+            )
         if its["co_players"] == "self":
             raise tracking.UsageError(
                 f"--oracle {args.oracle}: learnt among learners alone; name one with scripted co-players"

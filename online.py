@@ -5,7 +5,9 @@ import torch.nn.functional as F
 
 from pretrain_vae import ACTIONS, BLOCKS, PLANES, SELF, STAY, VAE, BoardFeatures
 
-CHUNK = 512  # co-players whose behaviours are worked out at once: what fits a processor's cache is twice as fast
+CHUNK = (
+    512  # co-players whose behaviours are worked out at once: what fits a processor's cache is twice as fast
+)
 
 
 class OpponentTracker:
@@ -20,7 +22,9 @@ class OpponentTracker:
 
     def __init__(self, model: VAE, boards: int, co_players: int):
         if model.loss == "recon":
-            raise ValueError("a VAE trained with --loss recon has no MOA head: train one with --loss moa or both")
+            raise ValueError(
+                "a VAE trained with --loss recon has no MOA head: train one with --loss moa or both"
+            )
         self.model, self.shape = model.eval(), (boards, co_players)
         self.device = next(model.parameters()).device
         self.log_likelihood = torch.zeros(boards * co_players, model.moa.behaviours, device=self.device)
@@ -42,7 +46,9 @@ class OpponentTracker:
         planes = obs.to(self.device).flatten(3).flatten(0, 1).float()  # [BC, 5, K]
         ticks = tick.to(self.device).repeat_interleave(C)
         self._spread(planes.unflatten(0, (B, C))[:, 0, BLOCKS:])
-        reading = moa.encode_board(planes, torch.arange(B, device=self.device).repeat_interleave(C), self.fields)
+        reading = moa.encode_board(
+            planes, torch.arange(B, device=self.device).repeat_interleave(C), self.fields
+        )
         parts = zip(*(whole.split(CHUNK) for whole in (*reading, ticks)), strict=True)
         self.behaved = torch.cat([moa.action_logprobs(BoardFeatures(*part[:-1]), part[-1]) for part in parts])
         self.gone, self.legal = planes[:, SELF].amax(1) == 0, reading.legal

@@ -60,7 +60,9 @@ class GoalBelief:
 
     def observe(self) -> None:
         belief = self.log_odds.sigmoid()
-        mixed = belief[..., None] * self.said[:, :, 0].exp() + (1 - belief[..., None]) * self.said[:, :, 1].exp()
+        mixed = (
+            belief[..., None] * self.said[:, :, 0].exp() + (1 - belief[..., None]) * self.said[:, :, 1].exp()
+        )
         self.score.add(mixed, self.there, self.tick, belief)
         taken = self.said.gather(3, self.game.actions[..., None, None].expand(-1, -1, 2, 1))[..., 0]
         self.log_odds += (taken[..., NS] - taken[..., NH]) * self.there
@@ -115,7 +117,9 @@ class Score:
         self.game, self.sums = game, torch.zeros(4)  # actions, right, among the first three, NLL
         self.by_tick = torch.zeros(game.rules.horizon, 2)  # co-players with a goal, believed to have it
 
-    def add(self, probs: torch.Tensor, there: torch.Tensor, tick: torch.Tensor, belief: torch.Tensor | None) -> None:
+    def add(
+        self, probs: torch.Tensor, there: torch.Tensor, tick: torch.Tensor, belief: torch.Tensor | None
+    ) -> None:
         """probs: float [B, A, 7], of the actions just taken; there: bool [B, A]; belief: float [B, A], P(stag)."""
         who, rows = self.game.who, there & (self.game.who != LEARNER)
         taken = probs.gather(2, self.game.actions[..., None])
@@ -129,7 +133,11 @@ class Score:
     def read(self) -> dict[str, float]:
         """The figures since the last call."""
         n, *rest = self.sums.tolist()
-        found = dict(zip(("moa_top1", "moa_top3", "moa_nll"), (value / n for value in rest), strict=True)) if n else {}
+        found = (
+            dict(zip(("moa_top1", "moa_top3", "moa_nll"), (value / n for value in rest), strict=True))
+            if n
+            else {}
+        )
         counts = self.by_tick.tolist()
         found |= {f"belief_accuracy_tick{t}": right / all_ for t, (all_, right) in enumerate(counts) if all_}
         self.sums.zero_(), self.by_tick.zero_()

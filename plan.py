@@ -33,7 +33,9 @@ class SearchResult(NamedTuple):
 
 
 @torch.no_grad()
-def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float = 1.25, branches: int = 4) -> SearchResult:
+def search(
+    root, step, evaluate, simulations: int, gamma: float, c_puct: float = 1.25, branches: int = 4
+) -> SearchResult:
     """Grow a tree from each of T roots.
 
     Args:
@@ -52,7 +54,10 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
     log_prior, value = evaluate(root, every)
     A = log_prior.shape[1]
     state = [part.new_zeros((T * N, *part.shape[1:])) for part in root]
-    prior, legal = torch.zeros(T * N, A, device=device), torch.zeros(T * N, A, dtype=torch.bool, device=device)
+    prior, legal = (
+        torch.zeros(T * N, A, device=device),
+        torch.zeros(T * N, A, dtype=torch.bool, device=device),
+    )
     count, total = torch.zeros(2, T * N, A, device=device)  # of each edge: visits, sum of returns
     visits, returns = torch.zeros(2, T * N, device=device)  # of each node, the critic's word included
     said = torch.zeros(T * N, device=device)  # the critic's word on each node, 0 where all is over
@@ -81,9 +86,13 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
             action = score.masked_fill(~legal[node], -math.inf).argmax(1)
             edge = node * A + action
             outcomes = born[edge]
-            fresh = outcomes < ((seen.gather(1, action[:, None])[:, 0] + 1).sqrt() / 2).ceil().clamp(max=branches)
+            fresh = outcomes < ((seen.gather(1, action[:, None])[:, 0] + 1).sqrt() / 2).ceil().clamp(
+                max=branches
+            )
             pick = (torch.rand(len(node), device=device) * outcomes).long()
-            below = torch.where(fresh, tree * N + simulation, child[edge * branches + torch.where(fresh, 0, pick)])
+            below = torch.where(
+                fresh, tree * N + simulation, child[edge * branches + torch.where(fresh, 0, pick)]
+            )
             path.append((tree, node, edge, below))
             if fresh.any():
                 grown.append((tree[fresh], node[fresh], action[fresh], edge[fresh]))
@@ -92,17 +101,23 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
                 break
             tree, node = tree[on], below[on]
 
-        tree, node, action, edge = (torch.cat(part) for part in zip(*grown, strict=True)) if grown else (every[:0],) * 4
+        tree, node, action, edge = (
+            (torch.cat(part) for part in zip(*grown, strict=True)) if grown else (every[:0],) * 4
+        )
         if len(tree):
             below = tree * N + simulation
             after, reward, ends = step(tuple(part[node] for part in state), action, tree)
             paid[below], over[below] = reward, ends
-            known = torch.full_like(below, -1)  # the same outcome, where the edge has had it: drawn again, not grown again
+            known = torch.full_like(
+                below, -1
+            )  # the same outcome, where the edge has had it: drawn again, not grown again
             for slot in range(branches - 1):
                 other = child[edge * branches + slot]
                 same = (slot < born[edge]) & (paid[other] == reward) & (over[other] == ends)
                 for whole, part in zip(state, after, strict=True):
-                    same &= (whole[other] == part).flatten(1).all(1) if part.dim() > 1 else whole[other] == part
+                    same &= (
+                        (whole[other] == part).flatten(1).all(1) if part.dim() > 1 else whole[other] == part
+                    )
                 known = torch.where(same, other, known)
             child[edge * branches + born[edge]] = torch.where(known < 0, below, known)
             born[edge] += 1
@@ -125,10 +140,14 @@ def search(root, step, evaluate, simulations: int, gamma: float, c_puct: float =
     roots = every * N
     q = torch.where(count[roots] > 0, total[roots] / count[roots].clamp(min=1), returns.new_zeros(()))
     first = (returns[roots] - total[roots].sum(1))[:, None]  # what the critic said
-    return SearchResult(count[roots].long(), torch.where(count[roots] > 0, q, first), total[roots].sum(1) / simulations)
+    return SearchResult(
+        count[roots].long(), torch.where(count[roots] > 0, q, first), total[roots].sum(1) / simulations
+    )
 
 
-def act(found: SearchResult, samples: int, beta: float, legal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def act(
+    found: SearchResult, samples: int, beta: float, legal: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the trees of a decision say together: tree = decision * samples + sample; legal: bool [B, A].
 
     Returns: pi ~ exp(beta Q), float [B, A]; Q, the mean over the samples' visits, [B, A]; -inf for what no tree tried.
@@ -156,11 +175,15 @@ class Planner:
         self.world = remember(world).on(game.rules.height, game.rules.width) if kind == "learned" else None
         self.belief = None  # of goals: that of the policy, or one beside it
         if kind != "oracle":
-            self.belief = others if isinstance(others, GoalBelief) else GoalBelief(game, vae, args.belief_discount)
+            self.belief = (
+                others if isinstance(others, GoalBelief) else GoalBelief(game, vae, args.belief_discount)
+            )
             self.tables = TabularMOA(vae, game.blocks, game.prey, game.rules.stags)
         self.rng = np.random.default_rng(args.seed)
         self.samples = 1 if kind == "oracle" else args.plan_samples
-        self.simulations = args.oracle_simulations if kind == "oracle" else max(1, args.plan_simulations // self.samples)
+        self.simulations = (
+            args.oracle_simulations if kind == "oracle" else max(1, args.plan_simulations // self.samples)
+        )
         self.version, self.decisions, self.seconds = game.version.clone(), 0, 0.0
 
     def observe(self) -> None:
@@ -207,9 +230,13 @@ class Planner:
     def evaluate(self, state: tuple, tree: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hunters, prey, tick, first_hunt = state
         game, clock = self.game, clock_of(tick, first_hunt, self.game.rules)
-        return self.policy(game.maps.see(self.board[tree], hunters, prey, clock, self.seat[tree], self.told[tree]))
+        return self.policy(
+            game.maps.see(self.board[tree], hunters, prey, clock, self.seat[tree], self.told[tree])
+        )
 
-    def step(self, state: tuple, actions: torch.Tensor, tree: torch.Tensor) -> tuple[tuple, torch.Tensor, torch.Tensor]:
+    def step(
+        self, state: tuple, actions: torch.Tensor, tree: torch.Tensor
+    ) -> tuple[tuple, torch.Tensor, torch.Tensor]:
         hunters, prey, tick, first_hunt = state
         rules, board, seat = self.game.rules, self.board[tree], self.seat[tree]
         if self.kind == "oracle":
@@ -244,7 +271,9 @@ class Planner:
         walls = maps.walls[board].numpy()
         return cells_probs(cells, STRATEGIES, who.numpy(), DATA_EPSILON, distance, walls, self.game.rules)
 
-    def _rules(self, board: torch.Tensor, state: tuple, joint: torch.Tensor) -> tuple[tuple, torch.Tensor, torch.Tensor]:
+    def _rules(
+        self, board: torch.Tensor, state: tuple, joint: torch.Tensor
+    ) -> tuple[tuple, torch.Tensor, torch.Tensor]:
         cells, walls = Cells(*(part.numpy() for part in state)), self.game.maps.walls[board].numpy()
         after, rewards, over = step_cells(cells, joint.numpy(), walls, self.game.rules, self.rng)
         return tuple(map(torch.as_tensor, after)), torch.as_tensor(rewards), torch.as_tensor(over)

@@ -105,7 +105,9 @@ class MOA(nn.Module):
     behaviours that z mixes are free, found by the action loss alone; those of GOALS are learnt from the recorded strategies.
     """
 
-    def __init__(self, height: int, width: int, ticks: int, who: int, behaviours: int, hidden: int, code: int = 16):
+    def __init__(
+        self, height: int, width: int, ticks: int, who: int, behaviours: int, hidden: int, code: int = 16
+    ):
         super().__init__()
         self.height, self.width, self.ticks, self.behaviours = height, width, ticks, behaviours
         self.step_costs = nn.Parameter(torch.zeros(2))  # straight and diagonal, through softplus
@@ -124,7 +126,9 @@ class MOA(nn.Module):
         kinds = torch.eye(4)[[0, 0, 0, 0, 1, 2, 3]]  # a step, STAY, HUNT_STAG, HUNT_HARE
         self.register_buffer("action_kind", kinds, persistent=False)
 
-    def prey_nearness(self, boards: torch.Tensor, things: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def prey_nearness(
+        self, boards: torch.Tensor, things: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """boards: float [U, 3, K], BLOCKS, STAGS, HARES; things: the most that one of them has.
 
         Returns: how near each cell is to each thing, float [U, P, K + 1], the last one off the board; kind [U, P, 2];
@@ -138,7 +142,9 @@ class MOA(nn.Module):
         straight, diagonal = F.softplus(self.step_costs)
         for _ in range(self.height + self.width):
             p = F.pad(near, (1, 1, 1, 1), value=FAR)
-            beside = torch.maximum(p[:, :, :-2], p[:, :, 2:])  # the better of above and below, also of the columns beside
+            beside = torch.maximum(
+                p[:, :, :-2], p[:, :, 2:]
+            )  # the better of above and below, also of the columns beside
             best = torch.maximum(p[:, :, 1:-1, :-2], p[:, :, 1:-1, 2:])
             best = torch.maximum(best, beside[..., 1:-1]) - straight
             best = torch.maximum(best, torch.maximum(beside[..., :-2], beside[..., 2:]) - diagonal)
@@ -163,8 +169,12 @@ class MOA(nn.Module):
         thing = torch.stack([near / 8, on, rival / 8, (rival == 0).float()], 2)
         ticks = self.tick(tick.clamp(max=self.ticks - 1))
         now = torch.cat([ticks, others / 4], 1)  # [B, 9]
-        context = torch.cat([self.code.expand(B, -1, -1), now[:, None].expand(-1, len(self.code), -1)], 2)  # [B, C, D + 9]
-        scores = self.choice(self.thing(torch.cat([thing, kind], 2))[:, None] + self.context(context)[:, :, None])[..., 0]
+        context = torch.cat(
+            [self.code.expand(B, -1, -1), now[:, None].expand(-1, len(self.code), -1)], 2
+        )  # [B, C, D + 9]
+        scores = self.choice(
+            self.thing(torch.cat([thing, kind], 2))[:, None] + self.context(context)[:, :, None]
+        )[..., 0]
         scores = scores.masked_fill(~there[:, None], MASKED)  # [B, C, P]
         choice = torch.cat([scores, self.nothing(context)], 2).softmax(2)  # [B, C, P + 1]
         toward = F.pad(toward.clamp(-3, 3), (0, 3))[..., None]  # [B, P, 7, 1]
@@ -228,11 +238,18 @@ class VAE(nn.Module):
             self.moa = MOA(height, width, ticks, self.who, behaviours, hidden)
             layers = [nn.Linear(behaviours, 2 * self.who)]
             if context == "observation":
-                layers = [nn.Linear(7 + self.moa.tick.embedding_dim, 64), nn.ReLU(), nn.Linear(64, 2 * self.who)]
+                layers = [
+                    nn.Linear(7 + self.moa.tick.embedding_dim, 64),
+                    nn.ReLU(),
+                    nn.Linear(64, 2 * self.who),
+                ]
             self.recogniser = nn.Sequential(*layers)
             lasts.append((layers[-1], self.who))
         if loss != "moa":
-            self.encoder, self.decoder = Shortcut(inputs, frame_hidden, 2 * what), Shortcut(what, frame_hidden, inputs)
+            self.encoder, self.decoder = (
+                Shortcut(inputs, frame_hidden, 2 * what),
+                Shortcut(what, frame_hidden, inputs),
+            )
             lasts.append((self.encoder.last, what))
         for last, size in lasts:
             nn.init.constant_(last.bias[size:], -5.0)  # z begins almost without noise: something gets through
@@ -241,7 +258,9 @@ class VAE(nn.Module):
         """noise: float [B, latent_dim], standard normal; None leaves z at its mean."""
         behaved, moments = None, []
         if self.loss != "recon":
-            reading = self.moa.encode_board(batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.things))
+            reading = self.moa.encode_board(
+                batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.things)
+            )
             behaved = self.moa.action_logprobs(reading, batch.tick)
             history = self.history(behaved, batch) if self.context == "episode" else None
             moments.append(self.encode_history(reading, batch.tick, history))
@@ -258,7 +277,9 @@ class VAE(nn.Module):
 
     def moments(self, parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of z, each [B, latent_dim], from those of its parts."""
-        mean, log_var = (torch.cat(half, 1) for half in zip(*(part.chunk(2, 1) for part in parts), strict=True))
+        mean, log_var = (
+            torch.cat(half, 1) for half in zip(*(part.chunk(2, 1) for part in parts), strict=True)
+        )
         return mean, log_var.clamp(-10.0, 10.0)
 
     def history(self, behaved: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -274,13 +295,17 @@ class VAE(nn.Module):
         behaved = behaved[:, : self.moa.behaviours]
         return behaved.gather(2, action[:, None, None].expand(-1, behaved.shape[1], 1))[..., 0]
 
-    def encode_history(self, reading: BoardFeatures, tick: torch.Tensor, history: torch.Tensor | None) -> torch.Tensor:
+    def encode_history(
+        self, reading: BoardFeatures, tick: torch.Tensor, history: torch.Tensor | None
+    ) -> torch.Tensor:
         """Mean and log variance of *who*, [B, 2 who], from the history or, where it is None, from one reading."""
         if history is not None:
             return self.recogniser(history.log_softmax(1).clamp(min=SURE))
         kind, there = reading.kind, reading.there.float()[..., None]
         nearest = torch.where(kind > 0, reading.near[..., None], FAR).amax(1)  # [B, 2]
-        seen = torch.cat([nearest / 8, (nearest == 0).float(), (kind * there).sum(1) / 4, reading.others / 4], 1)
+        seen = torch.cat(
+            [nearest / 8, (nearest == 0).float(), (kind * there).sum(1) / 4, reading.others / 4], 1
+        )
         return self.recogniser(torch.cat([seen, self.moa.tick(tick.clamp(max=self.moa.ticks - 1))], 1))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
@@ -310,7 +335,9 @@ def loss_terms(said: VAEOutput, batch: Batch) -> torch.Tensor:
     told = batch.goal >= 0
     if said.moa is not None:
         moa = F.nll_loss(said.moa, batch.action, reduction="sum")
-        by_goal = said.goals.gather(1, batch.goal.clamp(min=0)[:, None, None].expand(-1, 1, len(ACTIONS)))[:, 0]
+        by_goal = said.goals.gather(1, batch.goal.clamp(min=0)[:, None, None].expand(-1, 1, len(ACTIONS)))[
+            :, 0
+        ]
         goal = -(by_goal.gather(1, batch.action[:, None])[:, 0] * told).sum()
     if said.cells is not None:
         recon = F.binary_cross_entropy_with_logits(said.cells, batch.planes, reduction="sum")
@@ -321,7 +348,9 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
     """Raises: tracking.UsageError: not a checkpoint of this version of this script."""
     checkpoint = tracking.load_checkpoint(path, KIND, device)
     if "goals_trained" not in checkpoint:
-        raise tracking.UsageError(f"{path}: the checkpoint was made by another version of this script: train anew")
+        raise tracking.UsageError(
+            f"{path}: the checkpoint was made by another version of this script: train anew"
+        )
     return checkpoint
 
 
@@ -342,7 +371,9 @@ class Predicted(NamedTuple):
     probs: np.ndarray | None  # float32 [m, 7]
     goals: np.ndarray | None  # float32 [m, 2, 7]
     z: np.ndarray  # float32 [m, latent_dim]
-    means: dict[str, float | None]  # kl, recon_nll, recon_mse, recon_exact: an exact frame has every cell right (p > 0.5)
+    means: dict[
+        str, float | None
+    ]  # kl, recon_nll, recon_mse, recon_exact: an exact frame has every cell right (p > 0.5)
     used: int  # dimensions of z with a KL above 0.01 nats
 
 
@@ -360,7 +391,9 @@ def predict(model: VAE, batches: Batches, index: np.ndarray) -> Predicted:
             recon = [nll, mse, ((found.cells > 0) == (batch.planes > 0.5)).all(2).all(1).sum()]
         sums = sums + torch.cat([torch.stack(recon), kl_of(found).sum(0)]).double()
         said.append((found.moa, found.goals, found.mean))
-    probs, goals, z = (None if part[0] is None else torch.cat(part).cpu().numpy() for part in zip(*said, strict=True))
+    probs, goals, z = (
+        None if part[0] is None else torch.cat(part).cpu().numpy() for part in zip(*said, strict=True)
+    )
     sums = (sums / len(index)).cpu().numpy()
     recon = dict(zip(("recon_nll", "recon_mse", "recon_exact"), sums[:3].tolist(), strict=True))
     means = {"kl": float(sums[3:].sum())} | (dict.fromkeys(recon) if model.loss == "moa" else recon)
@@ -407,7 +440,8 @@ def show(report: dict, what: str) -> None:
               f"MSE {test['recon_mse']:.6f}")  # fmt: skip
     collapsed = "" if used else ": z carries nothing (posterior collapse); try a smaller --kl-coef"
     print(
-        f"       KL of z: {test['kl']:.3f} nats ({bits['kl']:.2f} bits), {used} dimensions above 0.01{collapsed}", flush=True
+        f"       KL of z: {test['kl']:.3f} nats ({bits['kl']:.2f} bits), {used} dimensions above 0.01{collapsed}",
+        flush=True,
     )
 
 
@@ -421,11 +455,16 @@ def draw(model: VAE, samples: Samples, batches: Batches, report: dict, history: 
     panels, lines = {"total": {"train": column["total"]}}, {}
     if model.loss != "recon":
         panels["action loss, nats per action"] = {"train": column["moa"], "val": column["val_nll"]}
-        lines["action loss, nats per action"] = {n: levels[n] for n in ("uniform", "table", "bayes") if n in levels}
+        lines["action loss, nats per action"] = {
+            n: levels[n] for n in ("uniform", "table", "bayes") if n in levels
+        }
     if model.loss != "moa":
         panels["reconstruction, nats per frame"] = {"train": column["recon"], "val": column["val_recon_nll"]}
     panels["KL of z, nats per frame"] = {"train": column["kl"], "val": column["val_kl"]}
-    shares = {name: np.bincount(samples.actions[part], minlength=7) / len(part) for name, part in samples.splits.items()}
+    shares = {
+        name: np.bincount(samples.actions[part], minlength=7) / len(part)
+        for name, part in samples.splits.items()
+    }
     shares.pop("all")
     drawn = {"vae_loss_curve": figures.curves(panels, lines, "epoch"),
              "class_distribution": figures.bars(ACTIONS, shares, "share of samples", "actions in the data")}  # fmt: skip
@@ -435,11 +474,16 @@ def draw(model: VAE, samples: Samples, batches: Batches, report: dict, history: 
     if model.loss != "moa":
         groups = np.unique(batches.group[test])
         some = groups[:: max(1, len(groups) // 8)][:8]
-        first, shape = np.cumsum(batches.length[some]) - batches.length[some], (len(some), *samples.frames.shape[1:])
+        first, shape = (
+            np.cumsum(batches.length[some]) - batches.length[some],
+            (len(some), *samples.frames.shape[1:]),
+        )
         with torch.no_grad():
             batch = batches.take(some)
             pair = (batch.planes[first], model(batch).cells.sigmoid()[first])
-        rows = dict(zip(("original", "reconstruction"), (p.cpu().numpy().reshape(shape) for p in pair), strict=True))
+        rows = dict(
+            zip(("original", "reconstruction"), (p.cpu().numpy().reshape(shape) for p in pair), strict=True)
+        )
         drawn["reconstructions"] = figures.planes(rows, PLANES, [f"sample {i}" for i in batches.start[some]])
     for name, figure in drawn.items():
         figures.save(figure, folder / f"{name}.png", writer, step)
@@ -488,7 +532,10 @@ def evaluate(args: Args, device: torch.device) -> None:
         if wrong:
             raise tracking.UsageError(f"{args.data}: {reason}")
     report = judge(model, samples, batches_of(samples, device, model.loss), samples.splits["all"], checkpoint)
-    show(report, f"epoch {checkpoint['epoch'] - 1} (best on validation) on the whole of {args.data}: {len(samples)} samples")
+    show(
+        report,
+        f"epoch {checkpoint['epoch'] - 1} (best on validation) on the whole of {args.data}: {len(samples)} samples",
+    )
     path, arrays = folder / f"evaluate_{Path(default_or_fresh(args.data)).stem}.json", report.pop("arrays")
     if arrays["probs"] is not None:
         rows, _ = reports.action_table(arrays["probs"], arrays["targets"], arrays["observed"])
@@ -507,7 +554,16 @@ def rates(step: int, args: Args, steps_per_epoch: int) -> tuple[float, float]:
     return args.learning_rate * rise * fall, args.kl_coef * min(1.0, (step + 1) / steps_per_epoch)
 
 
-def run_epoch(model, optimizer, batches: Batches, index: np.ndarray, args: Args, step: int, world: tracking.World, writer):
+def run_epoch(
+    model,
+    optimizer,
+    batches: Batches,
+    index: np.ndarray,
+    args: Args,
+    step: int,
+    world: tracking.World,
+    writer,
+):
     """Train once on the samples `index`, their groups in random order, `step` steps having been taken before.
 
     Every process of `world` draws the randomness of whole batches and takes its share of the groups: as many processes as
@@ -517,7 +573,9 @@ def run_epoch(model, optimizer, batches: Batches, index: np.ndarray, args: Args,
     device, latent_dim = batches.frames.device, args.latent_dim
     groups = np.unique(batches.group[index])[torch.randperm(len(np.unique(batches.group[index]))).numpy()]
     parts = np.array_split(groups, min(len(groups), math.ceil(len(index) / args.batch_size)))
-    sums, logged = torch.zeros(2, len(names), device=device)  # over the epoch; over the steps since the last log
+    sums, logged = torch.zeros(
+        2, len(names), device=device
+    )  # over the epoch; over the steps since the last log
     with tqdm(total=len(index), unit=" samples", leave=False, mininterval=1.0, disable=world.rank > 0) as bar:
         for done, part in enumerate(parts, 1):
             optimizer.param_groups[0]["lr"], kl_coef = rates(step, args, len(parts))
@@ -543,14 +601,21 @@ def run_epoch(model, optimizer, batches: Batches, index: np.ndarray, args: Args,
             if done % LOG_STEPS == 0 or done == len(parts):
                 means = world.sum(logged) / ((done - 1) % LOG_STEPS + 1)
                 tracking.log_scalars(
-                    writer, "losses", dict(zip(names, means.tolist(), strict=True)) | {"kl_coef": kl_coef}, step
+                    writer,
+                    "losses",
+                    dict(zip(names, means.tolist(), strict=True)) | {"kl_coef": kl_coef},
+                    step,
                 )
-                tracking.log_scalars(writer, "charts", {"learning_rate": optimizer.param_groups[0]["lr"]}, step)
+                tracking.log_scalars(
+                    writer, "charts", {"learning_rate": optimizer.param_groups[0]["lr"]}, step
+                )
                 logged.zero_()
     return dict(zip(names, (world.sum(sums) / len(parts)).tolist(), strict=True)), step
 
 
-def validate(model: VAE, samples: Samples, batches: Batches, observed: dict, epoch: int, folder: Path) -> dict:
+def validate(
+    model: VAE, samples: Samples, batches: Batches, observed: dict, epoch: int, folder: Path
+) -> dict:
     """Judge the validation split after an epoch, print and save. Returns: its figures, None for what is untrained."""
     val = samples.splits["val"]
     said = predict(model, batches, val)
@@ -558,15 +623,24 @@ def validate(model: VAE, samples: Samples, batches: Batches, observed: dict, epo
         print("[MOA] untrained")
         return said.means
     targets, goal = samples.actions[val], batches.goals.cpu().numpy()[val]
-    moa, (rows, matrix) = scores.score(said.probs, targets), reports.action_table(said.probs, targets, observed)
+    moa, (rows, matrix) = (
+        scores.score(said.probs, targets),
+        reports.action_table(said.probs, targets, observed),
+    )
     told = goal >= 0
-    moa["goal_nll"] = float(scores.nll(said.goals[told, goal[told]], targets[told]).mean()) if told.any() else None
+    moa["goal_nll"] = (
+        float(scores.nll(said.goals[told, goal[told]], targets[told]).mean()) if told.any() else None
+    )
     csv, npz = (folder / f"moa_eval_epoch{epoch}.{ending}" for ending in ("csv", "npz"))
     tracking.write_csv(csv, rows)
     arrays = dict(
-        targets=targets.astype(np.int8), predictions=said.probs.argmax(1).astype(np.int8), probabilities=said.probs
+        targets=targets.astype(np.int8),
+        predictions=said.probs.argmax(1).astype(np.int8),
+        probabilities=said.probs,
     )
-    arrays |= dict(strategies=samples.strategies[val], ticks=samples.ticks[val].astype(np.int32), confusion_matrix=matrix)
+    arrays |= dict(
+        strategies=samples.strategies[val], ticks=samples.ticks[val].astype(np.int32), confusion_matrix=matrix
+    )
     save_arrays(npz, arrays | dict(goal_probabilities=said.goals, z=said.z))
     print(f"[MOA] epoch {epoch}: top1={moa['top1']:.4f}, top3={moa['top3']:.4f}, saved:")
     print(f"       {csv.as_posix()}\n       {npz.as_posix()}")
@@ -578,7 +652,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     with world.one_first():  # the default file is collected once
         samples = read_samples(args)
     if resumed and resumed["fingerprint"] != samples.fingerprint:
-        raise tracking.UsageError(f"{args.data}: not the data that the run was trained on; name that file with --data")
+        raise tracking.UsageError(
+            f"{args.data}: not the data that the run was trained on; name that file with --data"
+        )
     parts = {name: len(samples.splits[name]) for name in ("train", "val", "test")}
     print(f"[DATA] split {samples.split_law}: {parts['train']} train, {parts['val']} val, {parts['test']} test samples; "
           "an epoch's figures are held out, of the val split, the last ones of the test split")  # fmt: skip
@@ -586,7 +662,11 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     batches = batches_of(samples, device, args.loss)
     height, width = samples.frames.shape[2:]
     ticks = int(samples.ticks.max()) + 1
-    model = VAE(**resumed["sizes"]) if resumed else VAE(height, width, ticks, args.latent_dim, args.loss, args.context)
+    model = (
+        VAE(**resumed["sizes"])
+        if resumed
+        else VAE(height, width, ticks, args.latent_dim, args.loss, args.context)
+    )
     model = model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
     table = samples.count_table()
@@ -639,7 +719,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         seconds = time.perf_counter() - epoch_start
         state["train_seconds"] += seconds
         if not math.isfinite(means["total"]):
-            raise tracking.UsageError(f"epoch {epoch}: the loss is {means['total']}; try a smaller --learning-rate")
+            raise tracking.UsageError(
+                f"epoch {epoch}: the loss is {means['total']}; try a smaller --learning-rate"
+            )
         state["epoch"] = epoch + 1
         if world.rank > 0:  # the first process judges and saves
             continue
@@ -665,17 +747,26 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     model, best = load_vae(folder, device)
     test = samples.splits["test"]
     report = judge(model, samples, batches, test, best)
-    show(report, f"epoch {best['epoch'] - 1} (best on validation) on the test split: {len(test)} samples, none trained on")
-    levels = {name: scores.score(p, samples.actions[samples.splits["val"]])["nll"] for name, p in observed.items()}
+    show(
+        report,
+        f"epoch {best['epoch'] - 1} (best on validation) on the test split: {len(test)} samples, none trained on",
+    )
+    levels = {
+        name: scores.score(p, samples.actions[samples.splits["val"]])["nll"] for name, p in observed.items()
+    }
     draw(model, samples, batches, report, state["history"], levels, folder, writer, state["step"])
     report.pop("arrays")
     tracking.log_scalars(writer, "test", report["test"], state["step"])
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * parts["train"] / state["train_seconds"]
-    head = dict(run=run_name, seed=args.seed, args=settings, seconds=seconds, samples_per_second=speed, samples=parts)
+    head = dict(
+        run=run_name, seed=args.seed, args=settings, seconds=seconds, samples_per_second=speed, samples=parts
+    )
     tracking.write_json(folder / "metrics.json", head | report)
     writer.close()
-    print(f"[VAE] {seconds:.0f} s, {speed:.0f} samples/s in training; figures and metrics.json: {folder.as_posix()}")
+    print(
+        f"[VAE] {seconds:.0f} s, {speed:.0f} samples/s in training; figures and metrics.json: {folder.as_posix()}"
+    )
 
 
 def main() -> None:

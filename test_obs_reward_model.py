@@ -38,13 +38,32 @@ EPS = 1e-10  # added to an MSE before its logarithm: a perfect frame has a PSNR 
 NLL_CAP = 100.0  # nats; what a model thinks impossible counts as this much, so that a mean exists
 TIE = 1e-6  # distances nearer than this are equal
 DEPTHS = (1, 5, 10, 20, 35)  # steps of an open-loop rollout that are reported
-EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999, 0.9999, 1.0)  # of the calibration's bins
+EDGES = (
+    0.0,
+    1e-4,
+    1e-3,
+    1e-2,
+    0.1,
+    0.3,
+    0.5,
+    0.7,
+    0.9,
+    0.99,
+    0.999,
+    0.9999,
+    1.0,
+)  # of the calibration's bins
 EVENTS = ("capture", "failed_stag_hunt", "empty_hunt", "bump", "shared_cell")
 EVAL_BATCH = 4096
 ROLLOUTS = 10_000  # episodes that are rolled out, the first ones
 UNTRAINED = 10_000  # transitions that the untrained network is judged on, the first ones
-FLOOR = {True: 500, False: 1000}  # transitions, drawn by the seed, of the exact expected planes: joint actions, or one known
-COMBINATIONS = 500_000  # of unknown actions, in all; where boards have many hunters the floor takes fewer transitions
+FLOOR = {
+    True: 500,
+    False: 1000,
+}  # transitions, drawn by the seed, of the exact expected planes: joint actions, or one known
+COMBINATIONS = (
+    500_000  # of unknown actions, in all; where boards have many hunters the floor takes fewer transitions
+)
 TABLE = (
     ("obs MSE", "obs_mse", ".3e"), ("PSNR, global, dB", "psnr_global", ".2f"),
     ("PSNR, mean over frames, dB", "psnr_frame_mean", ".2f"), ("reward MSE", "reward_mse", ".3e"),
@@ -108,7 +127,14 @@ class EvalTransitions:
             one = np.where(there, np.random.default_rng(seed).random(there.shape), -1.0).argmax(1)
             told = np.where(np.arange(actions.shape[1]) == one[:, None], actions, -1)
         per_case = (data.rewards, data.ends, data.ticks, data.episodes)
-        return cls(before, actions, told, data.states[data.after[index]], *(array[index] for array in per_case), index)
+        return cls(
+            before,
+            actions,
+            told,
+            data.states[data.after[index]],
+            *(array[index] for array in per_case),
+            index,
+        )
 
     def __len__(self) -> int:
         return len(self.before)
@@ -124,7 +150,9 @@ class EvalTransitions:
 
     def stretches(self) -> tuple[np.ndarray, np.ndarray]:
         """Episodes, or unbroken stretches of them: the first row of each, int64 [E], and how many steps it has."""
-        goes_on = (self.episodes[1:] == self.episodes[:-1]) & (self.before[1:] == self.after[:-1]).all((1, 2, 3))
+        goes_on = (self.episodes[1:] == self.episodes[:-1]) & (self.before[1:] == self.after[:-1]).all(
+            (1, 2, 3)
+        )
         start = np.flatnonzero(np.append(True, ~goes_on))
         return start, np.diff(np.append(start, len(self)))
 
@@ -192,7 +220,9 @@ def per_10k(broken: np.ndarray, counted: np.ndarray) -> dict[str, float | None]:
     return total | {kind: float(r) if on else None for kind, r, on in zip(KINDS, rate, counted, strict=True)}
 
 
-def check_real_data(cases: EvalTransitions, rules: Rules, guessed: bool) -> tuple[Rules, np.ndarray, list[str]]:
+def check_real_data(
+    cases: EvalTransitions, rules: Rules, guessed: bool
+) -> tuple[Rules, np.ndarray, list[str]]:
     """The rule counter on the data itself. guessed: the file does not say its rules: prey may move after all.
 
     Returns: the rules; which kinds read zero and so can be counted, bool [kinds]; what was found, for people.
@@ -228,7 +258,9 @@ def psnr(mse) -> float:
     return float(np.mean(-10.0 * np.log10(np.asarray(mse, np.float64) + EPS)))
 
 
-def hits_at_1(said: Prediction, truth: torch.Tensor, rewards: torch.Tensor, board: tuple[int, int]) -> torch.Tensor:
+def hits_at_1(
+    said: Prediction, truth: torch.Tensor, rewards: torch.Tensor, board: tuple[int, int]
+) -> torch.Tensor:
     """Is the truth nearer to the expected planes and rewards, by squared distance, than each counterfactual? float [B].
 
     Counterfactuals: what happened, but one hunter is one cell further on, or two; a prey is missing; a reward is wrong (0
@@ -236,7 +268,11 @@ def hits_at_1(said: Prediction, truth: torch.Tensor, rewards: torch.Tensor, boar
     or equal the truth, are left out. Ties are shared: with t counterfactuals as near as the truth it scores 1 / (1 + t).
     """
     B, A, K = len(truth), truth.shape[1] - 3, truth.shape[2]
-    row, real, none = torch.arange(B, device=truth.device), truth.float(), torch.full((B,), math.inf, device=truth.device)
+    row, real, none = (
+        torch.arange(B, device=truth.device),
+        truth.float(),
+        torch.full((B,), math.inf, device=truth.device),
+    )
     known, paid = ~rewards.isnan(), rewards.nan_to_num()
 
     def some(there: torch.Tensor) -> torch.Tensor:  # one of those that are there, by chance: int64 [B]
@@ -247,7 +283,9 @@ def hits_at_1(said: Prediction, truth: torch.Tensor, rewards: torch.Tensor, boar
     plane, own = truth[row, who] > 0, said.expected[row, who]
     cell = plane.int().argmax(1)
     for distance in (1, 2):
-        down, right = (distance * torch.tensor(way, device=cell.device) for way in ((-1, 1, 0, 0), (0, 0, -1, 1)))
+        down, right = (
+            distance * torch.tensor(way, device=cell.device) for way in ((-1, 1, 0, 0), (0, 0, -1, 1))
+        )
         y, x = (cell // board[1])[:, None] + down, (cell % board[1])[:, None] + right
         inside = (y >= 0) & (y < board[0]) & (x >= 0) & (x < board[1])
         to = (y * board[1] + x)[row, some(inside)].clamp(0, K - 1)
@@ -274,13 +312,21 @@ def binned(row: torch.Tensor, said: torch.Tensor, found: torch.Tensor, rows: int
     bins = len(EDGES) - 1
     where = (torch.bucketize(said, torch.tensor(EDGES[1:-1], device=said.device)) + bins * row).flatten()
     weights = (said.flatten().double(), found.flatten().double(), None)
-    return torch.stack([torch.bincount(where, weight, rows * bins).double().view(rows, bins) for weight in weights])
+    return torch.stack(
+        [torch.bincount(where, weight, rows * bins).double().view(rows, bins) for weight in weights]
+    )
 
 
 @torch.no_grad()
-def judge_steps(model: nn.Module, cases: EvalTransitions, rules: Rules, device: torch.device) -> tuple[dict, np.ndarray]:
+def judge_steps(
+    model: nn.Module, cases: EvalTransitions, rules: Rules, device: torch.device
+) -> tuple[dict, np.ndarray]:
     """What is measured of each transition, arrays [n, ..], and the sums of `binned` by channel, the last of rewards > 0."""
-    found, channels, sums = defaultdict(list), torch.arange(cases.before.shape[1], device=device)[:, None], 0.0
+    found, channels, sums = (
+        defaultdict(list),
+        torch.arange(cases.before.shape[1], device=device)[:, None],
+        0.0,
+    )
     for i in tqdm(range(0, len(cases), EVAL_BATCH), desc="one step", leave=False, mininterval=1.0):
         rows = slice(i, i + EVAL_BATCH)
         states, told, truth, rewards, ends = cases.tensors(rows, device)
@@ -302,7 +348,9 @@ def judge_steps(model: nn.Module, cases: EvalTransitions, rules: Rules, device: 
         known = known.cpu().numpy()
         for key, after, pays in (("argmax", said.likely, said.rewards), ("samples", planes, paid)):
             after = after.view(-1, *cases.before.shape[1:]).cpu().numpy()
-            found[key].append(broken_rules(cases.before[rows], cases.told[rows], after, pays.cpu().numpy(), known, rules))
+            found[key].append(
+                broken_rules(cases.before[rows], cases.told[rows], after, pays.cpu().numpy(), known, rules)
+            )
         sums += binned(channels, said.expected.clamp(0, 1), truth, len(channels) + 1)
         if said.positive is not None:
             judged = (states[:, :-3] > 0).any(2) & ~rewards.isnan()
@@ -314,7 +362,9 @@ def judge_steps(model: nn.Module, cases: EvalTransitions, rules: Rules, device: 
 
 
 @torch.no_grad()
-def roll_out(model: nn.Module, cases: EvalTransitions, rules: Rules, device: torch.device, sampled: bool = False) -> dict:
+def roll_out(
+    model: nn.Module, cases: EvalTransitions, rules: Rules, device: torch.device, sampled: bool = False
+) -> dict:
     """From each episode's start, the recorded actions, and what the model makes of its own boards, up to the last of DEPTHS:
     the most likely ones or, if `sampled`, samples, which are only judged by the rules.
 
@@ -340,9 +390,13 @@ def roll_out(model: nn.Module, cases: EvalTransitions, rules: Rules, device: tor
                 planes, pays = said.likely, said.rewards
                 found["exact"][who, t] = (planes == truth).all(2).all(1).cpu().numpy()
                 found["obs_mse"][who, t] = (said.expected - truth).square().mean((1, 2)).cpu().numpy()
-                found["reward_mse"][who, t] = (said.expected_rewards - rewards).square().nanmean(1).cpu().numpy()
+                found["reward_mse"][who, t] = (
+                    (said.expected_rewards - rewards).square().nanmean(1).cpu().numpy()
+                )
             after, known = planes.view(imagined[who].shape).cpu().numpy(), ~rewards.isnan().cpu().numpy()
-            found["broken"][who, t] = broken_rules(imagined[who], cases.told[rows], after, pays.cpu().numpy(), known, rules)
+            found["broken"][who, t] = broken_rules(
+                imagined[who], cases.told[rows], after, pays.cpu().numpy(), known, rules
+            )
             imagined[who] = after
     return found
 
@@ -376,7 +430,9 @@ def _mean(values: np.ndarray) -> float | None:
 # ---- the floor
 
 
-def law_of(before: np.ndarray, probs: np.ndarray, after: np.ndarray, rewards: np.ndarray, rules: Rules) -> np.ndarray:
+def law_of(
+    before: np.ndarray, probs: np.ndarray, after: np.ndarray, rewards: np.ndarray, rules: Rules
+) -> np.ndarray:
     """What can be said of one transition at best: expected MSE of the planes and of the rewards, and -log p(next state,
     rewards), if hunter a plays independently by probs[a], float [A, 7]."""
     actions = np.array(list(itertools.product(*(np.flatnonzero(p) for p in probs))))  # [n, A]
@@ -389,16 +445,24 @@ def law_of(before: np.ndarray, probs: np.ndarray, after: np.ndarray, rewards: np
     expected[A] = before[A].reshape(K)
     at = np.where(tick.caught, K, tick.to)
     expected[:A] = [np.bincount(cells, weight, K + 1)[:K] for cells in at.T]
-    _, first, which = np.unique(tick.captured.reshape(len(actions), -1), axis=0, return_index=True, return_inverse=True)
-    for i, q in zip(first, np.bincount(which.ravel(), weight), strict=True):  # prey only care who of them is left
+    _, first, which = np.unique(
+        tick.captured.reshape(len(actions), -1), axis=0, return_index=True, return_inverse=True
+    )
+    for i, q in zip(
+        first, np.bincount(which.ravel(), weight), strict=True
+    ):  # prey only care who of them is left
         if rules.prey_moves == 0.0:
             expected[A + 1 :] += q * tick.left[i]
         else:
-            expected[A + 1 :] += q * sum(p * x[A + 1 :].reshape(2, K) for x, p in outcomes(before, actions[i], rules))
+            expected[A + 1 :] += q * sum(
+                p * x[A + 1 :].reshape(2, K) for x, p in outcomes(before, actions[i], rules)
+            )
     mean = weight @ tick.paid
     reward = (weight @ (tick.paid - mean) ** 2)[~np.isnan(rewards)]
     right = np.flatnonzero(((np.abs(tick.paid - rewards) <= TOLERANCE) | np.isnan(rewards)).all(1))
-    log_prob = next_state_log_prob(many[right], actions[right], np.broadcast_to(after, many[right].shape), rules)
+    log_prob = next_state_log_prob(
+        many[right], actions[right], np.broadcast_to(after, many[right].shape), rules
+    )
     with np.errstate(divide="ignore"):
         nll = -np.log(weight[right] @ np.exp(log_prob))
     return np.array([(expected * (1 - expected)).mean(), reward.mean() if reward.size else np.nan, nll])
@@ -413,7 +477,9 @@ def floor_of(cases: EvalTransitions, data: Transitions, rules: Rules, sure: bool
     sure: the rules are known, and the data keeps them.
     """
     none, told = dict(obs_mse=None, reward_mse=None, nll=None, n=0), (cases.told >= 0).all()
-    if not sure or not (told or (data.trajectories is not None and data.trajectories.policy_probs is not None)):
+    if not sure or not (
+        told or (data.trajectories is not None and data.trajectories.policy_probs is not None)
+    ):
         return none
     if told and rules.prey_moves == 0.0:
         return dict(obs_mse=0.0, reward_mse=0.0, nll=0.0, n=len(cases))
@@ -421,7 +487,9 @@ def floor_of(cases: EvalTransitions, data: Transitions, rules: Rules, sure: bool
     probs = np.eye(ACTION_COUNT)[some.told.clip(0)]  # [m, A, 7]
     if not told:
         left = ~some.before[:, :-3].any((2, 3))
-        guess = np.where(left[..., None], np.eye(ACTION_COUNT)[STAY], observers.bayes(data.trajectories)[some.index])
+        guess = np.where(
+            left[..., None], np.eye(ACTION_COUNT)[STAY], observers.bayes(data.trajectories)[some.index]
+        )
         probs = np.where((some.told < 0)[..., None], guess, probs)
     enough = 1 + int(np.searchsorted(np.cumsum((probs > 0).sum(2).prod(1)), COMBINATIONS))
     some, probs = some.take(slice(enough)), probs[:enough]
@@ -437,7 +505,9 @@ def floor_of(cases: EvalTransitions, data: Transitions, rules: Rules, sure: bool
 # ---- all figures
 
 
-def summary(steps: dict, cases: EvalTransitions, rolled: dict, sampled: dict | None, counted: np.ndarray) -> dict:
+def summary(
+    steps: dict, cases: EvalTransitions, rolled: dict, sampled: dict | None, counted: np.ndarray
+) -> dict:
     """The figures as metrics.json names them."""
     events = events_of(cases)
     some = np.any(list(events.values()), axis=0)
@@ -458,7 +528,12 @@ def summary(steps: dict, cases: EvalTransitions, rolled: dict, sampled: dict | N
 
 
 def judge(
-    model: nn.Module, cases: EvalTransitions, rules: Rules, counted: np.ndarray, seed: int, device: torch.device
+    model: nn.Module,
+    cases: EvalTransitions,
+    rules: Rules,
+    counted: np.ndarray,
+    seed: int,
+    device: torch.device,
 ) -> dict:
     """`summary` of a model, and under `arrays` what the figures are drawn from."""
     torch.manual_seed(seed)
@@ -470,10 +545,14 @@ def judge(
     names, keys = [*channels_of(cases), "reward > 0"], ("predicted", "frequency", "count")
     bins = {name: rows[:, rows[2] > 0] for name, rows in zip(names, sums.swapaxes(0, 1), strict=True)}
     curves = {name: np.stack([*(rows[:2] / rows[2]), rows[2]]) for name, rows in bins.items() if rows.size}
-    report["calibration"] = {name: dict(zip(keys, rows.tolist(), strict=True)) for name, rows in curves.items()}
+    report["calibration"] = {
+        name: dict(zip(keys, rows.tolist(), strict=True)) for name, rows in curves.items()
+    }
     playing = np.arange(rolled["exact"].shape[1]) < rolled["length"][:, None]
     rate = per_10k(rolled["broken"][playing], counted)
-    return report | {"arrays": dict(steps=steps, rolled=rolled, playing=playing, rolled_rate=rate, calibration=curves)}
+    return report | {
+        "arrays": dict(steps=steps, rolled=rolled, playing=playing, rolled_rate=rate, calibration=curves)
+    }
 
 
 def channels_of(cases: EvalTransitions) -> list[str]:
@@ -487,7 +566,9 @@ def show(report: dict, untrained: dict, cases: EvalTransitions, data: Transition
     print(f"[INFO] dataset size={len(data)}, inferred n_agents={shape[0] - 3}\n\n=== Metrics ===")
     print(f"Obs  MSE (mean over B,C,H,W): {report['obs_mse']:.6f}")
     print(f"Obs  PSNR: {report['psnr_frame_mean']:.2f} dB")
-    print(f"Rew  MSE:  {math.nan if report['reward_mse'] is None else report['reward_mse']:.6f}\nPer-channel MSE:")
+    print(
+        f"Rew  MSE:  {math.nan if report['reward_mse'] is None else report['reward_mse']:.6f}\nPer-channel MSE:"
+    )
     for i, mse in enumerate(report["per_channel_mse"]):
         print(f"  ch[{i}]: {mse:.6e}")
     print("", *what, sep="\n")
@@ -496,7 +577,10 @@ def show(report: dict, untrained: dict, cases: EvalTransitions, data: Transition
         lines += [(label.format(k=k), f"rollout {k} {key}", form) for label, key, form in TABLE_OF_ROLLOUTS]
     print(f"\n{'':<34}{'model':>12}{'floor':>12}{'untrained':>12}")
     for label, path, form in lines:
-        found = [reduce(lambda at, key: (at or {}).get(key), path.split(), x) for x in (report, ideal(floor), untrained)]
+        found = [
+            reduce(lambda at, key: (at or {}).get(key), path.split(), x)
+            for x in (report, ideal(floor), untrained)
+        ]
         if path == "nll" or found[0] is not None:
             print(f"{label:<34}" + "".join(f"{'-' if x is None else format(x, form):>12}" for x in found))
     for key, rates in report["violations_per_10k"].items():
@@ -512,7 +596,9 @@ def ideal(floor: dict) -> dict:
     report["psnr_global"] = None if floor["obs_mse"] is None else psnr(floor["obs_mse"])
     row = dict(violations_per_10k=0.0, violations_per_10k_samples=0.0)
     if floor["obs_mse"] == 0.0:
-        report |= dict.fromkeys(("exact_transitions", "exact_transitions_events", "exact_rewards", "hits_at_1"), 1.0)
+        report |= dict.fromkeys(
+            ("exact_transitions", "exact_transitions_events", "exact_rewards", "hits_at_1"), 1.0
+        )
         report["psnr_frame_mean"] = psnr(0.0)
         report["exact_ends"] = None if floor["nll"] is None else 1.0
         row |= dict(exact=1.0, exact_path=1.0, obs_mse=0.0, reward_mse=0.0)
@@ -527,8 +613,16 @@ def pictured(steps: dict, cases: EvalTransitions, seed: int, each: int = 6) -> d
     error = steps["nll"] if "nll" in steps else steps["squares"].mean(1)
     order = np.random.default_rng(seed).permutation(len(cases))
     kinds = [order[rows[order]] for rows in events_of(cases).values()]
-    turns = [row for turn in itertools.zip_longest(*(kind[:each] for kind in kinds)) for row in turn if row is not None]
-    found = {"worst_cases": np.argsort(-error, kind="stable")[:each], "events": np.array(list(dict.fromkeys(turns))[:each])}
+    turns = [
+        row
+        for turn in itertools.zip_longest(*(kind[:each] for kind in kinds))
+        for row in turn
+        if row is not None
+    ]
+    found = {
+        "worst_cases": np.argsort(-error, kind="stable")[:each],
+        "events": np.array(list(dict.fromkeys(turns))[:each]),
+    }
     return {name: rows.astype(np.int64) for name, rows in found.items() if len(rows)}
 
 
@@ -542,7 +636,9 @@ def draw(model: nn.Module, cases: EvalTransitions, report: dict, seed: int, devi
     for name, rows in pictured(steps, cases, seed).items():
         states, told, *_ = cases.tensors(rows, device)
         said, some = model.predict(states, told), cases.take(rows)
-        heads = [f"transition {index}, tick {tick}" for index, tick in zip(some.index, some.ticks, strict=True)]
+        heads = [
+            f"transition {index}, tick {tick}" for index, tick in zip(some.index, some.ticks, strict=True)
+        ]
         if "nll" in steps:
             heads = [f"{head}, NLL {nll:.3g}" for head, nll in zip(heads, steps["nll"][rows], strict=True)]
         boards = (some.before, some.after, said.expected.clamp(0, 1).cpu().numpy().reshape(some.before.shape))
@@ -553,8 +649,13 @@ def draw(model: nn.Module, cases: EvalTransitions, report: dict, seed: int, devi
                for name, values in wrong.items()}  # fmt: skip
     wrong = {"share of wrong boards": 1.0 - rolled["exact"], "obs MSE": rolled["obs_mse"],
              "reward MSE": rolled["reward_mse"], "share of steps that break a rule": rolled["broken"].any(2)}  # fmt: skip
-    by_depth = {name: [_mean(values[on, t]) or 0.0 for t, on in enumerate(playing.T)] for name, values in wrong.items()}
-    return drawn | figures.of_predictions(arrays["calibration"], by_tick, by_depth, f"{len(cases)} transitions")
+    by_depth = {
+        name: [_mean(values[on, t]) or 0.0 for t, on in enumerate(playing.T)]
+        for name, values in wrong.items()
+    }
+    return drawn | figures.of_predictions(
+        arrays["calibration"], by_tick, by_depth, f"{len(cases)} transitions"
+    )
 
 
 @torch.no_grad()
@@ -566,19 +667,30 @@ def film(model: nn.Module, cases: EvalTransitions, path: Path, seed: int, device
     events = np.append(0, np.cumsum(sum(events_of(cases).values())))
     best = (events[start + length] - events[start]).argmax()  # the one with most events
     rows = start[best] + np.arange(length[best])
-    boards, shape = {name: [cases.before[rows[0]]] for name in ("real", "most likely", "sampled")}, cases.before.shape[1:]
+    boards, shape = (
+        {name: [cases.before[rows[0]]] for name in ("real", "most likely", "sampled")},
+        cases.before.shape[1:],
+    )
     titles = ["the start"]
     for row in rows:
         told = torch.as_tensor(cases.told[row : row + 1], device=device)
-        last = {name: torch.as_tensor(shown[-1], device=device).flatten(1)[None] for name, shown in boards.items()}
+        last = {
+            name: torch.as_tensor(shown[-1], device=device).flatten(1)[None] for name, shown in boards.items()
+        }
         boards["real"].append(cases.after[row])
-        boards["most likely"].append(model.predict(last["most likely"], told).likely.cpu().numpy().reshape(shape))
+        boards["most likely"].append(
+            model.predict(last["most likely"], told).likely.cpu().numpy().reshape(shape)
+        )
         boards["sampled"].append(model.sample(last["sampled"], told)[0].cpu().numpy().reshape(shape))
-        titles.append(f"after tick {cases.ticks[row]}: {figures.told_and_paid(cases.told[row], cases.rewards[row])}")
+        titles.append(
+            f"after tick {cases.ticks[row]}: {figures.told_and_paid(cases.told[row], cases.rewards[row])}"
+        )
     figures.joint_film(boards, titles, path)
 
 
-def save(report: dict, untrained: dict, model: nn.Module, cases: EvalTransitions, folder: Path, seed: int, device) -> None:
+def save(
+    report: dict, untrained: dict, model: nn.Module, cases: EvalTransitions, folder: Path, seed: int, device
+) -> None:
     """per_channel.csv, violations.csv, rollout.csv and predictions.npz."""
     names = channels_of(cases)
     rows = zip(names, report["per_channel_mse"], untrained["per_channel_mse"], strict=True)
@@ -591,7 +703,9 @@ def save(report: dict, untrained: dict, model: nn.Module, cases: EvalTransitions
     tracking.write_csv(folder / "violations.csv", rows)
     others = {k: {f"untrained_{key}": row[key] for key in ("exact", "obs_mse", "reward_mse")}
               for k, row in untrained["rollout"].items()}  # fmt: skip
-    tracking.write_csv(folder / "rollout.csv", [dict(k=int(k)) | row | others[k] for k, row in report["rollout"].items()])
+    tracking.write_csv(
+        folder / "rollout.csv", [dict(k=int(k)) | row | others[k] for k, row in report["rollout"].items()]
+    )
     some = np.sort(np.random.default_rng(seed).permutation(len(cases))[:2000])
     with torch.no_grad():
         states, told, *_ = cases.tensors(some, device)
@@ -616,7 +730,9 @@ def read(args: Args, checkpoint: dict) -> tuple[Transitions, np.ndarray, str]:
     own = data.fingerprint == checkpoint["fingerprint"]
     part = args.split or ("test" if own else "all")
     if own and part in ("train", "all"):
-        raise tracking.UsageError(f"--split {part}: the run was trained on {args.data}; judge test, val, or --data fresh")
+        raise tracking.UsageError(
+            f"--split {part}: the run was trained on {args.data}; judge test, val, or --data fresh"
+        )
     if part not in data.splits:
         data = load_transitions(path, layout, True)
     index = data.splits[part]
@@ -634,9 +750,15 @@ def rules_of(data: Transitions) -> tuple[Rules, bool]:
 
 def other_rules(trained: dict | None, rules: Rules) -> list[str]:
     """A line where what the model learnt from had other rules of a tick than what it is judged on."""
-    names = [name for name in ("hunters_needed", "stag_reward", "hare_reward", "prey_moves") if name in (trained or {})]
+    names = [
+        name
+        for name in ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
+        if name in (trained or {})
+    ]
     found = [
-        f"{name} {trained[name]}, here {getattr(rules, name)}" for name in names if trained[name] != getattr(rules, name)
+        f"{name} {trained[name]}, here {getattr(rules, name)}"
+        for name in names
+        if trained[name] != getattr(rules, name)
     ]
     return [f"the model learnt from other rules: {'; '.join(found)}"] * bool(found)
 
@@ -646,7 +768,9 @@ def main() -> None:
     for name, least in dict(max_samples=0, seed=0, torch_threads=1).items():
         if not least <= getattr(args, name) < 2**31:
             flag = f"--{name.replace('_', '-')}"
-            raise tracking.UsageError(f"{flag}: must be at least {least} and below 2**31, got {getattr(args, name)}")
+            raise tracking.UsageError(
+                f"{flag}: must be at least {least} and below 2**31, got {getattr(args, name)}"
+            )
     torch.set_num_threads(args.torch_threads)
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
     folder = tracking.find_folder(args.checkpoint or tracking.newest_run("wm_ckpts", "train_world_model.py"))
@@ -654,9 +778,13 @@ def main() -> None:
     data, index, what = read(args, checkpoint)
     A, board = data.actions.shape[1], data.states.shape[2:]
     if model.hunters not in (None, A):
-        raise tracking.UsageError(f"{args.data}: expected {model.hunters} hunters, as the checkpoint's, found {A}")
+        raise tracking.UsageError(
+            f"{args.data}: expected {model.hunters} hunters, as the checkpoint's, found {A}"
+        )
     if model.joint and (data.actions[index] < 0).any():
-        raise tracking.UsageError(f"{args.data}: actions: expected everyone's, as in training, found one hunter's")
+        raise tracking.UsageError(
+            f"{args.data}: actions: expected everyone's, as in training, found one hunter's"
+        )
     model = model.on(*board)
     cases = EvalTransitions.of(data, index, model.joint, args.seed)
     (rules, said_so), lines = rules_of(data), [f"inferred: {line}" for line in data.inferred]
@@ -680,7 +808,9 @@ def main() -> None:
             f"[TEST] floor: by the exact law of the next state, on {report['floor']['n']} transitions drawn by the seed"
         )
     if len(cases) > UNTRAINED:
-        lines.append(f"[TEST] untrained: the same network before training, on the first {UNTRAINED} transitions")
+        lines.append(
+            f"[TEST] untrained: the same network before training, on the first {UNTRAINED} transitions"
+        )
     show(report, untrained, cases, data, lines)
 
     out = folder / "test"
@@ -691,7 +821,9 @@ def main() -> None:
     step = checkpoint["step"]
     for name, figure in draw(model, cases, report, args.seed, device).items():
         figures.save(figure, out / f"{name}.png")
-        writer.add_image(f"test_figures/{name}", imread(out / f"{name}.png")[..., :3], step, dataformats="HWC")
+        writer.add_image(
+            f"test_figures/{name}", imread(out / f"{name}.png")[..., :3], step, dataformats="HWC"
+        )
     film(model, cases, out / "imagined_episode.gif", args.seed, device)
     report.pop("arrays")
     tracking.log_scalars(writer, "test_metrics", report, step)
@@ -704,7 +836,9 @@ def main() -> None:
     head = dict(checkpoint=folder.as_posix(), run=checkpoint["run"], epoch=checkpoint["epoch"] - 1, data=args.data,
                 judged=what, seed=args.seed, seconds=seconds)  # fmt: skip
     whole = json.dumps(head | report | {"untrained": untrained})
-    tracking.write_json(out / "metrics.json", json.loads(whole, parse_constant=lambda _: None))  # NaN is not JSON
+    tracking.write_json(
+        out / "metrics.json", json.loads(whole, parse_constant=lambda _: None)
+    )  # NaN is not JSON
     print(f"[TEST] {seconds:.0f} s; tables, figures and metrics.json: {out.as_posix()}")
 
 

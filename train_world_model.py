@@ -111,7 +111,11 @@ class JointState(NamedTuple):
         K, A = states.shape[2], states.shape[1] - 3
         order = torch.arange(K, 0, -1, device=states.device)  # so that topk finds the first cells first
         cells = []
-        for planes, most in ((states[:, :A].flatten(0, 1), 1), (states[:, A + 1], stags), (states[:, A + 2], hares)):
+        for planes, most in (
+            (states[:, :A].flatten(0, 1), 1),
+            (states[:, A + 1], stags),
+            (states[:, A + 2], hares),
+        ):
             value, cell = (planes * order).topk(most, 1)
             cells.append(torch.where(value > 0, cell, K))
         return cls(states[:, A].float(), cells[0].view(len(states), A), torch.cat(cells[1:], 1), stags)
@@ -144,7 +148,9 @@ class Scorer(nn.Module):
         """context: [.., c]; step: [.., 4, s]; off_board: bool [.., 4]. Returns: [.., 6]."""
         first, second = self.context(context).chunk(2, -1)
         steps = self.out(F.relu(self.middle(F.relu(first[..., None, :] + self.step(step)))))[..., 0]
-        return torch.cat([(SHARP * steps).masked_fill(off_board, MASKED), SHARP * self.rest(F.relu(second))], -1)
+        return torch.cat(
+            [(SHARP * steps).masked_fill(off_board, MASKED), SHARP * self.rest(F.relu(second))], -1
+        )
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -157,7 +163,9 @@ def at_least(counts: torch.Tensor, most: int) -> torch.Tensor:
     return (counts[..., None] > torch.arange(most, device=counts.device) + 0.5).float()
 
 
-OWN = 7  # what `Moves` knows of a hunter alone: its action in five classes, the stags and the hares on its cell
+OWN = (
+    7  # what `Moves` knows of a hunter alone: its action in five classes, the stags and the hares on its cell
+)
 
 
 def effective_actions(wall: torch.Tensor, under: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
@@ -184,7 +192,9 @@ class ObjectWorldModel(nn.Module):
     kind = "moves"
     hunters = None
 
-    def __init__(self, height: int, width: int, reward_values: list[float], joint: bool = True, hidden: int = 32):
+    def __init__(
+        self, height: int, width: int, reward_values: list[float], joint: bool = True, hidden: int = 32
+    ):
         super().__init__()
         self.sizes = dict(height=height, width=width, reward_values=reward_values, joint=joint, hidden=hidden)
         self.joint = joint
@@ -200,7 +210,9 @@ class ObjectWorldModel(nn.Module):
     def on(self, height: int, width: int) -> "ObjectWorldModel":
         """The same model, for boards of this size."""
         K = height * width
-        around = torch.as_tensor(np.pad(neighbours(height, width)[:, :5], ((0, 0), (0, 1)), constant_values=K))
+        around = torch.as_tensor(
+            np.pad(neighbours(height, width)[:, :5], ((0, 0), (0, 1)), constant_values=K)
+        )
         self.register_buffer(
             "around", around.to(self.reward_values.device), persistent=False
         )  # [K + 1, 6], where an outcome leads
@@ -212,7 +224,9 @@ class ObjectWorldModel(nn.Module):
         blocks, hunters, prey, stags = boards
         walls = F.pad(blocks, (0, 1), value=1.0)  # [B, K + 1]
         wall = walls.gather(1, self.around[hunters][..., :4].flatten(1)).unflatten(1, (-1, 4))
-        on = ((hunters[:, :, None] == prey[:, None]) & (hunters < blocks.shape[1])[..., None]).float()  # [B, A, P]
+        on = (
+            (hunters[:, :, None] == prey[:, None]) & (hunters < blocks.shape[1])[..., None]
+        ).float()  # [B, A, P]
         return wall, torch.stack([on[..., :stags].sum(2), on[..., stags:].sum(2)], 2)
 
     def _hunters_see(self, boards: JointState, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -222,7 +236,11 @@ class ObjectWorldModel(nn.Module):
         wall, under = self._surroundings(boards)
         actions = effective_actions(wall, under, actions)
         chosen = (actions[..., None] == torch.arange(4, device=actions.device)).float()
-        hunt_stag, hunt_hare, unknown = (actions == HUNT_STAG).float(), (actions == HUNT_HARE).float(), (actions < 0).float()
+        hunt_stag, hunt_hare, unknown = (
+            (actions == HUNT_STAG).float(),
+            (actions == HUNT_HARE).float(),
+            (actions < 0).float(),
+        )
         same = (hunters[:, :, None] == hunters[:, None]) & (hunters < K)[..., None]
         same = (same & ~torch.eye(A, dtype=torch.bool, device=same.device)).float()
         crowd = same @ torch.stack([hunt_stag, hunt_hare, unknown], 2)  # [B, A, 3]
@@ -245,7 +263,9 @@ class ObjectWorldModel(nn.Module):
         near = torch.stack([F.pad(kind, (0, 1), value=far).amin(3) for kind in kinds], 3)  # [B, A, 5, 2]
         return (near[:, :, 4:] - near[:, :, :4]).clamp(-1, 1).float()
 
-    def _prey_see(self, boards: JointState, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _prey_see(
+        self, boards: JointState, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns: context [B, P, 13], wall [B, P, 4], under [B, P, A]: hunters on a prey's cell."""
         blocks, hunters, prey, stags = boards
         ways = self.around[prey][..., :4]
@@ -256,7 +276,9 @@ class ObjectWorldModel(nn.Module):
         context = [torch.stack([is_stag, 1.0 - is_stag], 2), at_least(crowd[..., :2], 4).flatten(2)]
         return torch.cat([*context, at_least(crowd[..., 2], 3)], 2), wall, under
 
-    def _prey_logits(self, seen: tuple, boards: JointState, left: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    def _prey_logits(
+        self, seen: tuple, boards: JointState, left: torch.Tensor, now: torch.Tensor
+    ) -> torch.Tensor:
         """Of every prey, given those before it. left: float [B, A], hunters that leave; now: int64 [B, P], where prey go.
         Returns: [B, P, 6]."""
         (context, wall, under), cell, P = seen, boards.prey, boards.prey.shape[1]
@@ -273,7 +295,9 @@ class ObjectWorldModel(nn.Module):
         context = torch.cat([context, shot, ousted[..., None], step.sum(2) / 4], 2)
         return self.prey(context, step, ways == boards.blocks.shape[1])
 
-    def _reward_logits(self, context: torch.Tensor, left: torch.Tensor) -> torch.Tensor:  # over `totals`, [B, A, n]
+    def _reward_logits(
+        self, context: torch.Tensor, left: torch.Tensor
+    ) -> torch.Tensor:  # over `totals`, [B, A, n]
         return SHARP * self.reward(torch.cat([context, left[..., None]], 2))
 
     def terms(self, boards: JointState, actions: torch.Tensor, outcome: Outcomes, rewards: torch.Tensor, ends: torch.Tensor,
@@ -287,25 +311,40 @@ class ObjectWorldModel(nn.Module):
         left = outcome.left()
         earlier = torch.tril(same, -1) @ left[..., None]  # [B, A, 1], left before from one's cell
         off_board = self.around[boards.hunters][..., :4] == K
-        hunters = self.hunter(torch.cat([context, at_least(earlier[..., 0], 2)], 2), step, off_board).log_softmax(2)
+        hunters = self.hunter(
+            torch.cat([context, at_least(earlier[..., 0], 2)], 2), step, off_board
+        ).log_softmax(2)
         there = boards.hunters < K
 
-        told = JointState(*(array[outcome.row] for array in boards[:3]), boards.stags)  # a row a way to tell the prey apart
+        told = JointState(
+            *(array[outcome.row] for array in boards[:3]), boards.stags
+        )  # a row a way to tell the prey apart
         now = self.around[told.prey].gather(2, outcome.prey[..., None])[..., 0]
         seen = self._prey_see(told, actions[outcome.row])
         prey = self._prey_logits(seen, told, left[outcome.row], now).log_softmax(2)
         each = (_at(prey, outcome.prey) * (told.prey < K)).sum(1)
-        by_way = each.new_full((len(actions), outcome.ways), MASKED).index_put((outcome.row, outcome.way), each)
+        by_way = each.new_full((len(actions), outcome.ways), MASKED).index_put(
+            (outcome.row, outcome.way), each
+        )
 
         paid = self._reward_logits(context, left).log_softmax(2)
         known = there & ~rewards.isnan()
-        total = (rewards[..., None].nan_to_num() * self._sharers(same, left) - self.reward_values).abs().argmin(2)
+        total = (
+            (rewards[..., None].nan_to_num() * self._sharers(same, left) - self.reward_values).abs().argmin(2)
+        )
         end = _end_log_prob(self._end_logit(left, there), ends)
-        found = [(_at(hunters, outcome.hunters) * there).sum(1), by_way.logsumexp(1), (_at(paid, total) * known).sum(1), end]
+        found = [
+            (_at(hunters, outcome.hunters) * there).sum(1),
+            by_way.logsumexp(1),
+            (_at(paid, total) * known).sum(1),
+            end,
+        ]
         lost = found[0].new_zeros(len(actions))
         if contrast:
             first = outcome.way == 0
-            gone = torch.where(outcome.prey == LEAVE, STAYED, LEAVE)  # one prey missing, or there though it was captured
+            gone = torch.where(
+                outcome.prey == LEAVE, STAYED, LEAVE
+            )  # one prey missing, or there though it was captured
             less = [self._wrong(hunters, outcome.hunters, there), self._wrong(paid, total, known),
                     _one_of((_at(prey, gone) - _at(prey, outcome.prey))[first], (told.prey < K)[first])]  # fmt: skip
             # Next states of the batch are on other boards: impossible here by construction, they would add nothing.
@@ -316,13 +355,17 @@ class ObjectWorldModel(nn.Module):
         """How much less likely another class of one random object is, [B]."""
         classes = log_probs.shape[2]
         other = (right + torch.randint_like(right, 1, max(2, classes))) % classes
-        return _one_of((_at(log_probs, other) - _at(log_probs, right)).clamp(min=MASKED), there & (other != right))
+        return _one_of(
+            (_at(log_probs, other) - _at(log_probs, right)).clamp(min=MASKED), there & (other != right)
+        )
 
     def _sharers(self, same: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
         """How many leave from one's cell, oneself included; 1 for who stays. [B, A, 1]"""
         return (1.0 + (same @ left[..., None])[..., 0] * left)[..., None]
 
-    def _end_logit(self, left: torch.Tensor, there: torch.Tensor) -> torch.Tensor:  # is anybody left on the board? [B]
+    def _end_logit(
+        self, left: torch.Tensor, there: torch.Tensor
+    ) -> torch.Tensor:  # is anybody left on the board? [B]
         stay = ((left == 0) & there).any(1, keepdim=True).float()
         return SHARP * self.end(stay)[:, 0]
 
@@ -338,7 +381,9 @@ class ObjectWorldModel(nn.Module):
         told = outcome.batch(np.flatnonzero(outcome.possible), device)
         terms, _ = self.terms(part, actions[good], told, rewards[good], ends[good])
         same = (part.hunters[:, :, None] == part.hunters[:, None]).float()
-        paid = rewards[good].nan_to_num()[..., None] * self._sharers(same - torch.eye(same.shape[1]).to(same), told.left())
+        paid = rewards[good].nan_to_num()[..., None] * self._sharers(
+            same - torch.eye(same.shape[1]).to(same), told.left()
+        )
         odd = ((paid - self.reward_values).abs().amin(2) > 0.01).any(1)  # a reward that is no class
         return found.index_put((good,), torch.where(odd, MASKED, terms.sum(1)))
 
@@ -353,9 +398,17 @@ class ObjectWorldModel(nn.Module):
         K, (B, A), P = boards.blocks.shape[1], boards.hunters.shape, boards.prey.shape[1]
         actions, context, step, same = self._hunters_see(boards, actions)
         # All are decided at once, as if none before had left or moved; whoever saw what is not so decides anew.
-        there, to, rows = boards.hunters < K, self.around[boards.hunters], torch.arange(B, device=actions.device)
+        there, to, rows = (
+            boards.hunters < K,
+            self.around[boards.hunters],
+            torch.arange(B, device=actions.device),
+        )
         seen, earlier = (context, step, to[..., :4] == K), torch.tril(same, -1)
-        left, outcomes, hunter_probs = context.new_zeros(B, A), to.new_full((B, A), STAYED), context.new_zeros(B, A, 6)
+        left, outcomes, hunter_probs = (
+            context.new_zeros(B, A),
+            to.new_full((B, A), STAYED),
+            context.new_zeros(B, A, 6),
+        )
         before, anew = at_least(left, 2), torch.ones_like(there)
         while len(rows):
             logits = self.hunter(torch.cat([seen[0][rows], before], 2), *(array[rows] for array in seen[1:]))
@@ -367,8 +420,16 @@ class ObjectWorldModel(nn.Module):
             on = anew.any(1)
             rows, before, anew = rows[on], now[on], anew[on]
 
-        seen, goes, rows = self._prey_see(boards, actions), boards.prey.clone(), torch.arange(B, device=actions.device)
-        prey_probs, start, index = context.new_zeros(B, P, 6), to.new_zeros(B, 1), torch.arange(P, device=rows.device)
+        seen, goes, rows = (
+            self._prey_see(boards, actions),
+            boards.prey.clone(),
+            torch.arange(B, device=actions.device),
+        )
+        prey_probs, start, index = (
+            context.new_zeros(B, P, 6),
+            to.new_zeros(B, 1),
+            torch.arange(P, device=rows.device),
+        )
         while len(rows) and P:
             some = JointState(*(array[rows] for array in boards[:3]), boards.stags)
             logits = self._prey_logits(tuple(array[rows] for array in seen), some, left[rows], goes[rows])
@@ -376,7 +437,10 @@ class ObjectWorldModel(nn.Module):
             pick = _pick(logits, likely)
             went = (pick != STAYED) & (index >= start) & (some.prey < K)
             which = went.int().argmax(1, keepdim=True)
-            to_cell, on = self.around[some.prey.gather(1, which)[:, 0], pick.gather(1, which)[:, 0]], went.any(1)
+            to_cell, on = (
+                self.around[some.prey.gather(1, which)[:, 0], pick.gather(1, which)[:, 0]],
+                went.any(1),
+            )
             rows, start = rows[on], which[on] + 1
             goes[rows, which[on, 0]] = to_cell[on]
 
@@ -392,13 +456,17 @@ class ObjectWorldModel(nn.Module):
     def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
         """`expected` adds up each object's outcomes, given the likeliest ones of those before it."""
         boards = self._boards(states)
-        after, rewards, _, (hunters, prey, context, end, sharers, there) = self.step(boards, actions, likely=True)
+        after, rewards, _, (hunters, prey, context, end, sharers, there) = self.step(
+            boards, actions, likely=True
+        )
         (B, A), K = boards.hunters.shape, boards.blocks.shape[1]
         planes = states.new_zeros(B, A + 3, K + 1, dtype=torch.float32)
         planes[:, :A].scatter_add_(2, self.around[boards.hunters], hunters.softmax(2))
         planes[:, A, :K] = boards.blocks
         for plane, own in ((A + 1, slice(None, boards.stags)), (A + 2, slice(boards.stags, None))):
-            planes[:, plane].scatter_add_(1, self.around[boards.prey[:, own]].flatten(1), prey[:, own].softmax(2).flatten(1))
+            planes[:, plane].scatter_add_(
+                1, self.around[boards.prey[:, own]].flatten(1), prey[:, own].softmax(2).flatten(1)
+            )
         leaves = hunters.softmax(2)[..., LEAVE]
         paid = [self._reward_logits(context, torch.full_like(leaves, left)).softmax(2) for left in (0.0, 1.0)]
         paid = paid[0] + leaves[..., None] * (paid[1] - paid[0])  # [B, A, n]
@@ -415,7 +483,9 @@ class ObjectWorldModel(nn.Module):
         return after.planes(), rewards, ends
 
     def _boards(self, states: torch.Tensor) -> JointState:
-        return JointState.of(states, max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max())))
+        return JointState.of(
+            states, max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max()))
+        )
 
 
 def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -424,7 +494,9 @@ def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def _end_log_prob(logit: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """log p of an end, or of none; 0 where it is not known. Both float [B]."""
-    return -F.softplus(-logit * (2 * ends.nan_to_num() - 1)) * ~ends.isnan()  # multiplied: a NaN has no gradient
+    return (
+        -F.softplus(-logit * (2 * ends.nan_to_num() - 1)) * ~ends.isnan()
+    )  # multiplied: a NaN has no gradient
 
 
 def _one_of(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
@@ -447,7 +519,9 @@ def _pick(logits: torch.Tensor, likely: bool) -> torch.Tensor:
 class CellLogits(NamedTuple):
     """What `Cells` says of B joint states; a hunter's window is its own cell and the eight around it."""
 
-    window: torch.Tensor  # int64 [B, A, 9], the cells, K for what is off the board; all K for a hunter that has left
+    window: (
+        torch.Tensor
+    )  # int64 [B, A, 9], the cells, K for what is off the board; all K for a hunter that has left
     hunters: torch.Tensor  # float [B, A, 9], logits of the hunter being there next
     rewards: torch.Tensor  # float [B, A, n], logits of the values in `rewards`
     prey: torch.Tensor  # float [B, 2, K], logits of a stag, of a hare
@@ -491,7 +565,9 @@ class Cells(nn.Module):
         """states: uint8 [B, A+3, K]; actions: int64 [B, A], as asked for, -1 where not known."""
         (B, A), K = actions.shape, states.shape[2]
         hunters, chosen = states[:, :A].float(), F.one_hot(actions + 1, ACTIONS + 1).float()
-        by_action = torch.einsum("bac,bak->bck", chosen, hunters)  # [B, 8, K], how many hunters play it on a cell
+        by_action = torch.einsum(
+            "bac,bak->bck", chosen, hunters
+        )  # [B, 8, K], how many hunters play it on a cell
         inside = hunters.new_ones(B, 1, K)  # tells a free cell from one beyond the border
         board = torch.cat([by_action, states[:, A:].float(), inside], 1)
         features = F.relu(self.board_features(board.unflatten(2, self.board)))  # [B, channels, H, W]
@@ -502,7 +578,9 @@ class Cells(nn.Module):
         says = self.hunter(torch.cat([own, chosen], 2))
         return CellLogits(self.window[cell], says[..., :9], says[..., 9:], prey)
 
-    def _end_logit(self, hunters: torch.Tensor) -> torch.Tensor:  # hunters: [B, A, K], the next planes. Is one left? [B]
+    def _end_logit(
+        self, hunters: torch.Tensor
+    ) -> torch.Tensor:  # hunters: [B, A, K], the next planes. Is one left? [B]
         return SHARP * self.end((hunters > 0.5).any(2).any(1, keepdim=True).float())[:, 0]
 
     def terms(self, states, actions, next_states, rewards, ends, contrast: bool = False):
@@ -511,8 +589,12 @@ class Cells(nn.Module):
         logits, (A, K) = self(states, actions), (actions.shape[1], states.shape[2])
         there = states[:, :A].amax(2) > 0
         truth = F.pad(next_states[:, :A], (0, 1)).gather(2, logits.window).float()  # [B, A, 9]
-        cells = F.binary_cross_entropy_with_logits(logits.hunters, truth, reduction="none") * (logits.window < K)
-        prey = F.binary_cross_entropy_with_logits(logits.prey, next_states[:, A + 1 :].float(), reduction="none")
+        cells = F.binary_cross_entropy_with_logits(logits.hunters, truth, reduction="none") * (
+            logits.window < K
+        )
+        prey = F.binary_cross_entropy_with_logits(
+            logits.prey, next_states[:, A + 1 :].float(), reduction="none"
+        )
         value = (rewards[..., None].nan_to_num() - self.rewards).abs().argmin(2)
         paid = _at(logits.rewards.log_softmax(2), value) * (there & ~rewards.isnan())
         end = _end_log_prob(self._end_logit(next_states[:, :A]), ends)
@@ -533,7 +615,9 @@ class Cells(nn.Module):
         odd |= ~there & (rewards != 0)
         return torch.where(far | odd.any(1), MASKED, terms.sum(1))
 
-    def _probabilities(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _probabilities(
+        self, states: torch.Tensor, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of the next planes [B, A+3, K], of the rewards [B, A, n]; and there, bool [B, A]."""
         logits, A = self(states, actions), actions.shape[1]
         planes = F.pad(states, (0, 1)).float()
@@ -548,7 +632,9 @@ class Cells(nn.Module):
         likely = (planes > 0.5).to(torch.uint8)
         end = self._end_logit(likely[:, : actions.shape[1]]).sigmoid()
         positive = paid[..., self.rewards > 0].sum(2) * there
-        return Prediction(likely, planes, self.rewards[paid.argmax(2)] * there, (paid @ self.rewards) * there, positive, end)
+        return Prediction(
+            likely, planes, self.rewards[paid.argmax(2)] * there, (paid @ self.rewards) * there, positive, end
+        )
 
     @torch.no_grad()
     def sample(self, states: torch.Tensor, actions: torch.Tensor):
@@ -577,18 +663,24 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
     """Raises: tracking.UsageError: there is none, or it is of another script or a former version."""
     checkpoint = tracking.load_checkpoint(path, KIND, device)
     if checkpoint["args"]["model"] not in MODELS:  # the former regression
-        raise tracking.UsageError(f"{path}: the checkpoint was made by another version of this script: train anew")
+        raise tracking.UsageError(
+            f"{path}: the checkpoint was made by another version of this script: train anew"
+        )
     return checkpoint
 
 
-def load_world_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[ObjectWorldModel | Cells, dict]:
+def load_world_model(
+    folder: str | Path, device: str | torch.device = "cpu"
+) -> tuple[ObjectWorldModel | Cells, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = read_checkpoint(path, device)
     return tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path).to(device).eval(), checkpoint
 
 
-def log_likelihood_terms(model: nn.Module, batches: TransitionBatches, index: np.ndarray, contrast: bool, augment: bool):
+def log_likelihood_terms(
+    model: nn.Module, batches: TransitionBatches, index: np.ndarray, contrast: bool, augment: bool
+):
     """The model's terms of the transitions `index`, and its contrastive loss. A turned board tells `moves` nothing new,
     since their scorers share all directions; `cells` is trained on random symmetries."""
     batch = batches.take(index, random=augment, turned=augment and model.kind == "cells")
@@ -635,7 +727,9 @@ def read_transitions(args: Args) -> Transitions:
     return data
 
 
-def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: int, world: tracking.World, writer):
+def run_epoch(
+    model, optimizer, batches, index: np.ndarray, args: Args, step: int, world: tracking.World, writer
+):
     """Train once on the transitions `index`, in an order of this seed and step, `step` steps having been taken before. Of
     several processes each takes its share of every batch.
 
@@ -644,10 +738,16 @@ def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: in
     names = ("hunters", "prey", "rewards", "end")
     names += ("contrastive",) * (args.contrastive_coef > 0) + ("total",)
     torch.manual_seed(int(np.random.default_rng((args.seed, step, world.rank)).integers(2**62)))
-    order = index[np.random.default_rng((args.seed, step)).permutation(len(index))]  # the same in every process
+    order = index[
+        np.random.default_rng((args.seed, step)).permutation(len(index))
+    ]  # the same in every process
     parts = np.array_split(order, math.ceil(len(index) / args.batch_size))
-    sums, logged = torch.zeros(2, len(names), device=world.device)  # over the epoch; over the steps since the last log
-    with tqdm(total=len(index), unit=" transitions", leave=False, mininterval=1.0, disable=world.rank > 0) as bar:
+    sums, logged = torch.zeros(
+        2, len(names), device=world.device
+    )  # over the epoch; over the steps since the last log
+    with tqdm(
+        total=len(index), unit=" transitions", leave=False, mininterval=1.0, disable=world.rank > 0
+    ) as bar:
         for done, part in enumerate(parts, 1):
             rise, fall = min(1.0, (step + 1) / 100), 1.0 - step / (args.epochs * len(parts))
             scale = 0.5 if args.model == "cells" else 1.0
@@ -668,7 +768,9 @@ def run_epoch(model, optimizer, batches, index: np.ndarray, args: Args, step: in
             if done % LOG_STEPS == 0 or done == len(parts):
                 means = (world.sum(logged) / ((done - 1) % LOG_STEPS + 1)).tolist()
                 tracking.log_scalars(writer, "losses", dict(zip(names, means, strict=True)), step)
-                tracking.log_scalars(writer, "charts", {"learning_rate": optimizer.param_groups[0]["lr"]}, step)
+                tracking.log_scalars(
+                    writer, "charts", {"learning_rate": optimizer.param_groups[0]["lr"]}, step
+                )
                 logged.zero_()
     return dict(zip(names, (world.sum(sums) / len(parts)).tolist(), strict=True)), step
 
@@ -689,26 +791,42 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     with world.one_first():  # the default file is collected once
         data = read_transitions(args)
     if resumed and resumed["fingerprint"] != data.fingerprint:
-        raise tracking.UsageError(f"{args.data}: not the data that the run was trained on; name that file with --data")
+        raise tracking.UsageError(
+            f"{args.data}: not the data that the run was trained on; name that file with --data"
+        )
     tracking.seed_everything(args.seed, args.torch_deterministic)
     batches = TransitionBatches.of(data, device, args.actions == "own")
     if late := int(np.isnan(data.ends).sum()):
-        print(f"[DATA] {late} boards end by end_after_first_hunt: a joint state does not tell when; not part of the loss")
+        print(
+            f"[DATA] {late} boards end by end_after_first_hunt: a joint state does not tell when; not part of the loss"
+        )
     splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
     if impossible := len(data) - len(splits["all"]):
-        print(f"[DATA] {impossible} transitions left out in which an object goes further than a neighbour cell")
+        print(
+            f"[DATA] {impossible} transitions left out in which an object goes further than a neighbour cell"
+        )
     splits["train"] = splits["train"][: args.max_transitions or None]
     parts = {name: len(splits[name]) for name in ("train", "val", "test")}
     if min(parts.values()) < 1:
-        raise tracking.UsageError(f"{args.data}: expected transitions to train, validate and test on, found {parts}")
-    print(f"[DATA] split {data.split_law}: {parts['train']} train, {parts['val']} val, {parts['test']} test transitions")
+        raise tracking.UsageError(
+            f"{args.data}: expected transitions to train, validate and test on, found {parts}"
+        )
+    print(
+        f"[DATA] split {data.split_law}: {parts['train']} train, {parts['val']} val, {parts['test']} test transitions"
+    )
     height, width = data.states.shape[2:]
     if resumed:
         model = MODELS[args.model](**resumed["sizes"])
     else:
-        values = batches.capture_totals(splits["train"]) if args.model == "moves" else batches.reward_values(splits["train"])
+        values = (
+            batches.capture_totals(splits["train"])
+            if args.model == "moves"
+            else batches.reward_values(splits["train"])
+        )
         if len(values) > 64:
-            raise tracking.UsageError(f"{args.data}: rewards: expected at most 64 values, classes, found {len(values)}")
+            raise tracking.UsageError(
+                f"{args.data}: rewards: expected at most 64 values, classes, found {len(values)}"
+            )
         model = MODELS[args.model](height, width, values, args.actions == "joint")
     model = model.to(device).on(height, width)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
@@ -724,7 +842,14 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         run_name = tracking.new_run(args.exp_name, "wm_ckpts") if world.rank == 0 else ""
         folder = Path("wm_ckpts") / run_name
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
-    fixed = dict(kind=KIND, run=run_name, args=settings, sizes=model.sizes, fingerprint=data.fingerprint, rules=data.rules)
+    fixed = dict(
+        kind=KIND,
+        run=run_name,
+        args=settings,
+        sizes=model.sizes,
+        fingerprint=data.fingerprint,
+        rules=data.rules,
+    )
 
     def save(name: str) -> None:
         now = state | dict(seconds=state["seconds"] + time.perf_counter() - start)
@@ -741,11 +866,15 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     for epoch in range(state["epoch"], args.epochs):
         print(f"\n[Epoch {epoch + 1}/{args.epochs}]", flush=True)
         epoch_start = time.perf_counter()
-        means, state["step"] = run_epoch(shared, optimizer, batches, splits["train"], args, state["step"], world, writer)
+        means, state["step"] = run_epoch(
+            shared, optimizer, batches, splits["train"], args, state["step"], world, writer
+        )
         seconds = time.perf_counter() - epoch_start
         state["train_seconds"] += seconds
         if not math.isfinite(means["total"]):
-            raise tracking.UsageError(f"epoch {epoch}: the loss is {means['total']}; try a smaller --learning-rate")
+            raise tracking.UsageError(
+                f"epoch {epoch}: the loss is {means['total']}; try a smaller --learning-rate"
+            )
         state["epoch"] = epoch + 1
         if world.rank > 0:  # the first process judges and saves
             continue
@@ -767,7 +896,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     model, best = load_world_model(folder, device)
     test = judge(model.on(height, width), batches, splits["test"])
     said = ", ".join(f"{key} {value:.6g}" for key, value in test.items() if value is not None)
-    print(f"[WM] epoch {best['epoch'] - 1} (best on validation) on the test split: {parts['test']} transitions: {said}")
+    print(
+        f"[WM] epoch {best['epoch'] - 1} (best on validation) on the test split: {parts['test']} transitions: {said}"
+    )
     column = {key: [row[key] for row in state["history"]] for key in state["history"][0]}
     val = [key for key in column if key.startswith("val_")]
     panels = {"training loss": {key: column[key] for key in column if key not in ("epoch", *val)}}
@@ -777,7 +908,12 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * parts["train"] / state["train_seconds"]
     head = dict(
-        run=run_name, seed=args.seed, args=settings, seconds=seconds, transitions_per_second=speed, transitions=parts
+        run=run_name,
+        seed=args.seed,
+        args=settings,
+        seconds=seconds,
+        transitions_per_second=speed,
+        transitions=parts,
     )
     tracking.write_json(folder / "metrics.json", head | {"test": test})
     writer.close()

@@ -18,7 +18,11 @@ def machine() -> str:
 
     cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():  # Linux, where platform.processor() often knows nothing
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     threads = os.environ["OMP_NUM_THREADS"]
     return (

@@ -24,11 +24,15 @@ class PlainStagHunt(gymnasium.Env):
     """One board of the plain-Python game; the learner's episode ends when it leaves or at the horizon."""
 
     def __init__(self, rules: Rules, number: int, seed: int):
-        from tests.reference import Reference  # plain Python, slow and obvious: what users have. It needs hypothesis
+        from tests.reference import (
+            Reference,
+        )  # plain Python, slow and obvious: what users have. It needs hypothesis
 
         self.rules, self.random = rules, random.Random(seed * 1000 + number)
         self.game = Reference(rules, seed, number)
-        self.observation_space = gymnasium.spaces.Box(0, 1, (rules.hunters + 4, rules.height, rules.width), np.float32)
+        self.observation_space = gymnasium.spaces.Box(
+            0, 1, (rules.hunters + 4, rules.height, rules.width), np.float32
+        )
         self.action_space = gymnasium.spaces.Discrete(7)
 
     def reset(self, *, seed=None, options=None):
@@ -39,7 +43,9 @@ class PlainStagHunt(gymnasium.Env):
 
     def step(self, action):
         joint = [
-            int(action) if seat == self.seat else self.random.choices(range(7), self.game.probs(seat, who, DATA_EPSILON))[0]
+            int(action)
+            if seat == self.seat
+            else self.random.choices(range(7), self.game.probs(seat, who, DATA_EPSILON))[0]
             for seat, who in enumerate(self.who)
         ]
         rewards, terminated, truncated = self.game.step(joint)
@@ -81,7 +87,9 @@ class FastEnvs:
 
     def step(self, actions):
         found = self.game.step(torch.as_tensor(actions))
-        rewards, terminated, truncated = (array.gather(1, self.game.seats[:, None])[:, 0].numpy() for array in found)
+        rewards, terminated, truncated = (
+            array.gather(1, self.game.seats[:, None])[:, 0].numpy() for array in found
+        )
         self.game.deal(torch.as_tensor(terminated | truncated))
         obs, infos = self.reset()
         return obs, rewards, terminated, truncated, infos
@@ -104,7 +112,9 @@ class ConvAgent(nn.Module):
         sizes, layers = (rules.hunters + 4, 16, 32, 32), []
         for inputs, outputs in pairwise(sizes):
             layers += [layer_init(nn.Conv2d(inputs, outputs, 3, padding=1)), nn.ReLU()]
-        self.network = nn.Sequential(*layers, nn.Flatten(), layer_init(nn.Linear(32 * rules.cells, 512)), nn.ReLU())
+        self.network = nn.Sequential(
+            *layers, nn.Flatten(), layer_init(nn.Linear(32 * rules.cells, 512)), nn.ReLU()
+        )
         self.actor, self.critic = layer_init(nn.Linear(512, 7), 0.01), layer_init(nn.Linear(512, 1), 1)
 
     def forward(self, obs, mask):
@@ -125,8 +135,19 @@ def train(make_envs, seconds: float, seed: int = 1, num_envs: int = 64, num_step
     shape = (num_steps, num_envs)
     obs, masks = torch.zeros(num_steps, *next_obs.shape), torch.zeros(*shape, 7, dtype=torch.bool)
     actions, log_probs, rewards, dones, values = torch.zeros(5, *shape)
-    batch, gamma, gae_lambda, clip, rows, start = num_envs * num_steps, 0.99, 0.95, 0.2, [], time.perf_counter()
-    next_obs, next_mask, next_done = torch.tensor(next_obs), torch.tensor(infos["action_mask"]), torch.zeros(num_envs)
+    batch, gamma, gae_lambda, clip, rows, start = (
+        num_envs * num_steps,
+        0.99,
+        0.95,
+        0.2,
+        [],
+        time.perf_counter(),
+    )
+    next_obs, next_mask, next_done = (
+        torch.tensor(next_obs),
+        torch.tensor(infos["action_mask"]),
+        torch.zeros(num_envs),
+    )
     running = np.zeros(num_envs)
     while (elapsed := time.perf_counter() - start) < seconds:
         optimizer.param_groups[0]["lr"] = 2.5e-4 * (1 - elapsed / seconds)
@@ -150,16 +171,27 @@ def train(make_envs, seconds: float, seed: int = 1, num_envs: int = 64, num_step
         advantages, last = torch.zeros_like(rewards), 0.0
         for t in reversed(range(num_steps)):
             follow = 1.0 - (next_done if t == num_steps - 1 else dones[t + 1])
-            delta = rewards[t] + gamma * (next_value if t == num_steps - 1 else values[t + 1]) * follow - values[t]
+            delta = (
+                rewards[t]
+                + gamma * (next_value if t == num_steps - 1 else values[t + 1]) * follow
+                - values[t]
+            )
             advantages[t] = last = delta + gamma * gae_lambda * follow * last
-        flat = [array.flatten(0, 1) for array in (obs, masks, actions, log_probs, advantages, advantages + values, values)]
+        flat = [
+            array.flatten(0, 1)
+            for array in (obs, masks, actions, log_probs, advantages, advantages + values, values)
+        ]
         for _ in range(4):
             for index in torch.randperm(batch).split(batch // 4):
-                b_obs, b_mask, b_action, b_log_prob, b_advantage, b_return, b_value = (array[index] for array in flat)
+                b_obs, b_mask, b_action, b_log_prob, b_advantage, b_return, b_value = (
+                    array[index] for array in flat
+                )
                 policy, value = agent(b_obs, b_mask)
                 ratio = (policy.log_prob(b_action) - b_log_prob).exp()
                 b_advantage = (b_advantage - b_advantage.mean()) / (b_advantage.std() + 1e-8)
-                pg_loss = torch.max(-b_advantage * ratio, -b_advantage * ratio.clamp(1 - clip, 1 + clip)).mean()
+                pg_loss = torch.max(
+                    -b_advantage * ratio, -b_advantage * ratio.clamp(1 - clip, 1 + clip)
+                ).mean()
                 v_clipped = b_value + (value - b_value).clamp(-clip, clip)
                 v_loss = 0.5 * torch.max((value - b_return) ** 2, (v_clipped - b_return) ** 2).mean()
                 loss = pg_loss - 0.01 * policy.entropy().mean() + 0.5 * v_loss
@@ -167,5 +199,11 @@ def train(make_envs, seconds: float, seed: int = 1, num_envs: int = 64, num_step
                 loss.backward()
                 nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
                 optimizer.step()
-        rows.append((time.perf_counter() - start, (len(rows) + 1) * batch, float(np.mean(finished)) if finished else np.nan))
+        rows.append(
+            (
+                time.perf_counter() - start,
+                (len(rows) + 1) * batch,
+                float(np.mean(finished)) if finished else np.nan,
+            )
+        )
     return rows, lambda seen: (agent(obs_of(seen, rules), seen.legal)[0].logits, None)

@@ -131,9 +131,13 @@ def main(argv: list[str] | None = None):
 
     print(f"\n{'agent-steps/s':28} {'median':>12} {'best':>12} {'x plain Python':>15} {'x pursuit':>10}")
     for name, (median, best) in rows.items():
-        plain, other = (f"{median / rows[base][0]:,.1f}" if base in rows else "-" for base in (PLAIN, PURSUIT))
+        plain, other = (
+            f"{median / rows[base][0]:,.1f}" if base in rows else "-" for base in (PLAIN, PURSUIT)
+        )
         print(f"{name:28} {median:12,.0f} {best:12,.0f} {plain:>15} {other:>10}")
-    print(f"Ratios are of medians. {active_share():.0%} of the stag hunt's hunters counted are still on their board.")
+    print(
+        f"Ratios are of medians. {active_share():.0%} of the stag hunt's hunters counted are still on their board."
+    )
 
 
 if __name__ == "__main__":

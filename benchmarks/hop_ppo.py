@@ -30,7 +30,18 @@ TEAMS = ("mixed", "3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM")
 @dataclass
 class Args:
     what: Literal[
-        "om", "hidden", "adapt", "self", "teams", "imagine", "search", "plan", "speed", "ladder", "untrained", "overhead"
+        "om",
+        "hidden",
+        "adapt",
+        "self",
+        "teams",
+        "imagine",
+        "search",
+        "plan",
+        "speed",
+        "ladder",
+        "untrained",
+        "overhead",
     ]
     """which table"""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -58,7 +69,9 @@ def run(*flags: str) -> str:
     command = [sys.executable, "hop_ppo.py", "--eval-boards", "256", "--plan-boards", "16", "--eval-every", "1000000",
                *map(str, flags)]  # fmt: skip
     print("$ python", *command[1:], file=sys.stderr, flush=True)
-    said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    said = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    ).stdout
     return re.search(r"model saved to: (\S+)", said)[1]
 
 
@@ -108,16 +121,28 @@ def hidden(args: Args) -> list[dict]:
 def adapt(args: Args) -> list[dict]:
     """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams."""
     rows = []
-    for name, seed, run_name in pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates().itertuples(index=False):
+    for name, seed, run_name in (
+        pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates().itertuples(index=False)
+    ):
         agent, judge = referee(replace(args, agent=f"ppo_ckpts/{run_name}"))
         found = judge.play(agent, "mixed", judge.final_seed, args.boards, 10)["learner"].mean(1)
-        rows.append(dict(setting=name, seed=seed) | {f"episode{i + 1}": value for i, value in enumerate(found)})
+        rows.append(
+            dict(setting=name, seed=seed) | {f"episode{i + 1}": value for i, value in enumerate(found)}
+        )
         print(rows[-1], flush=True)
         if args.out:
             pd.DataFrame(rows).to_csv(args.out, index=False)
-            curves = pd.DataFrame(rows).drop(columns="seed").groupby("setting", sort=False).mean().T.to_dict("list")
+            curves = (
+                pd.DataFrame(rows)
+                .drop(columns="seed")
+                .groupby("setting", sort=False)
+                .mean()
+                .T.to_dict("list")
+            )
             panel = {"return of the learner, mean of the seeds": curves}
-            figures.save(figures.curves(panel, {}, "episode, the same co-players"), Path(args.out).with_suffix(".png"))
+            figures.save(
+                figures.curves(panel, {}, "episode, the same co-players"), Path(args.out).with_suffix(".png")
+            )
     return rows
 
 
@@ -132,7 +157,9 @@ def teams(args: Args) -> list[dict]:
     settings = {om: ("--om", om) for om in ("none", "oracle")}
     settings |= {f"{om}, cut": (*flags, "--no-end-at-horizon") for om, flags in settings.items()}
     for team in TEAMS[1:]:
-        rows += grid(replace(args, out=""), {key: (*it, "--co-players", team) for key, it in settings.items()}, (team,))
+        rows += grid(
+            replace(args, out=""), {key: (*it, "--co-players", team) for key, it in settings.items()}, (team,)
+        )
         if args.out:
             pd.DataFrame(rows).to_csv(args.out, index=False)
     return rows
@@ -144,7 +171,9 @@ def imagine(args: Args) -> list[dict]:
 
 def referee(args: Args, **settings) -> tuple[hop_ppo.Agent, hop_ppo.Evaluator]:
     agent, checkpoint = hop_ppo.load_agent(args.agent)
-    known = {key: value for key, value in checkpoint["args"].items() if key in hop_ppo.Args.__dataclass_fields__}
+    known = {
+        key: value for key, value in checkpoint["args"].items() if key in hop_ppo.Args.__dataclass_fields__
+    }
     run_args = replace(hop_ppo.Args(**known), **settings)
     rules, _ = hop_ppo.rules_of(run_args.env_id)
     return agent, hop_ppo.Evaluator(run_args, rules, *hop_ppo.load_networks(run_args, rules))
@@ -157,7 +186,9 @@ def search(args: Args) -> list[dict]:
         for team in TEAMS:
             agent, judge = referee(args, oracle_simulations=simulations)
             start = time.perf_counter()
-            found = judge.play(agent, team, judge.final_seed, args.boards, 1, "oracle", "oracle" if simulations else "")
+            found = judge.play(
+                agent, team, judge.final_seed, args.boards, 1, "oracle", "oracle" if simulations else ""
+            )
             one, learner = hop_ppo.summarize(found), found["learner"].mean(0)
             gain = learner - before.get(team, learner)
             before[team] = learner
@@ -180,13 +211,29 @@ def first_weights(seed: int, network: str, **sizes) -> hop_ppo.Agent | hop_ppo.C
 
 def untrained(args: Args) -> list[dict]:
     """What networks earn with their first weights, with each team, on --boards fresh boards: what is built in is worth."""
-    kinds = {"cnn": ("cnn", {}), "objects, no bias": ("objects", dict(hunt_bias=0.0)), "objects": ("objects", {})}
-    judge = hop_ppo.Evaluator(hop_ppo.Args(team_episodes=1, eval_boards=args.boards), hop_ppo.Rules(), None, None)
+    kinds = {
+        "cnn": ("cnn", {}),
+        "objects, no bias": ("objects", dict(hunt_bias=0.0)),
+        "objects": ("objects", {}),
+    }
+    judge = hop_ppo.Evaluator(
+        hop_ppo.Args(team_episodes=1, eval_boards=args.boards), hop_ppo.Rules(), None, None
+    )
     rows = []
     for kind, (network, sizes) in kinds.items():
         for seed, team in itertools.product(args.seeds, TEAMS):
-            found = hop_ppo.summarize(judge.play(first_weights(seed, network, **sizes), team, judge.final_seed, om="none"))
-            rows.append(dict(kind=kind, team=team, seed=seed, learner=found["learner"], learner_ci95=found["learner_ci95"]))
+            found = hop_ppo.summarize(
+                judge.play(first_weights(seed, network, **sizes), team, judge.final_seed, om="none")
+            )
+            rows.append(
+                dict(
+                    kind=kind,
+                    team=team,
+                    seed=seed,
+                    learner=found["learner"],
+                    learner_ci95=found["learner_ci95"],
+                )
+            )
     return rows
 
 
@@ -201,7 +248,9 @@ def our_loop(seconds: float, seed: int, network: str, **sizes):
         tally = torch.zeros(3)
         data = hop_ppo.rollout(agent, game, others, run_args, tally)
         hop_ppo.update(agent, optimizer, data, run_args, 1 - elapsed / seconds)
-        early = (len(rows) + 1) * run_args.num_steps < 2 * rules.horizon  # the episodes that have ended are the short ones
+        early = (
+            len(rows) + 1
+        ) * run_args.num_steps < 2 * rules.horizon  # the episodes that have ended are the short ones
         returns = math.nan if early else float(tally[1] / tally[0])
         rows.append((time.perf_counter() - start, (len(rows) + 1) * batch, returns))
     return rows, agent
@@ -220,7 +269,11 @@ def ladder(args: Args) -> list[dict]:
     """From CleanRL's loop to hop_ppo.py, one change at a time, each trained for --seconds: what the learner then earns on
     --boards fresh boards among `mixed`, and when the episodes of training first paid as much as the first rung's at best
     (means of 5 updates). One rung after the other, on the same machine with the same threads."""
-    rows, curves, judge = [], [], hop_ppo.Evaluator(hop_ppo.Args(team_episodes=1), hop_ppo.Rules(), None, None)
+    rows, curves, judge = (
+        [],
+        [],
+        hop_ppo.Evaluator(hop_ppo.Args(team_episodes=1), hop_ppo.Rules(), None, None),
+    )
     for seed in args.seeds:
         best = None
         for kind, train in RUNGS.items():
@@ -250,7 +303,9 @@ def draw(curves: pd.DataFrame, path: Path) -> None:
     axis = figure.subplots()
     for colour, (kind, by_seed) in zip(figures.COLOURS, curves.groupby("kind", sort=False), strict=False):
         for i, (_, curve) in enumerate(by_seed.groupby("seed", sort=False)):
-            axis.plot(curve["seconds"], curve["learner"], color=colour, lw=1.2, label=kind if i == 0 else None)
+            axis.plot(
+                curve["seconds"], curve["learner"], color=colour, lw=1.2, label=kind if i == 0 else None
+            )
     axis.set(xscale="log", xlabel="seconds on one core", ylabel="return of the learner among `mixed`")
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
@@ -285,13 +340,16 @@ def overhead(args: Args) -> list[dict]:
 def bare(agent: hop_ppo.Agent, data: hop_ppo.Rollout, run_args: hop_ppo.Args) -> None:
     """Every forward and backward pass that the update made, on the same samples."""
     parts = [
-        hop_ppo.Observation(*part) for part in zip(*(array.split(run_args.num_envs) for array in data.seen), strict=True)
+        hop_ppo.Observation(*part)
+        for part in zip(*(array.split(run_args.num_envs) for array in data.seen), strict=True)
     ]
     with torch.no_grad():
         for part in parts:
             agent(part)
     size = -(-len(data.actions) // run_args.num_minibatches)
-    parts = [hop_ppo.Observation(*part) for part in zip(*(array.split(size) for array in data.seen), strict=True)]
+    parts = [
+        hop_ppo.Observation(*part) for part in zip(*(array.split(size) for array in data.seen), strict=True)
+    ]
     for _ in range(run_args.update_epochs):
         for part in parts:
             log_probs, values = agent(part)

@@ -37,13 +37,21 @@ class Options:
 def draw(curves: dict[str, list[dict]], observed: dict[str, float], bars: dict[str, float]):
     figure = figures.Figure(figsize=(10, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.axhspan(*BOUNDS, color="0.9", label=f"all that a doubled softmax can say [{BOUNDS[0]:.3f}, {BOUNDS[1]:.3f}]")
+    left.axhspan(
+        *BOUNDS, color="0.9", label=f"all that a doubled softmax can say [{BOUNDS[0]:.3f}, {BOUNDS[1]:.3f}]"
+    )
     for colour, (label, curve) in zip(figures.COLOURS, curves.items(), strict=False):
         x = range(1, len(curve) + 1)
-        left.plot(x, [row["loss"] for row in curve], "o-", ms=3, color=colour, label=f"{label}: training loss")
+        left.plot(
+            x, [row["loss"] for row in curve], "o-", ms=3, color=colour, label=f"{label}: training loss"
+        )
         left.plot(x, [row["nll"] for row in curve], "--", color=colour, label=f"{label}: held-out NLL")
     left.axhline(
-        observed["bayes"], color="0.35", lw=1, ls=":", label=f"bayes {observed['bayes']:.3f}: the entropy that is left"
+        observed["bayes"],
+        color="0.35",
+        lw=1,
+        ls=":",
+        label=f"bayes {observed['bayes']:.3f}: the entropy that is left",
     )
     left.set(xlabel="epoch", ylabel="nats per action", ylim=(0, 2.3), title="one network, two losses")
     left.legend(fontsize=6.5, loc="lower left")
@@ -68,17 +76,27 @@ def main() -> None:
         print(label)
         torch.manual_seed(options.seed)
         curves[label] = train_earlier(samples, options.epochs, doubled)
-    low, high = min(row["loss"] for row in curves["softmax twice"]), max(row["loss"] for row in curves["softmax twice"])
-    print(f"softmax twice: training loss from {high:.4f} to {low:.4f}, bounds {BOUNDS[0]:.4f} and {BOUNDS[1]:.4f}")
+    low, high = (
+        min(row["loss"] for row in curves["softmax twice"]),
+        max(row["loss"] for row in curves["softmax twice"]),
+    )
+    print(
+        f"softmax twice: training loss from {high:.4f} to {low:.4f}, bounds {BOUNDS[0]:.4f} and {BOUNDS[1]:.4f}"
+    )
     val = samples.splits["val"]
     observed = samples.observers(val, samples.count_table())
     observed = {name: float(scores.nll(p, samples.actions[val]).mean()) for name, p in observed.items()}
-    print("entropy that is left, held out, nats per action:", {name: round(nll, 4) for name, nll in observed.items()})
+    print(
+        "entropy that is left, held out, nats per action:",
+        {name: round(nll, 4) for name, nll in observed.items()},
+    )
     bars = {}
     for run in options.runs:  # each run's test split, the observers' too
         metrics = json.loads((tracking.find_folder(Path(run)) / "metrics.json").read_text())
         if metrics["test"]["nll"] is not None:
-            bars |= {f"action: {name}": metrics[name]["nll"] for name in ("uniform", "table", "bayes", "known")}
+            bars |= {
+                f"action: {name}": metrics[name]["nll"] for name in ("uniform", "table", "bayes", "known")
+            }
             bars["action: MOA"] = metrics["test"]["nll"]
         if metrics["test"]["recon_nll"] is not None:
             bars[f"frame: z of {metrics['args']['latent_dim']}"] = metrics["test"]["recon_nll"]

@@ -69,7 +69,9 @@ class Grid(nn.Module):
         self.mask = MOA(height, width, 1, 1, 1, 1)  # for its legal actions alone
         self.register_buffer("window", shifted(height, width, height - 1, width - 1))
         self.register_buffer("near", shifted(height, width, 1, 1))
-        self.head = nn.Sequential(nn.Linear(inputs + 2, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.head = nn.Sequential(
+            nn.Linear(inputs + 2, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        )
         self.out = nn.Linear(hidden, len(ACTIONS))
 
     def seen(self, planes: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
@@ -119,7 +121,10 @@ class Spreading(Grid):
 
     def encode_board(self, planes, at):
         board = torch.cat([planes, torch.ones_like(planes[:, :1])], 1).unflatten(2, (self.height, self.width))
-        stem, free = self.stem(board.contiguous(memory_format=torch.channels_last)), 1.0 - board[:, BLOCKS, None]
+        stem, free = (
+            self.stem(board.contiguous(memory_format=torch.channels_last)),
+            1.0 - board[:, BLOCKS, None],
+        )
         h = F.relu(stem)
         for _ in range(self.turns):
             h = F.relu(self.prey_nearness(h) + stem) * free
@@ -174,7 +179,9 @@ class Values(nn.Module):
         return F.pad(near.flatten(2), (0, 1), value=FAR), kind, there > 0
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        reading = self.moa.encode_board(batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.things))
+        reading = self.moa.encode_board(
+            batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.things)
+        )
         return self.moa.action_logprobs(reading, batch.tick)[torch.arange(len(batch.tick)), batch.goal]
 
 
@@ -207,7 +214,9 @@ class Plain(nn.Module):
         did[batch.track, batch.tick + 1] = F.one_hot(batch.action, len(ACTIONS)).float()
         h, _ = self.gru(torch.cat([seen, did[:, :-1]], 2))
         logits = self.out(h[batch.track, batch.tick])
-        return logits.masked_fill(~self.mask.legal(batch.planes, batch.planes[:, SELF].argmax(1)), MASKED).log_softmax(1)
+        return logits.masked_fill(
+            ~self.mask.legal(batch.planes, batch.planes[:, SELF].argmax(1)), MASKED
+        ).log_softmax(1)
 
 
 HISTORY = {"MOA": (Behaviours, 3e-3), "plain": (Plain, 1e-3)}
@@ -221,7 +230,9 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def train(network: nn.Module, rate: float, batches: Batches, index: np.ndarray, seconds: float, augment: bool) -> int:
+def train(
+    network: nn.Module, rate: float, batches: Batches, index: np.ndarray, seconds: float, augment: bool
+) -> int:
     """AdamW; the rate rises over 100 steps and falls linearly with the time that is left. Returns: samples seen."""
     optimizer = torch.optim.AdamW([p for n, p in network.named_parameters() if "mask" not in n], rate)
     groups, used, seen, step = np.unique(batches.group[index]), 0.0, 0, 0
@@ -241,7 +252,9 @@ def train(network: nn.Module, rate: float, batches: Batches, index: np.ndarray, 
 
 
 @torch.no_grad()
-def judged(network: nn.Module, batches: Batches, index: np.ndarray, actions: np.ndarray, exact: np.ndarray) -> dict:
+def judged(
+    network: nn.Module, batches: Batches, index: np.ndarray, actions: np.ndarray, exact: np.ndarray
+) -> dict:
     probs = torch.cat([network(batches.take(part)).exp() for part in batches.shares(index, 4096)]).numpy()
     return scores.summarize(probs, actions) | {"kl_to_exact": float(scores.kl(exact, probs).mean())}
 
@@ -267,11 +280,14 @@ def main() -> None:
         found = judged(network.eval(), batches, val, actions, exact)
         size = sum(p.numel() for n, p in network.named_parameters() if "mask" not in n)
         rows.append(
-            dict(network=name, augmented=augment, parameters=size, epochs=seen / len(samples.splits["train"])) | found
+            dict(network=name, augmented=augment, parameters=size, epochs=seen / len(samples.splits["train"]))
+            | found
         )
         tqdm.write(str(rows[-1] | {"seed": seed}))
     table = pd.DataFrame(rows).groupby(["network", "augmented"], sort=False).agg(["mean", "std"])
-    with pd.option_context("display.width", 250, "display.max_columns", 99, "display.float_format", "{:.4f}".format):
+    with pd.option_context(
+        "display.width", 250, "display.max_columns", 99, "display.float_format", "{:.4f}".format
+    ):
         print(table)
 
 

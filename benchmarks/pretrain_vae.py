@@ -51,7 +51,11 @@ class EarlierRecipe(nn.Module):
 
     @staticmethod
     def conv() -> nn.Module:
-        layers = [layer for i, o in ((5, 16), (16, 32), (32, 32)) for layer in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
+        layers = [
+            layer
+            for i, o in ((5, 16), (16, 32), (32, 32))
+            for layer in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())
+        ]
         return nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, planes: torch.Tensor, tick: torch.Tensor, noise: bool = True):
@@ -76,7 +80,9 @@ def train_earlier(samples: Samples, epochs: int, doubled_softmax: bool = False) 
     rows = torch.as_tensor(samples.rows)
     data = TensorDataset(frames[rows[train]].float(), ticks[train], actions[train])
     model = EarlierRecipe(height, height)
-    optimizer = torch.optim.Adam([p for n, p in model.named_parameters() if not n.startswith("legal")], 5e-4, eps=1e-5)
+    optimizer = torch.optim.Adam(
+        [p for n, p in model.named_parameters() if not n.startswith("legal")], 5e-4, eps=1e-5
+    )
     loader, curve, seconds, step = DataLoader(data, batch_size=128, shuffle=True), [], 0.0, 0
     for _ in range(epochs):
         start, losses = time.perf_counter(), torch.zeros(())
@@ -92,7 +98,9 @@ def train_earlier(samples: Samples, epochs: int, doubled_softmax: bool = False) 
             losses += action_loss.detach()
         seconds += time.perf_counter() - start
         with torch.no_grad():
-            parts = [model(frames[rows[p]].float(), ticks[p], noise=False)[0].softmax(1) for p in val.split(4096)]
+            parts = [
+                model(frames[rows[p]].float(), ticks[p], noise=False)[0].softmax(1) for p in val.split(4096)
+            ]
         held_out = scores.summarize(torch.cat(parts).numpy(), samples.actions[samples.splits["val"]])
         curve.append({"seconds": seconds, "loss": losses.item() / len(loader), **held_out})
         print(f"  (a) epoch {len(curve)}: {seconds:.1f} s, loss {curve[-1]['loss']:.4f}, NLL {held_out['nll']:.4f}, "
@@ -118,7 +126,9 @@ def bare_speed(model: VAE, optimizer, batches: Batches, args: Args, parts: list[
     return 100 * len(batch.tick) / (time.perf_counter() - start)
 
 
-def seconds_until(target: float, batches: Batches, height: int, args: Args, samples: Samples, writer) -> float:
+def seconds_until(
+    target: float, batches: Batches, height: int, args: Args, samples: Samples, writer
+) -> float:
     """Seconds of our training until its held-out NLL is at most `target`; looked at every 10 steps, which is not timed."""
     (model, optimizer), world = our_model(batches, height, args), tracking.World(0, 1, torch.device("cpu"))
     train, val = samples.splits["train"], samples.splits["val"]
@@ -164,7 +174,9 @@ def main() -> None:
         print(f"(a) earlier recipe: {speed:.0f} samples/s, {last['seconds']:.1f} s, NLL {last['nll']:.4f}")
         torch.manual_seed(options.seed)
         needed = seconds_until(last["nll"], batches, height, args, samples, writer)
-        print(f"ours until NLL {last['nll']:.4f}: {needed:.1f} s, {needed / last['seconds']:.4f} of (a)'s time")
+        print(
+            f"ours until NLL {last['nll']:.4f}: {needed:.1f} s, {needed / last['seconds']:.4f} of (a)'s time"
+        )
         writer.close()
 
 

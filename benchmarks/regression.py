@@ -40,12 +40,17 @@ class Regression(nn.Module):
         self.network, self.board = network, (height, width)
         self.hunters = None if network == "shared" else hunters  # how many it was built for; None: any number
         if network == "shared":
-            self.trunk, self.own = convolutions(2 * ACTIONS + 4, 32), nn.Conv2d(32, 2, 1)  # a hunter's plane and reward
+            self.trunk, self.own = (
+                convolutions(2 * ACTIONS + 4, 32),
+                nn.Conv2d(32, 2, 1),
+            )  # a hunter's plane and reward
             self.prey = nn.Conv2d(32, 2, 1)
         else:
             self.trunk = convolutions((ACTIONS + 1) * hunters + 3, 64)
             self.planes = nn.Conv2d(64, hunters + 3, 3, padding=1)
-            self.rewards = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, hunters))
+            self.rewards = nn.Sequential(
+                nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, hunters)
+            )
 
     def on(self, height: int, width: int) -> Regression:
         """The same model, for boards of this size."""
@@ -70,7 +75,9 @@ class Regression(nn.Module):
         inputs = torch.cat([on_cell, board[:, None].expand(-1, A, -1, -1)], 2)  # [B, A, 18, K]
         features = self.trunk(inputs.flatten(0, 1).unflatten(2, self.board))
         own = self.own(features).flatten(2).unflatten(0, (B, A))  # [B, A, 2, K]
-        prey = self.prey(features).flatten(2).unflatten(0, (B, A)).mean(1)  # [B, 2, K], all hunters' networks agree on them
+        prey = (
+            self.prey(features).flatten(2).unflatten(0, (B, A)).mean(1)
+        )  # [B, 2, K], all hunters' networks agree on them
         rewards = (own[:, :, 1] * states[:, :A]).sum(2)
         return torch.cat([own[:, :, 0], states[:, A : A + 1].float(), prey], 1), rewards
 
@@ -97,7 +104,9 @@ class Regression(nn.Module):
         wrong = ((paid - rewards.nan_to_num()).square() * known).sum(1) / known.sum(1).clamp(min=1)
         loss = squares.sum((1, 2)) + REWARD_WEIGHT * wrong
         if contrast:
-            loss = loss + contrast * self._contrast(planes, paid, truth, rewards.nan_to_num(), known, squares, wrong)
+            loss = loss + contrast * self._contrast(
+                planes, paid, truth, rewards.nan_to_num(), known, squares, wrong
+            )
         return loss.mean()
 
     def _contrast(self, planes, paid, truth, rewards, known, squares, wrong) -> torch.Tensor:
@@ -113,10 +122,14 @@ class Regression(nn.Module):
         base = squares.sum((1, 2)) + wrong
         far = [
             base + (planes[:, :A] - shifted).square().sum((1, 2)) - squares[:, :A].sum((1, 2)),
-            base + (planes[:, A + 1 :].flatten(1) - missing).square().sum(1) - squares[:, A + 1 :].sum((1, 2)),
+            base
+            + (planes[:, A + 1 :].flatten(1) - missing).square().sum(1)
+            - squares[:, A + 1 :].sum((1, 2)),
             base + ((paid - other).square() * known).sum(1) / known.sum(1).clamp(min=1) - wrong,
         ]
-        far += [(planes - truth.roll(i, 0)).square().sum((1, 2)) + wrong for i in range(1, 5) if i < len(truth)]
+        far += [
+            (planes - truth.roll(i, 0)).square().sum((1, 2)) + wrong for i in range(1, 5) if i < len(truth)
+        ]
         return base + torch.logsumexp(-torch.stack([base, *far]), 0)
 
 
@@ -138,7 +151,9 @@ def train(batches: TransitionBatches, index: np.ndarray, board: tuple[int, int],
         for part in np.array_split(rng.permutation(index), math.ceil(len(index) / batch_size)):
             if step == steps:
                 break
-            optimizer.param_groups[0]["lr"] = learning_rate * min(1.0, (step + 1) / 100) * (1.0 - step / steps)
+            optimizer.param_groups[0]["lr"] = (
+                learning_rate * min(1.0, (step + 1) / 100) * (1.0 - step / steps)
+            )
             states, actions, truth, rewards, _ = batches.take(part, random=True, turned=True)
             loss = model.loss(states, actions, truth, rewards, contrast)
             optimizer.zero_grad()

@@ -26,7 +26,9 @@ from tracking import figures
 ROOT = Path(__file__).resolve().parent.parent
 # The reconstruction needs more steps than the actions do: smaller batches.
 RECON = ("--loss", "recon", "--batch-size", "128", "--learning-rate", "4e-3")
-FRAME_BITS = math.log2(math.comb(64, 5) * 59 * math.comb(58, 4) * 54 * math.comb(53, 3))  # 4 hunters apart, on 8x8
+FRAME_BITS = math.log2(
+    math.comb(64, 5) * 59 * math.comb(58, 4) * 54 * math.comb(53, 3)
+)  # 4 hunters apart, on 8x8
 
 
 @dataclass
@@ -45,7 +47,9 @@ class Options:
 
 def run(*words: str) -> str:
     """A command of this repository. Returns: what it printed."""
-    return subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    return subprocess.run(
+        [sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ).stdout
 
 
 def collected(name: str, *flags: str) -> str:
@@ -72,7 +76,10 @@ def judge(folder: str, data: str) -> dict:
 
 def row_of(report: dict, trained: dict) -> dict:
     """The figures of a run on one file, and how far they are from those of the observers."""
-    row = dict(report["test"]) | {"kl_to_bayes": report["kl_to_bayes"], "used_dimensions": report["used_dimensions"]}
+    row = dict(report["test"]) | {
+        "kl_to_bayes": report["kl_to_bayes"],
+        "used_dimensions": report["used_dimensions"],
+    }
     if report["bayes"]:
         row |= {f"{key}_below_bayes": report["bayes"][key] - row[key] for key in ("top1", "top3")}
     if report["goal"]:
@@ -93,7 +100,10 @@ def moa(options: Options, *flags: str) -> pd.DataFrame:
         folder, trained = train("--seed", str(seed), *flags)
         report = judge(folder, "fresh")
         rows.append({"seed": seed, "predictor": "MOA", **row_of(report, trained)})
-        rows += [{"seed": seed, "predictor": n, **report[n]} for n in ("majority", "uniform", "table", "bayes", "known")]
+        rows += [
+            {"seed": seed, "predictor": n, **report[n]}
+            for n in ("majority", "uniform", "table", "bayes", "known")
+        ]
         print(rows[-6], flush=True)
     table = pd.DataFrame(rows).drop(columns="seed").groupby("predictor", sort=False).agg(["mean", "std"])
     return table.dropna(axis=1, how="all").T
@@ -106,7 +116,10 @@ def untrained(options: Options) -> pd.DataFrame:
     for seed in options.seeds:
         torch.manual_seed(seed)
         model = VAE(*samples.frames.shape[2:], ticks=batches.last_tick + 1).eval()
-        rows.append({"seed": seed} | scores.score(predict(model, batches, samples.splits["all"]).probs, samples.actions))
+        rows.append(
+            {"seed": seed}
+            | scores.score(predict(model, batches, samples.splits["all"]).probs, samples.actions)
+        )
         print(rows[-1], flush=True)
     return pd.DataFrame(rows).drop(columns="seed").agg(["mean", "std"]).T
 
@@ -138,7 +151,11 @@ def unseen(options: Options) -> pd.DataFrame:
         report = judge(folder, data)
         for when in ("all", "5", "6", "7", "8", "10", "15"):
             found = report["by_tick"].get(when) if when != "all" else None
-            own = {"moa": report["test"]} | {n: report[n] for n in ("uniform", "bayes")} if when == "all" else found
+            own = (
+                {"moa": report["test"]} | {n: report[n] for n in ("uniform", "bayes")}
+                if when == "all"
+                else found
+            )
             for name in ("moa", "bayes", "uniform"):
                 if own:
                     figures_ = {key: own[name].get(key) for key in ("top1", "nll", "ece")}
@@ -153,7 +170,9 @@ def recon(options: Options) -> pd.DataFrame:
             folder, trained = train(*RECON, "--latent-dim", str(dim), "--seed", str(seed))
             report = judge(folder, "fresh")
             test, bits = report["test"], report["bits"]
-            rows.append({"latent_dim": dim, "seed": seed, "exact": test["recon_exact"], "recon_bits": bits["recon"]})
+            rows.append(
+                {"latent_dim": dim, "seed": seed, "exact": test["recon_exact"], "recon_bits": bits["recon"]}
+            )
             rows[-1] |= {"kl_bits": bits["kl"], "mse": test["recon_mse"], "seconds": trained["seconds"]}
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
@@ -167,11 +186,15 @@ def draw(table: pd.DataFrame):
     figure = figures.Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     dims, groups = sorted(table.latent_dim.unique()), table.groupby("latent_dim")
-    left.errorbar(dims, groups.exact.mean() * 100, groups.exact.std() * 100, fmt="o-", color=figures.COLOURS[0])
+    left.errorbar(
+        dims, groups.exact.mean() * 100, groups.exact.std() * 100, fmt="o-", color=figures.COLOURS[0]
+    )
     left.set(ylabel="frames with every cell right, %", ylim=(-3, 103))
     left.axhline(99.9, color="0.35", ls=":", lw=1, label="99.9 %")
     for colour, (key, label) in zip(
-        figures.COLOURS, {"recon_bits": "lost (reconstruction NLL)", "kl_bits": "carried (KL of z)"}.items(), strict=False
+        figures.COLOURS,
+        {"recon_bits": "lost (reconstruction NLL)", "kl_bits": "carried (KL of z)"}.items(),
+        strict=False,
     ):
         right.errorbar(dims, groups[key].mean(), groups[key].std(), fmt="o-", color=colour, label=label)
     right.axhline(FRAME_BITS, color="0.35", ls="--", lw=1, label=f"a frame needs {FRAME_BITS:.0f}")
@@ -188,13 +211,22 @@ def main() -> None:
     options = tracking.parse_args(Options, __doc__.split("\n")[0])
     print(machine())
     with pd.option_context(
-        "display.width", 250, "display.max_rows", 200, "display.max_columns", 99, "display.float_format", "{:.4f}".format
+        "display.width",
+        250,
+        "display.max_rows",
+        200,
+        "display.max_columns",
+        99,
+        "display.float_format",
+        "{:.4f}".format,
     ):
         if options.what == "observation":
             print(moa(options, "--context", "observation"))
         else:
             print(
-                dict(moa=moa, untrained=untrained, million=million, kl=kl, unseen=unseen, recon=recon)[options.what](options)
+                dict(moa=moa, untrained=untrained, million=million, kl=kl, unseen=unseen, recon=recon)[
+                    options.what
+                ](options)
             )
 
 

@@ -33,7 +33,9 @@ UNMASKED = ("--unmasked", "0.3")
 
 @dataclass
 class Options:
-    what: Literal["main", "needed", "ladder", "curve", "contrast", "random", "own", "flat", "speed", "case"] = "main"
+    what: Literal[
+        "main", "needed", "ladder", "curve", "contrast", "random", "own", "flat", "speed", "case"
+    ] = "main"
     """both models on fresh, RANDOM and larger boards, on actions as asked for; other numbers of hunters needed; from the
     earlier kind to moves, one thing at a time; transitions needed; the contrastive loss; prey that move; one hunter's action
     alone; flat files; imagined steps a second; why hunters jump"""
@@ -105,7 +107,9 @@ def main_(options: Options) -> pd.DataFrame:
         for model, kinds in [(name, kind) for name in options.models for kind in settings[name]]:
             folder, trained = train("--seed", str(seed), "--model", model, *trained_on[kinds])
             for what, data in files.items():
-                rows.append({"model": model, "trained on": kinds, "file": what, "training": trained["seconds"]})
+                rows.append(
+                    {"model": model, "trained on": kinds, "file": what, "training": trained["seconds"]}
+                )
                 rows[-1] |= judged(folder, data)
                 print(rows[-1], flush=True)
     return summary(rows, ["model", "trained on", "file"])
@@ -115,7 +119,16 @@ def needed(options: Options) -> pd.DataFrame:
     """Six hunters, a stag that needs 1, 2, .., 6 of them: captures and failed hunts, on a fresh file of the same rules."""
     rows = []
     for count in range(1, 7):
-        flags = ("--rules.hunters", "6", "--rules.hunters-needed", str(count), "--strategies", "NS", "--steps", "20000")
+        flags = (
+            "--rules.hunters",
+            "6",
+            "--rules.hunters-needed",
+            str(count),
+            "--strategies",
+            "NS",
+            "--steps",
+            "20000",
+        )
         data = collected(f"wm_needed_{count}_1", "--seed", "1", *flags)
         fresh = collected(f"wm_needed_{count}_2", "--seed", "2", *flags)
         for seed in options.seeds:
@@ -123,9 +136,14 @@ def needed(options: Options) -> pd.DataFrame:
             found = judged(folder, fresh)
             report = json.loads((ROOT / folder / "test" / "metrics.json").read_text())
             row = {"hunters_needed": count, "seed": seed}
-            row |= {key: found[key] for key in ("n", "wrong_transitions", "wrong_rewards", "violations_samples")}
+            row |= {
+                key: found[key] for key in ("n", "wrong_transitions", "wrong_rewards", "violations_samples")
+            }
             for event in ("capture", "failed_stag_hunt"):
-                row |= {f"{event}s": report["events"][event], f"{event} exact": report["exact_by_event"][event]}
+                row |= {
+                    f"{event}s": report["events"][event],
+                    f"{event} exact": report["exact_by_event"][event],
+                }
             rows.append(row)
             print(row, flush=True)
     return summary(rows, ["hunters_needed"]).T
@@ -133,7 +151,10 @@ def needed(options: Options) -> pd.DataFrame:
 
 def ladder(options: Options) -> pd.DataFrame:
     """From the earlier kind to moves, on legal actions and as asked for: 10 epochs of all transitions, or as many steps."""
-    files = {"legal": (default_or_fresh(DEFAULT_DATA), "fresh"), "as asked for": (unmasked_train(), "unmasked")}
+    files = {
+        "legal": (default_or_fresh(DEFAULT_DATA), "fresh"),
+        "as asked for": (unmasked_train(), "unmasked"),
+    }
     rows = []
     for (kind, (path, fresh)), seed in itertools.product(files.items(), options.seeds):
         data, judge_on = load_transitions(path), load_transitions(default_or_fresh(fresh), split=False)
@@ -154,8 +175,18 @@ def ladder(options: Options) -> pd.DataFrame:
             torch.manual_seed(seed)
             rules = test_obs_reward_model.rules_of(judge_on)[0]
             found, _ = test_obs_reward_model.judge_steps(model.on(8, 8), cases, rules, torch.device("cpu"))
-            rows.append({"rung": rung, "actions": kind, "transitions": n or len(data.splits["train"]), "seconds": seconds})
-            rows[-1] |= {"exact": found["exact"].mean(), "exact_rewards": found["right_rewards"].all(1).mean()}
+            rows.append(
+                {
+                    "rung": rung,
+                    "actions": kind,
+                    "transitions": n or len(data.splits["train"]),
+                    "seconds": seconds,
+                }
+            )
+            rows[-1] |= {
+                "exact": found["exact"].mean(),
+                "exact_rewards": found["right_rewards"].all(1).mean(),
+            }
             rows[-1] |= {key: 10_000 * found[key].any(1).mean() for key in ("argmax", "samples")}
             print(rows[-1], flush=True)
     return summary(rows, ["actions", "transitions", "rung"]).T
@@ -168,7 +199,16 @@ def curve(options: Options) -> pd.DataFrame:
         for model in options.models:
             for n in options.transitions:
                 epochs = math.ceil(4000 * 64 / n)
-                flags = ("--model", model, "--max-transitions", str(n), "--batch-size", "64", "--epochs", str(epochs))
+                flags = (
+                    "--model",
+                    model,
+                    "--max-transitions",
+                    str(n),
+                    "--batch-size",
+                    "64",
+                    "--epochs",
+                    str(epochs),
+                )
                 _, trained = train("--seed", str(seed), *flags)
                 found = {key: trained["test"][key] for key in ("exact_transitions", "exact_rewards")}
                 rows.append({"model": model, "transitions": n} | found)
@@ -190,8 +230,18 @@ def curve(options: Options) -> pd.DataFrame:
 
 def contrast(options: Options) -> pd.DataFrame:
     """The moves with few transitions, where there is something to cure."""
-    settings = {"moves, 500 transitions": ("--max-transitions", "500", "--batch-size", "64", "--epochs", "100")}
-    keys = ("obs_mse", "reward_mse", "exact_transitions", "exact_rewards", "violations_argmax", "jumps", "hits_at_1")
+    settings = {
+        "moves, 500 transitions": ("--max-transitions", "500", "--batch-size", "64", "--epochs", "100")
+    }
+    keys = (
+        "obs_mse",
+        "reward_mse",
+        "exact_transitions",
+        "exact_rewards",
+        "violations_argmax",
+        "jumps",
+        "hits_at_1",
+    )
     rows = []
     for seed in options.seeds:
         for coef in options.coefs:
@@ -227,7 +277,12 @@ def own(options: Options) -> pd.DataFrame:
     ):  # fmt: skip
         for model in options.models:
             folder, _ = train("--actions", "own", "--model", model, *(("--data", data) if data else ()))
-            rows.append({"file": f"{what}, {model}", **judged(folder, fresh, "--max-samples", str(options.max_samples))})
+            rows.append(
+                {
+                    "file": f"{what}, {model}",
+                    **judged(folder, fresh, "--max-samples", str(options.max_samples)),
+                }
+            )
             print(rows[-1], flush=True)
     return pd.DataFrame(rows).set_index("file").T
 
@@ -267,7 +322,10 @@ def speed(options: Options) -> pd.DataFrame:
                 now = time.perf_counter()
                 call()
                 seconds[name].append(time.perf_counter() - now)
-        rows += [{"boards": boards, "what": name, "board-steps/s": boards / np.median(s)} for name, s in seconds.items()]
+        rows += [
+            {"boards": boards, "what": name, "board-steps/s": boards / np.median(s)}
+            for name, s in seconds.items()
+        ]
     return pd.DataFrame(rows)
 
 
@@ -287,8 +345,12 @@ def case(options: Options) -> pd.DataFrame:
     states, actions, truth, rewards, _ = batches.take(index, random=False)
     painted, moves = (model.predict(states, actions) for model in models)
     there, at = states[:, :4].any(2), states[:, :4].float().argmax(2)
-    far = (torch.arange(16) // 4 - at[..., None] // 4).abs() + (torch.arange(16) % 4 - at[..., None] % 4).abs() >= 2
-    jumped = (painted.expected[:, :4] * far).amax(2)  # [n, 4], the most that is painted further than a cell away
+    far = (torch.arange(16) // 4 - at[..., None] // 4).abs() + (
+        torch.arange(16) % 4 - at[..., None] % 4
+    ).abs() >= 2
+    jumped = (painted.expected[:, :4] * far).amax(
+        2
+    )  # [n, 4], the most that is painted further than a cell away
     other = there & (actions < 0) & truth[:, :4].any(2)
     odd = (painted.rewards - 0.042).abs() + torch.where((actions >= 0) & there & (rewards == 0), 0.0, 9.0)
     score = torch.where(other, jumped, 0.0).amax(1) - 50 * odd.amin(1)
@@ -298,17 +360,32 @@ def case(options: Options) -> pd.DataFrame:
         own, who = int((actions[i] >= 0).int().argmax()), int(torch.where(other[i], jumped[i], 0.0).argmax())
         rows.append({"row": int(index[i]), "own": own, "action": int(actions[i, own])})
         rows[-1] |= {"regression pays": float(painted.rewards[i, own])}
-        rows[-1] |= {"P(reward > 0)": float(moves.positive[i, own]), "moves' mean": float(moves.expected_rewards[i, own])}
-        rows[-1] |= {"true": float(rewards[i, own]), "hunter": who, "painted two cells away": float(jumped[i, who])}
-        rows[-1] |= {"where it may go, moves": [round(p, 3) for p in moves.expected[i, who].tolist() if p > 0.005]}
+        rows[-1] |= {
+            "P(reward > 0)": float(moves.positive[i, own]),
+            "moves' mean": float(moves.expected_rewards[i, own]),
+        }
+        rows[-1] |= {
+            "true": float(rewards[i, own]),
+            "hunter": who,
+            "painted two cells away": float(jumped[i, who]),
+        }
+        rows[-1] |= {
+            "where it may go, moves": [round(p, 3) for p in moves.expected[i, who].tolist() if p > 0.005]
+        }
     shape = (-1, 7, 4, 4)
     boards = {"before": states, "true next": truth, "regression": painted.expected, "moves": moves.expected}
     boards |= {"moves, a sample": models[1].sample(states[best], actions[best])[0]}
-    boards = {name: (b if len(b) == len(best) else b[best]).float().numpy().reshape(shape) for name, b in boards.items()}
-    text = "row {row}, hunter {own}'s action is told\nregression pays it {regression pays:.3f}, truth {true:.0f}"
+    boards = {
+        name: (b if len(b) == len(best) else b[best]).float().numpy().reshape(shape)
+        for name, b in boards.items()
+    }
+    text = (
+        "row {row}, hunter {own}'s action is told\nregression pays it {regression pays:.3f}, truth {true:.0f}"
+    )
     heads = [text.format(**row) for row in rows]
     figures.save(
-        figures.joint_boards(boards, heads, "what may happen, painted as one board, and as moves"), options.case_figure
+        figures.joint_boards(boards, heads, "what may happen, painted as one board, and as moves"),
+        options.case_figure,
     )
     return pd.DataFrame(rows).T
 
@@ -316,7 +393,9 @@ def case(options: Options) -> pd.DataFrame:
 def main() -> None:
     options = tracking.parse_args(Options, __doc__.split("\n")[0])
     print(machine(), flush=True)
-    parts = dict(main=main_, needed=needed, ladder=ladder, curve=curve, contrast=contrast, random=random, own=own)
+    parts = dict(
+        main=main_, needed=needed, ladder=ladder, curve=curve, contrast=contrast, random=random, own=own
+    )
     parts |= dict(flat=flat, speed=speed, case=case)
     with pd.option_context("display.width", 250, "display.max_rows", 300, "display.max_columns", 99,
                            "display.float_format", "{:.6g}".format):  # fmt: skip

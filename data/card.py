@@ -22,12 +22,17 @@ class Args:
 def block(trajectories: Trajectories, path: str | Path) -> str:
     """All numbers of the card, as markdown tables. Raises: DataError: fewer than 10 episodes, too few to split."""
     t, active, seats = trajectories, trajectories.active, trajectories.actions.shape[1]
-    returns = np.add.reduceat(t.rewards, np.cumsum(t.episode_lengths) - t.episode_lengths).astype(np.float64)  # [E, A]
+    returns = np.add.reduceat(t.rewards, np.cumsum(t.episode_lengths) - t.episode_lengths).astype(
+        np.float64
+    )  # [E, A]
     last = np.cumsum(t.episode_lengths + 1) - 1
     stayed = t.obs[last][:, :, 0].any((2, 3))  # [E, A], on the board to the end
     lengths, total, names = t.episode_lengths, active.sum(), t.strategy_names
     who = t.strategies[t.episode]  # [N, A]
-    played, all_rows = np.bincount(t.actions[active], minlength=7), np.bincount(t.actions.ravel(), minlength=7)
+    played, all_rows = (
+        np.bincount(t.actions[active], minlength=7),
+        np.bincount(t.actions.ravel(), minlength=7),
+    )
     hits = np.bincount(t.actions[t.rewards > 0], minlength=7)
     rules = t.metadata.get("rules") or {}
     quantiles = np.quantile(lengths, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1), method="nearest")
@@ -53,7 +58,10 @@ def block(trajectories: Trajectories, path: str | Path) -> str:
                     "hunters left on truncated boards",
                     f"mean {stayed[~t.terminated].sum() / max((~t.terminated).sum(), 1):.2f}",
                 ),
-                ("hunts that capture", ", ".join(f"{ACTIONS[a]} {hits[a] / max(played[a], 1):.2%}" for a in (5, 6))),
+                (
+                    "hunts that capture",
+                    ", ".join(f"{ACTIONS[a]} {hits[a] / max(played[a], 1):.2%}" for a in (5, 6)),
+                ),
                 *_attempted(t),
                 ("return a hunter", f"mean {returns.mean():.4f}, standard deviation {returns.std():.4f}"),
             ),
@@ -72,7 +80,15 @@ def block(trajectories: Trajectories, path: str | Path) -> str:
                 ("all", f"{total:,}", "100%", f"{active.size:,}", "100%"),
             ),
             _table(
-                ("Strategy", "Hunters", "Active samples", "Samples a hunter", "Return: mean", "median", "Left the board"),
+                (
+                    "Strategy",
+                    "Hunters",
+                    "Active samples",
+                    "Samples a hunter",
+                    "Return: mean",
+                    "median",
+                    "Left the board",
+                ),
                 *(
                     (
                         names[s],
@@ -89,7 +105,10 @@ def block(trajectories: Trajectories, path: str | Path) -> str:
             ),
             _table(
                 (f"Of {seats} hunters", *(f"{k} {names[0]}" for k in range(seats + 1))),
-                ("episodes", *(f"{n:,}" for n in np.bincount((t.strategies == 0).sum(1), minlength=seats + 1))),
+                (
+                    "episodes",
+                    *(f"{n:,}" for n in np.bincount((t.strategies == 0).sum(1), minlength=seats + 1)),
+                ),
             ),
             _table(
                 ("Split", "Episodes", "Active samples"),
@@ -109,7 +128,10 @@ def _attempted(t: Trajectories) -> list[tuple[str, str]]:
     illegal = int((t.attempted != t.actions).sum())
     return [
         ("unmasked", f"{t.metadata.get('unmasked', 'unknown')}"),
-        ("actions asked for that were not legal", f"{illegal:,} ({illegal / t.active.sum():.2%} of active samples)"),
+        (
+            "actions asked for that were not legal",
+            f"{illegal:,} ({illegal / t.active.sum():.2%} of active samples)",
+        ),
     ]
 
 

@@ -14,7 +14,16 @@ from tqdm import tqdm
 
 from data.files import DEFAULT_DATA
 from data.trajectories import CHUNK, OPTIONAL, SPEC, STAY, Trajectories, save_arrays
-from envs import ACTIONS, DATA_EPSILON, PLANES, Rules, StagHunt, joint_to_planes, sample_actions, strategy_probs
+from envs import (
+    ACTIONS,
+    DATA_EPSILON,
+    PLANES,
+    Rules,
+    StagHunt,
+    joint_to_planes,
+    sample_actions,
+    strategy_probs,
+)
 
 BOARDS = 2048  # played at once
 
@@ -57,7 +66,9 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
     if args.steps < 0 or target < 1:
         raise ValueError(f"--samples and --steps must be positive, got {args.samples} and {args.steps}")
     parts, reached, first = [], 0, 0
-    with tqdm(total=target, unit="steps" if args.steps else "samples", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=target, unit="steps" if args.steps else "samples", disable=not progress, leave=False
+    ) as bar:
         while reached < target:
             part = _play(args, first)
             count = part["episode_lengths"] if args.steps else part.pop("samples")
@@ -91,9 +102,13 @@ def _play(args: Args, first: int) -> dict[str, np.ndarray]:
         own = probs[boards[:, None], np.arange(rules.hunters), (strategies + switched) % len(args.strategies)]
         log["active"].append(env.active)
         log["playing"].append(~env.ended)
-        log["policy_probs"].append(_effective_probs(probs, env.legal_actions(), args.unmasked).astype(np.float32))
+        log["policy_probs"].append(
+            _effective_probs(probs, env.legal_actions(), args.unmasked).astype(np.float32)
+        )
         asked = (1.0 - args.unmasked) * own + args.unmasked / len(ACTIONS)  # [B, A, 7]
-        attempted = np.where(env.active, sample_actions(asked, env.uniform(rules.hunters)), STAY).astype(np.int8)
+        attempted = np.where(env.active, sample_actions(asked, env.uniform(rules.hunters)), STAY).astype(
+            np.int8
+        )
         log["attempted"].append(attempted)
         _, rewards, _, truncated = env.step(attempted)
         log["actions"].append(env.effective_actions)
@@ -142,7 +157,9 @@ def _draw(blocks, hunters, prey, lengths, rules: Rules) -> np.ndarray:
         joint[:, rules.hunters] = blocks[episode[start : start + CHUNK]]
         row, thing = np.nonzero(part >= 0)
         joint[row, np.array(planes)[thing], part[row, thing]] = 1
-        obs[start : start + CHUNK] = joint_to_planes(joint.reshape(*joint.shape[:2], rules.height, rules.width))
+        obs[start : start + CHUNK] = joint_to_planes(
+            joint.reshape(*joint.shape[:2], rules.height, rules.width)
+        )
     return obs
 
 

@@ -34,7 +34,9 @@ def default_or_fresh(path: str | Path) -> Path:
 def training_file(path: str | Path) -> Path:
     """As `default_or_fresh`, for training. Raises: DataError: the file is one of the two that judge."""
     if _path_of(path).resolve() in (FRESH_FILE.resolve(), UNMASKED_FILE.resolve()):
-        raise DataError(f"{path}: this file is for judging only; train on another (`python -m data.collect --help`)")
+        raise DataError(
+            f"{path}: this file is for judging only; train on another (`python -m data.collect --help`)"
+        )
     return default_or_fresh(path)
 
 

@@ -36,7 +36,9 @@ class Flat:
     """float32 [N, A], NaN where not known"""
 
 
-def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "auto", joint: bool = False) -> Flat:
+def read_flat(
+    arrays: dict[str, np.ndarray], path: str | Path, layout: str = "auto", joint: bool = False
+) -> Flat:
     """Rows from the arrays `obs` (or `states`), `actions`, and optionally `times`, `observer`; with `joint`, `rewards`
     and `next_obs`, too.
 
@@ -108,7 +110,9 @@ def read_flat(arrays: dict[str, np.ndarray], path: str | Path, layout: str = "au
             observer = observer.astype(np.int64)
             need(observer.shape == (len(obs),), "observer", f"shape {(len(obs),)}", f"shape {observer.shape}")
             good = (observer >= 0) & (observer < columns)
-            need(good.all(), "observer", f"seats in 0..{columns - 1}", f"{observer.min()} to {observer.max()}")
+            need(
+                good.all(), "observer", f"seats in 0..{columns - 1}", f"{observer.min()} to {observer.max()}"
+            )
     if actions.ndim == 2:
         inferred.append(f"joint actions in {order}")
         own = actions[np.arange(len(obs)), observer]

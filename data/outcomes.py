@@ -48,17 +48,24 @@ class AllOutcomes:
         row = np.repeat(np.arange(len(index)), count)
         way = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         prey = self.prey[self.start[index][row] + way]
-        tensors = (torch.as_tensor(array.astype(np.int64), device=device) for array in (self.hunters[index], row, way, prey))
+        tensors = (
+            torch.as_tensor(array.astype(np.int64), device=device)
+            for array in (self.hunters[index], row, way, prey)
+        )
         return Outcomes(*tensors, ways=int(count.max(initial=1)))
 
 
-def outcomes_of(before: np.ndarray, after: np.ndarray, board: tuple[int, int], stags: int, hares: int) -> AllOutcomes:
+def outcomes_of(
+    before: np.ndarray, after: np.ndarray, board: tuple[int, int], stags: int, hares: int
+) -> AllOutcomes:
     """Args: before, after: uint8 [M, A+3, K]; board: (H, W); stags, hares: slots, at least what a state has."""
     A, K = before.shape[1] - 3, before.shape[2]
     around = np.pad(neighbours(*board)[:, :5], ((0, 0), (0, 1)), constant_values=K)  # [K + 1, 6]
     was, now = (np.where(s[:, :A].any(2), s[:, :A].argmax(2), K) for s in (before, after))
     same = around[was] == now[:, :, None]  # [M, A, 6]
-    hunters = np.where(was == K, STAYED, LEAVE - same[..., ::-1].argmax(2))  # LEAVE first: off the board is K, too
+    hunters = np.where(
+        was == K, STAYED, LEAVE - same[..., ::-1].argmax(2)
+    )  # LEAVE first: off the board is K, too
     possible = (same.any(2) & ((was < K) | (now == K))).all(1) & (before[:, A] == after[:, A]).all(1)
     possible &= (after[:, :A].sum(2) <= 1).all(1)
 
@@ -68,7 +75,11 @@ def outcomes_of(before: np.ndarray, after: np.ndarray, board: tuple[int, int], s
     for i in np.flatnonzero(changed):
         kinds = [[np.flatnonzero(s[i, plane]).tolist() for s in (before, after)] for plane in (A + 1, A + 2)]
         found = [_ways(cells, frozenset(left), around) for cells, left in kinds]
-        rows = [(*s, *(STAYED,) * (stags - len(s)), *h, *(STAYED,) * (hares - len(h))) for s in found[0] for h in found[1]]
+        rows = [
+            (*s, *(STAYED,) * (stags - len(s)), *h, *(STAYED,) * (hares - len(h)))
+            for s in found[0]
+            for h in found[1]
+        ]
         possible[i] &= bool(rows)
         prey.append(np.array(rows, np.int8) if rows else stay)
         count[i] = len(prey[-1])

@@ -70,11 +70,17 @@ class Samples:
         if not self.has_observers:
             return None
         episodes = split_episodes(len(self.trajectories.episode_lengths))["train"]
-        return observers.count_table(self.trajectories, np.flatnonzero(np.isin(self.trajectories.episode, episodes)))
+        return observers.count_table(
+            self.trajectories, np.flatnonzero(np.isin(self.trajectories.episode, episodes))
+        )
 
     def fits_table(self, counts: np.ndarray, names: list[str]) -> bool:
         """Can a table counted on another file, over the strategies `names`, speak of this one?"""
-        return self.has_observers and self.strategy_names == names and self.trajectories.obs.shape[1] == counts.shape[-2] - 1
+        return (
+            self.has_observers
+            and self.strategy_names == names
+            and self.trajectories.obs.shape[1] == counts.shape[-2] - 1
+        )
 
     def posterior(self, index: np.ndarray) -> np.ndarray | None:
         """P(strategy | what the hunter did before), float64 [m, S], of the samples `index`; None without `policy_probs`."""
@@ -86,7 +92,10 @@ class Samples:
         """Predictions for the samples `index` (int [m]), each float32 [m, 7]: `uniform` over legal actions and, with
         `policy_probs`, `table` (where `table_counts` is given), `bayes` and `known`."""
         legal = np.concatenate(
-            [legal_actions(self.frames[self.rows[part]]) for part in np.array_split(index, len(index) // CHUNK + 1)]
+            [
+                legal_actions(self.frames[self.rows[part]])
+                for part in np.array_split(index, len(index) // CHUNK + 1)
+            ]
         )
         found = {"uniform": (legal / legal.sum(1, keepdims=True)).astype(np.float32)}
         if self.has_observers:
@@ -106,7 +115,9 @@ def load_samples(path: str | Path, layout: str = "auto", split: bool = True) -> 
     """
     arrays = read_arrays(path)
     samples = (
-        _from_episodes(check(arrays, path), split) if is_trajectory_file(arrays) else _from_rows(arrays, path, layout, split)
+        _from_episodes(check(arrays, path), split)
+        if is_trajectory_file(arrays)
+        else _from_rows(arrays, path, layout, split)
     )
     samples.splits["all"] = np.arange(len(samples))
     return samples
@@ -118,7 +129,9 @@ def _from_episodes(trajectories: Trajectories, split: bool) -> Samples:
     boards, board = _boards(trajectories)
     splits = {}
     if split:
-        for name, episodes in split_episodes(len(trajectories.episode_lengths), path=trajectories.path).items():
+        for name, episodes in split_episodes(
+            len(trajectories.episode_lengths), path=trajectories.path
+        ).items():
             splits[name] = np.flatnonzero(np.isin(episode, episodes))
             if not len(splits[name]):
                 raise DataError(f"{trajectories.path}: active: the {name} split has no active sample")

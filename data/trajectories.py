@@ -124,7 +124,11 @@ def _cut(order: np.ndarray, what: str, path) -> dict[str, np.ndarray]:
             f"{path}: expected at least 10 {what} to split 80/10/10, found {len(order)} {what}: val and test would be empty"
         )
     train = len(order) - 2 * held_out
-    return {"train": np.sort(order[:train]), "val": np.sort(order[train:-held_out]), "test": np.sort(order[-held_out:])}
+    return {
+        "train": np.sort(order[:train]),
+        "val": np.sort(order[train:-held_out]),
+        "test": np.sort(order[-held_out:]),
+    }
 
 
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
@@ -155,7 +159,9 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         magic = file.read(4)
     if magic[:2] != b"PK":
-        raise DataError(f"{path}: expected an .npz file (a zip archive), found a file that starts with {magic!r}")
+        raise DataError(
+            f"{path}: expected an .npz file (a zip archive), found a file that starts with {magic!r}"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {}
@@ -164,10 +170,14 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                     arrays[key] = archive[key]
                 except ValueError as error:
                     if "pickle" in str(error).lower() or "object" in str(error).lower():
-                        raise DataError(f"{path}: {key}: expected plain numbers, found pickled Python objects") from None
+                        raise DataError(
+                            f"{path}: {key}: expected plain numbers, found pickled Python objects"
+                        ) from None
                     raise
                 if not isinstance(arrays[key], np.ndarray):
-                    raise DataError(f"{path}: {key}: expected an array, found {len(arrays[key])} bytes of another kind")
+                    raise DataError(
+                        f"{path}: {key}: expected an array, found {len(arrays[key])} bytes of another kind"
+                    )
             return arrays
     except DataError:
         raise
@@ -175,7 +185,9 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError,
         RuntimeError, MemoryError, SyntaxError, tokenize.TokenError,  # a damaged zip entry or array header
     ) as error:  # fmt: skip
-        raise DataError(f"{path}: the archive is cut short or damaged ({error}); collect or copy it again") from None
+        raise DataError(
+            f"{path}: the archive is cut short or damaged ({error}); collect or copy it again"
+        ) from None
 
 
 def legal_actions(planes: np.ndarray) -> np.ndarray:
@@ -217,7 +229,12 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     for key, (dtype, rank) in (SPEC | OPTIONAL).items():
         if key in OPTIONAL and key not in arrays:
             continue
-        need(key in arrays, key, f"an array {dtype} with {rank} dimensions", f"no such key (keys: {', '.join(arrays)})")
+        need(
+            key in arrays,
+            key,
+            f"an array {dtype} with {rank} dimensions",
+            f"no such key (keys: {', '.join(arrays)})",
+        )
         need(arrays[key].dtype == dtype, key, f"dtype {dtype}", arrays[key].dtype)
         need(arrays[key].ndim == rank, key, f"{rank} dimensions", f"shape {arrays[key].shape}")
     metadata = _read_metadata(arrays, path)
@@ -225,7 +242,12 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     obs, actions, lengths = arrays["obs"], arrays["actions"], arrays["episode_lengths"]
     episodes = len(lengths)
     need(episodes > 0, "episode_lengths", "at least one episode", "zero episodes")
-    need(lengths.min() > 0, "episode_lengths", "lengths of at least 1", f"{lengths.min()} in episode {lengths.argmin()}")
+    need(
+        lengths.min() > 0,
+        "episode_lengths",
+        "lengths of at least 1",
+        f"{lengths.min()} in episode {lengths.argmin()}",
+    )
     steps, seats = int(lengths.sum(dtype=np.int64)), obs.shape[1]
     names = metadata["strategies"]
     shapes = {
@@ -240,7 +262,12 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     }
     for key, shape in shapes.items():
         if key in arrays:
-            need(arrays[key].shape == shape, key, f"shape {shape} (from episode_lengths and obs)", arrays[key].shape)
+            need(
+                arrays[key].shape == shape,
+                key,
+                f"shape {shape} (from episode_lengths and obs)",
+                arrays[key].shape,
+            )
 
     for key in ("actions", "attempted"):
         if key in arrays:
@@ -250,21 +277,36 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     need(not bad.any(), "rewards", "finite numbers", _first(bad, arrays["rewards"]))
     bad = (arrays["strategies"] < 0) | (arrays["strategies"] >= len(names))
     need(
-        not bad.any(), "strategies", f"values in 0..{len(names) - 1} ({', '.join(names)})", _first(bad, arrays["strategies"])
+        not bad.any(),
+        "strategies",
+        f"values in 0..{len(names) - 1} ({', '.join(names)})",
+        _first(bad, arrays["strategies"]),
     )
 
-    trajectories = Trajectories(**{key: arrays.get(key) for key in (*SPEC, *OPTIONAL)}, metadata=metadata, path=str(path))
+    trajectories = Trajectories(
+        **{key: arrays.get(key) for key in (*SPEC, *OPTIONAL)}, metadata=metadata, path=str(path)
+    )
     active, row = arrays["active"], trajectories.obs_row
     for start in range(0, len(obs), CHUNK):
         part = obs[start : start + CHUNK]
         need(part.max(initial=0) <= 1, "obs", "cells of 0 or 1", f"{part.max(initial=0)} near row {start}")
         count = np.count_nonzero(part[:, :, 0], axis=(2, 3))  # [rows, A]
-        need(count.max(initial=0) <= 1, "obs", "at most one cell in a SELF plane", _first(count > 1, count, start))
+        need(
+            count.max(initial=0) <= 1,
+            "obs",
+            "at most one cell in a SELF plane",
+            _first(count > 1, count, start),
+        )
     for start in range(0, steps, CHUNK):
         part = slice(start, start + CHUNK)
         on_board = obs[row[part]][:, :, 0].any(axis=(2, 3))
         bad = on_board != active[part]
-        need(not bad.any(), "active", "True exactly where the SELF plane has a cell", _first(bad, active[part], start))
+        need(
+            not bad.any(),
+            "active",
+            "True exactly where the SELF plane has a cell",
+            _first(bad, active[part], start),
+        )
         legal = legal_actions(obs[row[part]])  # without a SELF cell only STAY is left
         legal[..., STAY] = True
         bad = actions[part] != effective_actions(actions[part], legal)
@@ -297,10 +339,20 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     for start in range(0, len(obs), CHUNK):
         part = obs[start : start + CHUNK]
         bad = (part[:, :, 2:] != part[:, :1, 2:]).any(axis=(2, 3, 4))
-        need(not bad.any(), "obs", "one board for all hunters of a step (BLOCKS, STAGS, HARES)", _first(bad, bad, start))
+        need(
+            not bad.any(),
+            "obs",
+            "one board for all hunters of a step (BLOCKS, STAGS, HARES)",
+            _first(bad, bad, start),
+        )
         others = part[:, :, 0].sum(1, dtype=np.uint8)[:, None] > part[:, :, 0]  # [rows, A, H, W]
         bad = (part[:, :, 1] != others).any(axis=(2, 3))
-        need(not bad.any(), "obs", "OTHERS where the other hunters' SELF planes have a cell", _first(bad, bad, start))
+        need(
+            not bad.any(),
+            "obs",
+            "OTHERS where the other hunters' SELF planes have a cell",
+            _first(bad, bad, start),
+        )
     bad = (arrays["rewards"] != 0) & ~active
     need(not bad.any(), "rewards", "0 for a hunter that has left", _first(bad, arrays["rewards"]))
     need(active.any(), "active", "at least one active sample", "none")
@@ -313,8 +365,14 @@ def _read_metadata(arrays: dict[str, np.ndarray], path) -> dict:
     try:
         metadata = json.loads(str(arrays["metadata"]))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: metadata: expected a JSON string, found text that is not JSON ({error})") from None
-    names, priors = (metadata.get(key) for key in ("strategies", "priors")) if isinstance(metadata, dict) else (None, None)
+        raise DataError(
+            f"{path}: metadata: expected a JSON string, found text that is not JSON ({error})"
+        ) from None
+    names, priors = (
+        (metadata.get(key) for key in ("strategies", "priors"))
+        if isinstance(metadata, dict)
+        else (None, None)
+    )
     if not isinstance(names, list) or not names or not isinstance(priors, list) or len(priors) != len(names):
         raise DataError(
             f"{path}: metadata: expected `strategies` and `priors`, lists of one length, found {names}, {priors}"
@@ -324,7 +382,9 @@ def _read_metadata(arrays: dict[str, np.ndarray], path) -> dict:
     if not all(isinstance(p, (int, float)) and p >= 0 for p in priors) or abs(sum(priors) - 1) > 1e-6:
         raise DataError(f"{path}: metadata: expected `priors` that sum to 1, found {priors}")
     if not isinstance(metadata.get("rules"), (dict, type(None))):
-        raise DataError(f"{path}: metadata: expected `rules` as names and values, found {metadata['rules']!r}")
+        raise DataError(
+            f"{path}: metadata: expected `rules` as names and values, found {metadata['rules']!r}"
+        )
     return metadata
 
 

@@ -117,28 +117,38 @@ def _from_episodes(trajectories: Trajectories, split: bool) -> Transitions:
 def _from_rows(flat: Flat, arrays: dict[str, np.ndarray], path, split: bool) -> Transitions:
     states, n, inferred = flat.joint, len(flat.joint), list(flat.inferred)
     there = states[:, :-3].any((1, 2, 3))  # somebody is on the board
-    broken = np.diff(flat.ticks) != 1 if "times" in arrays else np.zeros(n - 1, bool)  # between row i and row i + 1
+    broken = (
+        np.diff(flat.ticks) != 1 if "times" in arrays else np.zeros(n - 1, bool)
+    )  # between row i and row i + 1
     if flat.next_joint is None:
         broken |= _another_board(states[:-1], states[1:])
         good, after = there & ~np.append(broken, True), np.arange(n) + 1
         inferred.append(f"{good.sum()} of {n} rows paired with the row that follows (no `next_obs`)")
     else:
         broken |= (flat.next_joint[:-1] != states[1:]).any((1, 2, 3))
-        other = _another_board(states, flat.next_joint)  # a recorder's board that was dealt anew before it was looked at
+        other = _another_board(
+            states, flat.next_joint
+        )  # a recorder's board that was dealt anew before it was looked at
         good, after = there & ~other, np.arange(n) + n
         inferred += [f"{other.sum()} rows left out whose `next_obs` is another board"] * bool(other.any())
         states = np.concatenate([states, flat.next_joint])
     inferred += [f"{(~there).sum()} rows with nobody on the board left out"] * (not there.all())
     if not good.any():
-        raise DataError(f"{path}: obs: expected at least one transition, found none in {n} rows ({'; '.join(inferred)})")
+        raise DataError(
+            f"{path}: obs: expected at least one transition, found none in {n} rows ({'; '.join(inferred)})"
+        )
     before, after = np.flatnonzero(good), after[good]
     jumps = _jumps(states, before, after)
     if jumps:
-        inferred.append(f"{jumps} transitions move a hunter further than one cell: another episode, or another observer?")
+        inferred.append(
+            f"{jumps} transitions move a hunter further than one cell: another episode, or another observer?"
+        )
     actions, left = flat.joint_actions[before], ~states[:, :-3].any((2, 3))[before]
     meaningless = left & (actions >= 0) & (actions != STAY)
     actions = np.where(meaningless, STAY, actions)
-    inferred += [f"{meaningless.sum()} actions of hunters that have left count as STAY"] * bool(meaningless.any())
+    inferred += [f"{meaningless.sum()} actions of hunters that have left count as STAY"] * bool(
+        meaningless.any()
+    )
     if illegal := _count_illegal(states, before, actions):
         inferred.append(f"{illegal} recorded actions are not legal, kept as asked for")
     found = {
@@ -193,10 +203,15 @@ def _count_illegal(states: np.ndarray, before: np.ndarray, actions: np.ndarray) 
 
 def _split(before: np.ndarray, after: np.ndarray, path) -> dict[str, np.ndarray]:
     """Contiguous blocks; where the last transition of one leads to the first state of the next, it is in neither."""
-    splits, what = split_rows(len(before), path), "transitions to split 80/10/10 where neighbours share a state"
+    splits, what = (
+        split_rows(len(before), path),
+        "transitions to split 80/10/10 where neighbours share a state",
+    )
     for name, follower in (("train", "val"), ("val", "test")):
         if after[splits[name][-1]] == before[splits[follower][0]]:
             splits[name] = splits[name][:-1]
         if not len(splits[name]):
-            raise DataError(f"{path}: expected at least 20 {what}, found {len(before)}: {name} would be empty")
+            raise DataError(
+                f"{path}: expected at least 20 {what}, found {len(before)}: {name} would be empty"
+            )
     return splits

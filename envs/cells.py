@@ -40,7 +40,10 @@ def legal_cells(cells: Cells, walls: np.ndarray, rules: Rules) -> np.ndarray:
     legal[..., :4] = ~walls[np.arange(len(hunters))[:, None, None], neighbours(rules)[hunters]]
     on = (hunters[:, :, None] == prey[:, None]) & (hunters < rules.cells)[..., None]
     legal[..., STAY] = True
-    legal[..., HUNT_STAG], legal[..., HUNT_HARE] = on[..., : rules.stags].any(2), on[..., rules.stags :].any(2)
+    legal[..., HUNT_STAG], legal[..., HUNT_HARE] = (
+        on[..., : rules.stags].any(2),
+        on[..., rules.stags :].any(2),
+    )
     return legal
 
 
@@ -61,7 +64,9 @@ def step_cells(
     hunts = on & (actions[..., None] == np.where(np.arange(rules.prey) < stags, HUNT_STAG, HUNT_HARE))
     crowd = hunts.sum(1)  # [B, P]
     caught = crowd >= np.where(np.arange(rules.prey) < stags, rules.hunters_needed, 1)
-    share = np.where(np.arange(rules.prey) < stags, rules.stag_reward, rules.hare_reward) / np.maximum(crowd, 1)
+    share = np.where(np.arange(rules.prey) < stags, rules.stag_reward, rules.hare_reward) / np.maximum(
+        crowd, 1
+    )
     took = hunts & caught[:, None]
     rewards = (took * share[:, None]).sum(2).astype(np.float32)
     hunters, prey = np.where(took.any(2), K, to), np.where(caught, K, prey)

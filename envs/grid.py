@@ -45,6 +45,7 @@ def _rotate(joint: np.ndarray, by: np.ndarray) -> np.ndarray:
         raise ValueError(f"expected at least one hunter plane and three more, got {joint.shape[-3]} planes")
     by = np.broadcast_to(by, joint.shape[:-3])[..., None]
     order = np.concatenate(
-        [(np.arange(seats) + by) % seats, np.broadcast_to(np.arange(seats, seats + 3), (*by.shape[:-1], 3))], -1
+        [(np.arange(seats) + by) % seats, np.broadcast_to(np.arange(seats, seats + 3), (*by.shape[:-1], 3))],
+        -1,
     )
     return np.take_along_axis(joint, order[..., None, None], axis=-3)

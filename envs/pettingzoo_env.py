@@ -99,7 +99,9 @@ class StagHuntParallelEnv(ParallelEnv):
         joint = np.zeros((1, len(self._seats)), np.int64)
         for agent in self.agents:
             if actions[agent] not in range(len(ACTIONS)):
-                raise ValueError(f"actions: {agent}'s must be in 0..{len(ACTIONS) - 1}, got {actions[agent]!r}")
+                raise ValueError(
+                    f"actions: {agent}'s must be in 0..{len(ACTIONS) - 1}, got {actions[agent]!r}"
+                )
             joint[0, self._seats[agent]] = actions[agent]
         return joint
 
@@ -110,5 +112,6 @@ class StagHuntParallelEnv(ParallelEnv):
         legal = self.core.legal_actions()[0].astype(np.int8)
         tick, left = int(self.core.tick[0]), int(self.core.ticks_left[0])
         return {
-            agent: {"action_mask": legal[self._seats[agent]].copy(), "tick": tick, "ticks_left": left} for agent in agents
+            agent: {"action_mask": legal[self._seats[agent]].copy(), "tick": tick, "ticks_left": left}
+            for agent in agents
         }

@@ -89,7 +89,9 @@ def _spots(with_prey: bool, hunters: int) -> list[tuple[float, float, float]]:
     return _grid(1 + hunters, 0.02, 0.02, 0.96, 0.96, 0.27)
 
 
-def _grid(n: int, x: float, y: float, width: float, height: float, largest: float) -> list[tuple[float, float, float]]:
+def _grid(
+    n: int, x: float, y: float, width: float, height: float, largest: float
+) -> list[tuple[float, float, float]]:
     """n discs in rows that fill a box; the rows are chosen so that the discs are as large as can be."""
     if n == 0:
         return []
@@ -139,7 +141,9 @@ def _board(image: np.ndarray, rules: Rules, cell: int, edge: int):
     for k in range(1, rules.width):
         _blend(image[edge : edge + h], np.abs(cols + 0.5 - edge - k * cell) - line / 2 + 0 * rows[:h], GRID)
     for k in range(1, rules.height):
-        _blend(image[:, edge : edge + w], np.abs(rows + 0.5 - edge - k * cell) - line / 2 + 0 * cols[:, :w], GRID)
+        _blend(
+            image[:, edge : edge + w], np.abs(rows + 0.5 - edge - k * cell) - line / 2 + 0 * cols[:, :w], GRID
+        )
 
 
 # ---- distances
@@ -197,7 +201,9 @@ def _block(x, y) -> Iterator[Layer]:
 
 def _stag(x, y) -> Iterator[Layer]:
     m = np.abs(x)  # all is mirrored
-    beam = _stroke(m, y, [(0.10, -0.16), (0.24, -0.34), (0.50, -0.44), (0.68, -0.66), (0.66, -0.94)], 0.085, 0.05)
+    beam = _stroke(
+        m, y, [(0.10, -0.16), (0.24, -0.34), (0.50, -0.44), (0.68, -0.66), (0.66, -0.94)], 0.085, 0.05
+    )
     tines = [[(0.33, -0.38), (0.30, -0.62), (0.36, -0.80)], [(0.55, -0.48), (0.78, -0.50), (0.92, -0.60)]]
     antlers = np.minimum(beam, np.minimum(*(_stroke(m, y, tine, 0.07, 0.045) for tine in tines)))
     ears = _ellipse(m, y, 0.46, 0.0, 0.24, 0.115, -0.25)
@@ -303,7 +309,9 @@ def text(state: State, rules: Rules, board: int = 0, ring: int | None = None) ->
     return "\n".join([*lines, legend])
 
 
-def render_board(mode: str, state: State, rules: Rules, board: int, ring: int | None = None) -> np.ndarray | str:
+def render_board(
+    mode: str, state: State, rules: Rules, board: int, ring: int | None = None
+) -> np.ndarray | str:
     """One board as `mode` ("rgb_array" or "ansi") has it."""
     return text(state, rules, board, ring) if mode == "ansi" else draw(state, rules, board, ring=ring)
 
@@ -318,7 +326,9 @@ def png(image: np.ndarray) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     h, w, _ = image.shape
-    rows = np.concatenate([np.zeros((h, 1), np.uint8), image.reshape(h, -1)], 1)  # a leading 0: a row without filter
+    rows = np.concatenate(
+        [np.zeros((h, 1), np.uint8), image.reshape(h, -1)], 1
+    )  # a leading 0: a row without filter
     header = struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -329,7 +339,9 @@ def png(image: np.ndarray) -> bytes:
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description="Draw one board of hunters that all go for the nearest stag.")
+    parser = argparse.ArgumentParser(
+        description="Draw one board of hunters that all go for the nearest stag."
+    )
     parser.add_argument("path", type=Path, help="the PNG to write")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ticks", type=int, default=0, help="ticks to play first")

@@ -79,7 +79,9 @@ def chase(distance: np.ndarray, cell: np.ndarray, neighbour: np.ndarray, legal: 
         return np.where((near < FAR)[..., None], probs, otherwise)
 
     stag, hare = slice(0, stags), slice(stags, None)
-    playing = (legal.sum(-1) > 1)[..., None]  # a hunter that has left, or whose board has ended, can only STAY
+    playing = (legal.sum(-1) > 1)[
+        ..., None
+    ]  # a hunter that has left, or whose board has ended, can only STAY
     stag_else_stay, hare_else_stay = nearest(stag, HUNT_STAG, stay), nearest(hare, HUNT_HARE, stay)
     return {
         "NS": np.where(playing, nearest(stag, HUNT_STAG, hare_else_stay), stay),
@@ -90,7 +92,9 @@ def chase(distance: np.ndarray, cell: np.ndarray, neighbour: np.ndarray, legal: 
 def sample_actions(probs: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """Draw actions by inversion. probs: float [..., 7]; uniform: float [...] in [0, 1). Returns: int8 [...]."""
     cumulative = np.cumsum(probs, -1)
-    below = uniform[..., None] * cumulative[..., -1:] < cumulative  # scaled: rounding cannot push past the last one
+    below = (
+        uniform[..., None] * cumulative[..., -1:] < cumulative
+    )  # scaled: rounding cannot push past the last one
     return below.argmax(-1).astype(np.int8)
 
 

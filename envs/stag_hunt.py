@@ -21,7 +21,11 @@ _BITS = (1 << np.arange(7)).astype(np.uint8)
 _STAY_BIT, _STAG_BIT, _HARE_BIT = _BITS[STAY], _BITS[HUNT_STAG], _BITS[HUNT_HARE]
 LEGAL = (np.arange(128)[:, None] & _BITS).astype(bool)  # [128, 7]
 # [128 * 8]: (byte, action) -> the action that happens; an illegal one counts as STAY
-_EFFECTIVE = np.pad(np.where(LEGAL, np.arange(7), STAY), ((0, 0), (0, 1)), constant_values=STAY).astype(np.int8).ravel()
+_EFFECTIVE = (
+    np.pad(np.where(LEGAL, np.arange(7), STAY), ((0, 0), (0, 1)), constant_values=STAY)
+    .astype(np.int8)
+    .ravel()
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,14 @@ class Rules:
         if not 0.0 <= self.prey_moves <= 1.0:
             raise ValueError(f"rules: prey_moves must be in [0, 1], got {self.prey_moves!r}")
         if not (np.isfinite(self.stag_reward) and np.isfinite(self.hare_reward)):
-            raise ValueError(f"rules: rewards must be finite, got {self.stag_reward!r} and {self.hare_reward!r}")
+            raise ValueError(
+                f"rules: rewards must be finite, got {self.stag_reward!r} and {self.hare_reward!r}"
+            )
         k = self.end_after_first_hunt
         if k is not None and (not isinstance(k, (int, np.integer)) or k < 0):
-            raise ValueError(f"rules: end_after_first_hunt must be None or a whole number of at least 0, got {k!r}")
+            raise ValueError(
+                f"rules: end_after_first_hunt must be None or a whole number of at least 0, got {k!r}"
+            )
         if self.cells > MAX_CELLS:
             raise ValueError(f"rules: a board has at most {MAX_CELLS} cells, got {self.height}x{self.width}")
         things = self.blocks + self.stags + self.hares + self.hunters
@@ -141,7 +149,13 @@ def distance_fields(blocks: np.ndarray, sources: np.ndarray) -> np.ndarray:
     inner = reached[:, 1:-1, 1:-1]
     while True:  # one wave a turn; a cell's distance is the number of waves that had not reached it
         before = inner.copy()
-        wave = before | reached[:, :-2, 1:-1] | reached[:, 2:, 1:-1] | reached[:, 1:-1, :-2] | reached[:, 1:-1, 2:]
+        wave = (
+            before
+            | reached[:, :-2, 1:-1]
+            | reached[:, 2:, 1:-1]
+            | reached[:, 1:-1, :-2]
+            | reached[:, 1:-1, 2:]
+        )
         wave &= free[:, 1:-1, 1:-1]
         if (wave == before).all():
             return np.where(before, steps, FAR)
@@ -168,18 +182,24 @@ class StagHunt:
         r, B = self.rules, num_boards
         A, P, K = r.hunters, r.prey, r.cells
         # Every board has one cell more than the board, number K: where hunters and prey go that have left.
-        self._base = (np.arange(B, dtype=np.intp) * (K + 1))[:, None]  # [B, 1], a board's first cell in flat arrays
+        self._base = (np.arange(B, dtype=np.intp) * (K + 1))[
+            :, None
+        ]  # [B, 1], a board's first cell in flat arrays
         self._delta = np.array([-r.width, r.width, -1, 1, 0, 0, 0], np.intp)
         row, col = np.divmod(np.arange(K), r.width)
         inside = np.stack([row > 0, row < r.height - 1, col > 0, col < r.width - 1], -1)  # [K, 4]
-        self.neighbours = np.where(inside, np.arange(K)[:, None] + self._delta[:4], K)  # [K, 4], K: off the board
+        self.neighbours = np.where(
+            inside, np.arange(K)[:, None] + self._delta[:4], K
+        )  # [K, 4], K: off the board
         # The planes live in one flat buffer; its last byte is a bin for the planes of hunters that have left.
         self._flat = np.zeros(B * A * 5 * K + 1, np.uint8)
         self.obs = self._flat[:-1].reshape(B, A, 5, r.height, r.width)
         self._planes = self._flat[:-1].reshape(B, A, 5, K)
         start = np.arange(B * A * 5).reshape(B, A, 5) * K  # where each plane starts
         own = np.eye(A, dtype=bool)  # [observer, hunter]
-        self._start = np.where(own, start[:, :, 0, None], start[:, :, 1, None]) - self._base[..., None]  # [B, A, A]
+        self._start = (
+            np.where(own, start[:, :, 0, None], start[:, :, 1, None]) - self._base[..., None]
+        )  # [B, A, A]
         self._bin = len(self._flat) - 1
         self._where = np.zeros((B, A, A), np.intp)  # flat position of hunter j in the planes of observer i
         self._shift = self._start.copy()  # add a hunter's flat cell to get `_where`
@@ -291,13 +311,19 @@ class StagHunt:
             if cells.dtype.kind not in "iu":
                 raise ValueError(f"state.{name}: expected integers, got {cells.dtype}")
             if cells.size and (cells.min() < -1 or cells.max() >= r.cells):
-                raise ValueError(f"state.{name}: cells must be in [-1, {r.cells}), got {cells.min()} to {cells.max()}")
+                raise ValueError(
+                    f"state.{name}: cells must be in [-1, {r.cells}), got {cells.min()} to {cells.max()}"
+                )
             if (np.take_along_axis(state.blocks, cells.clip(0).astype(np.intp), 1) & (cells >= 0)).any():
                 raise ValueError(f"state.{name}: one stands on a block")
         ranked = np.sort(state.prey, 1)
         if ((ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)).any():
             raise ValueError("state.prey: two prey share a cell")
-        self.tick, self.first_hunt, self.ended = state.tick.copy(), state.first_hunt.copy(), state.ended.copy()
+        self.tick, self.first_hunt, self.ended = (
+            state.tick.copy(),
+            state.first_hunt.copy(),
+            state.ended.copy(),
+        )
         self._key, self.counter, self._seeded = state.key.copy(), state.counter.copy(), True
         self._place(np.arange(B), state.blocks, state.hunters, state.prey)
         return self.obs
@@ -312,7 +338,9 @@ class StagHunt:
 
     # ---- playing
 
-    def reset(self, seed: int | None = None, boards: np.ndarray | None = None, first_board: int = 0) -> np.ndarray:
+    def reset(
+        self, seed: int | None = None, boards: np.ndarray | None = None, first_board: int = 0
+    ) -> np.ndarray:
         """Draw new boards: blocks, prey and hunters on distinct random cells, every free cell reachable.
 
         Args:
@@ -328,7 +356,9 @@ class StagHunt:
             if seed is not None or not self._seeded:
                 if seed is not None and seed < 0:
                     raise ValueError(f"seed must not be negative, got {seed}")
-                self._key = stream_keys(np.random.SeedSequence().entropy if seed is None else seed, boards + first_board)
+                self._key = stream_keys(
+                    np.random.SeedSequence().entropy if seed is None else seed, boards + first_board
+                )
                 self.counter = np.zeros(self.num_boards, np.uint64)
                 self._seeded = True
         elif seed is not None:
@@ -347,7 +377,9 @@ class StagHunt:
             things[todo] = order[:, : things.shape[1]]
             todo = todo[~self._connected(order[:, : r.blocks])]
         else:
-            raise ValueError(f"no board of {r.height}x{r.width} with {r.blocks} blocks came up connected in 10,000 draws")
+            raise ValueError(
+                f"no board of {r.height}x{r.width} with {r.blocks} blocks came up connected in 10,000 draws"
+            )
         blocks = np.zeros((len(boards), r.cells), bool)
         np.put_along_axis(blocks, things[:, : r.blocks], True, 1)
         self.tick[boards], self.first_hunt[boards], self.ended[boards] = 0, -1, False
@@ -413,7 +445,9 @@ class StagHunt:
         self._planes[board, :, np.where(stag, 3, 4), cell - self._base[board, 0]] = 0
         self._at.ravel()[who] = off
         self._shift[board, :, seat] = (self._bin - off)[:, None]
-        self.first_hunt[board] = np.where(self.first_hunt[board] < 0, self.tick[board], self.first_hunt[board])
+        self.first_hunt[board] = np.where(
+            self.first_hunt[board] < 0, self.tick[board], self.first_hunt[board]
+        )
 
     def _show_hunters(self):
         """Move the hunters in all planes SELF and OTHERS."""
@@ -464,7 +498,9 @@ class StagHunt:
 
     def draw(self, boards: np.ndarray, n: int) -> np.ndarray:
         """uint64 [len(boards), n]: the next n numbers of these boards' streams."""
-        numbers = splitmix64(self._key[boards, None], self.counter[boards, None] + np.arange(n, dtype=np.uint64))
+        numbers = splitmix64(
+            self._key[boards, None], self.counter[boards, None] + np.arange(n, dtype=np.uint64)
+        )
         self.counter[boards] += np.uint64(n)
         return numbers
 

@@ -44,11 +44,18 @@ class Teams:
     """
 
     def __init__(
-        self, num_boards: int, rules: Rules, co_players: str, epsilon: float = DATA_EPSILON, team_episodes: int = 1
+        self,
+        num_boards: int,
+        rules: Rules,
+        co_players: str,
+        epsilon: float = DATA_EPSILON,
+        team_episodes: int = 1,
     ):
         self.core, self.epsilon, self.team_episodes = StagHunt(num_boards, rules), epsilon, team_episodes
         self.everyone = co_players == "self"
-        self.team = np.array([STRATEGIES.index(name) for name in parse_team(co_players, rules.hunters - 1)], np.int64)
+        self.team = np.array(
+            [STRATEGIES.index(name) for name in parse_team(co_players, rules.hunters - 1)], np.int64
+        )
         self.seats = np.zeros(num_boards, np.int64)
         self.who = np.full((num_boards, rules.hunters), LEARNER, np.int64)
         self.episode = np.zeros(num_boards, np.int64)
@@ -110,6 +117,10 @@ class Teams:
         )
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        core = {key.removeprefix("core."): np.asarray(value) for key, value in state.items() if key.startswith("core.")}
+        core = {
+            key.removeprefix("core."): np.asarray(value)
+            for key, value in state.items()
+            if key.startswith("core.")
+        }
         self.core.set_state(State(**core))
         self.seats, self.who, self.episode = (np.array(state[key]) for key in ("seats", "who", "episode"))

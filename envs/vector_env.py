@@ -57,7 +57,9 @@ def _check_co_players(co_players: Sequence[str] | str | None, hunters: int) -> t
     if co_players is None:  # the default three, cut or repeated
         return tuple(DEFAULT_CO_PLAYERS[j % len(DEFAULT_CO_PLAYERS)] for j in range(hunters - 1))
     if isinstance(co_players, str) or len(co_players) != hunters - 1:
-        raise ValueError(f"co_players: expected {hunters - 1} names for {hunters} hunters, got {co_players!r}")
+        raise ValueError(
+            f"co_players: expected {hunters - 1} names for {hunters} hunters, got {co_players!r}"
+        )
     for name in co_players:
         if name not in STRATEGIES:
             raise ValueError(f"co_players: unknown strategy {name!r}: choose from {', '.join(STRATEGIES)}")
@@ -137,7 +139,9 @@ class StagHuntVectorEnv(VectorEnv):
         self._after_learner = np.tile(np.array(row), (num_envs, 1))
         self._episode = np.zeros(num_envs, np.int64)  # how many the board's team has begun
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
         """Deal new boards.
 
         Args:
@@ -147,7 +151,9 @@ class StagHuntVectorEnv(VectorEnv):
             ValueError: a seed that is not one whole number >= 0 or comes with a mask; a mask of wrong shape or dtype.
         """
         if seed is not None and not isinstance(seed, (int, np.integer)):
-            raise ValueError(f"seed: expected one whole number (board i plays the stream (seed, i)), got {seed!r}")
+            raise ValueError(
+                f"seed: expected one whole number (board i plays the stream (seed, i)), got {seed!r}"
+            )
         mask = (options or {}).get("reset_mask")
         if mask is not None and (np.shape(mask) != (self.num_envs,) or np.asarray(mask).dtype != bool):
             raise ValueError(f"reset_mask: expected bool of shape ({self.num_envs},), got {mask!r}")
@@ -164,9 +170,13 @@ class StagHuntVectorEnv(VectorEnv):
         """
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(f"actions: expected integers of shape ({self.num_envs},), got {actions.dtype} {actions.shape}")
+            raise ValueError(
+                f"actions: expected integers of shape ({self.num_envs},), got {actions.dtype} {actions.shape}"
+            )
         if actions.min() < 0 or actions.max() >= len(ACTIONS):
-            raise ValueError(f"actions: must be in 0..{len(ACTIONS) - 1}, got {actions.min()} to {actions.max()}")
+            raise ValueError(
+                f"actions: must be in 0..{len(ACTIONS) - 1}, got {actions.min()} to {actions.max()}"
+            )
         if self._over.any():
             raise ResetNeeded("no episode is running: call reset() before step()")
         joint = self._co_player_actions()  # int8 [N, A]
@@ -191,7 +201,8 @@ class StagHuntVectorEnv(VectorEnv):
             raise ResetNeeded("nothing to show yet: call reset() before render()")
         state = self.core.state
         return tuple(
-            render_board(self.render_mode, state, self.core.rules, i, int(seat)) for i, seat in enumerate(self.seats)
+            render_board(self.render_mode, state, self.core.rules, i, int(seat))
+            for i, seat in enumerate(self.seats)
         )
 
     # ---- parts
@@ -217,7 +228,9 @@ class StagHuntVectorEnv(VectorEnv):
         if A == 1:
             return np.zeros((self.num_envs, 1), np.int8)
         probs = strategy_probs(self.core, self._names, self.epsilon)  # [N, A, S, 7]
-        who = np.take_along_axis(self._after_learner, (np.arange(A) - self.seats[:, None] - 1) % A, 1)  # [N, A]
+        who = np.take_along_axis(
+            self._after_learner, (np.arange(A) - self.seats[:, None] - 1) % A, 1
+        )  # [N, A]
         probs = np.take_along_axis(probs, who[:, :, None, None], 2)[:, :, 0]
         return sample_actions(probs, self.core.uniform(A))
 
@@ -273,7 +286,9 @@ class StagHuntEnv(gymnasium.Env):
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
         """Deal a new board; `seed` starts its stream, None goes on in it. No options are known."""
         obs, infos = self._batch.reset(seed=seed)
         super().reset(seed=seed)

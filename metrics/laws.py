@@ -44,7 +44,9 @@ def resolve(before: np.ndarray, actions: np.ndarray, rules: Rules) -> Tick:
         raise ValueError(f"before: expected joint states of shape [M, A+3, H, W], got {before.shape}")
     M, seats, K = len(before), before.shape[1] - 3, before.shape[2] * before.shape[3]
     if actions.shape != (M, seats) or actions.dtype.kind not in "iu":
-        raise ValueError(f"actions: expected integers of shape {(M, seats)}, got {actions.dtype} {actions.shape}")
+        raise ValueError(
+            f"actions: expected integers of shape {(M, seats)}, got {actions.dtype} {actions.shape}"
+        )
     if actions.size and (actions.min() < 0 or actions.max() > HUNT_HARE):
         raise ValueError(f"actions: must be in 0..6, got {actions.min()} to {actions.max()}")
     # One cell more, number K: off the board, where nothing stands but a wall.
@@ -59,7 +61,9 @@ def resolve(before: np.ndarray, actions: np.ndarray, rules: Rules) -> Tick:
     hunts = (HUNT_STAG, rules.hunters_needed, rules.stag_reward), (HUNT_HARE, 1, rules.hare_reward)
     for kind, (hunt, needed, reward) in enumerate(hunts):
         hunting = (actions == hunt) & prey[row, kind, here]
-        team = (hunting[:, None, :] & (here[:, :, None] == here[:, None, :])).sum(2)  # [M, A], who hunt on its cell
+        team = (hunting[:, None, :] & (here[:, :, None] == here[:, None, :])).sum(
+            2
+        )  # [M, A], who hunt on its cell
         took = hunting & (team >= needed)
         caught |= took
         paid[took] = reward / team[took]
@@ -73,11 +77,15 @@ def neighbours(height: int, width: int) -> np.ndarray:
     K = height * width
     grid = np.pad(np.arange(K).reshape(height, width), 1, constant_values=K)
     inner = grid[1:-1, 1:-1]
-    ways = np.stack([grid[:-2, 1:-1], grid[2:, 1:-1], grid[1:-1, :-2], grid[1:-1, 2:], inner, inner, inner], -1)
+    ways = np.stack(
+        [grid[:-2, 1:-1], grid[2:, 1:-1], grid[1:-1, :-2], grid[1:-1, 2:], inner, inner, inner], -1
+    )
     return np.concatenate([ways.reshape(K, 7), np.full((1, 7), K)])
 
 
-def next_state_log_prob(before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: Rules) -> np.ndarray:
+def next_state_log_prob(
+    before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: Rules
+) -> np.ndarray:
     """float64 [M]: log P(after | before, actions) in nats; -inf for what the rules rule out.
 
     Each order of a kind's prey counts the same. That is exact at tick 0; later a board can hint at the order, and to be
@@ -160,7 +168,9 @@ def _herd_law(herd: frozenset, p: float) -> dict[frozenset, float]:
     return {cells: q for (_, cells), q in law.items()}
 
 
-def _herd_prob(cells: list[int], after: list[int], closed: frozenset, p: float, size: tuple[int, int]) -> float:
+def _herd_prob(
+    cells: list[int], after: list[int], closed: frozenset, p: float, size: tuple[int, int]
+) -> float:
     """P(a kind's prey on `cells` go to the cells `after`). Prey three or more steps apart have no cell in common, whatever
     either does: groups of nearer ones go independently, and a cell after belongs to the one group beside it."""
     left, prob = set(cells), 1.0
@@ -171,7 +181,9 @@ def _herd_prob(cells: list[int], after: list[int], closed: frozenset, p: float, 
             grown = [b for b in left if any(_steps(a, b, size[1]) <= 2 for a in grown)]
             left.difference_update(grown)
         target = frozenset(to for to in after if any(_steps(a, to, size[1]) <= 1 for a in group))
-        prob *= _arrive(_ways(group, closed, size), frozenset(), target, p) if len(target) == len(group) else 0.0
+        prob *= (
+            _arrive(_ways(group, closed, size), frozenset(), target, p) if len(target) == len(group) else 0.0
+        )
     return prob
 
 

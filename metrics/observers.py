@@ -12,7 +12,9 @@ import numpy as np
 from data.trajectories import CHUNK, DataError, Trajectories
 from envs.stag_hunt import FAR, distance_fields
 
-TABLE_DISTANCES = 24  # shortest paths are told apart up to this length; the last value is "this or more, or none left"
+TABLE_DISTANCES = (
+    24  # shortest paths are told apart up to this length; the last value is "this or more, or none left"
+)
 
 
 def known(trajectories: Trajectories) -> np.ndarray:
@@ -61,7 +63,9 @@ def table_features(trajectories: Trajectories) -> np.ndarray:
         board = trajectories.obs[row[part]].astype(bool)  # [n, A, 5, H, W]
         for feature, plane in enumerate((3, 4)):
             distance = distance_fields(board[:, 0, 2], board[:, 0, plane])  # [n, H, W]
-            at = np.where(board[:, :, 0], distance[:, None], 0).sum((2, 3))  # a SELF plane has one cell, or none
+            at = np.where(board[:, :, 0], distance[:, None], 0).sum(
+                (2, 3)
+            )  # a SELF plane has one cell, or none
             features[part, :, feature] = np.where(board[:, :, 0].any((2, 3)), at, FAR)
     features[..., :2] = np.minimum(features[..., :2], TABLE_DISTANCES)
     features[..., 2] = trajectories.tick[:, None]
@@ -79,7 +83,8 @@ def count_table(trajectories: Trajectories, steps: np.ndarray) -> np.ndarray:
     strategy = trajectories.strategies[trajectories.episode[steps]]
     ticks = int(trajectories.episode_lengths.max())
     table = np.zeros(
-        (TABLE_DISTANCES + 1, TABLE_DISTANCES + 1, ticks, seats + 1, len(trajectories.strategy_names)), np.int32
+        (TABLE_DISTANCES + 1, TABLE_DISTANCES + 1, ticks, seats + 1, len(trajectories.strategy_names)),
+        np.int32,
     )
     np.add.at(table, (*np.moveaxis(features[active], -1, 0), strategy[active]), 1)
     return table

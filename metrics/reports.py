@@ -66,18 +66,24 @@ def of_actions(
             | {n: float(c[ticks == tick].mean()) for n, c in credit.items()}
             for tick in np.unique(ticks)
         }
-    compared = {"MOA": probs} | {name: p for name, p in observed.items() if name not in ("uniform", "majority")}
+    compared = {"MOA": probs} | {
+        name: p for name, p in observed.items() if name not in ("uniform", "majority")
+    }
     report["arrays"] |= {
         "confusion": action_table(probs, targets, observed)[1],
         "recall": {name: scores.recall(p, targets) for name, p in compared.items()},
-        "reliability": {name: _enough(scores.reliability(p, targets), len(targets)) for name, p in compared.items()},
+        "reliability": {
+            name: _enough(scores.reliability(p, targets), len(targets)) for name, p in compared.items()
+        },
         "by_tick": _tick_curves(report),
     }
     return report
 
 
 def _scores_of(everyone: dict[str, np.ndarray], targets: np.ndarray, part: np.ndarray) -> dict:
-    return {"samples": int(part.sum())} | {name: scores.score(p[part], targets[part]) for name, p in everyone.items()}
+    return {"samples": int(part.sum())} | {
+        name: scores.score(p[part], targets[part]) for name, p in everyone.items()
+    }
 
 
 def _enough(bins: np.ndarray, samples: int) -> np.ndarray:
@@ -96,7 +102,9 @@ def _tick_curves(report: dict) -> dict[str, dict[str, dict[int, float]]]:
         }
     if report["probe"]:
         panels["who is it? accuracy"] = {
-            label: {int(tick): found[name] for tick, found in report["probe"].items() if found["samples"] >= LEAST}
+            label: {
+                int(tick): found[name] for tick, found in report["probe"].items() if found["samples"] >= LEAST
+            }
             for name, label in {"probe": "linear probe of z", "posterior": "exact posterior"}.items()
             if name in next(iter(report["probe"].values()))
         }
@@ -122,21 +130,34 @@ def lines(report: dict) -> list[str]:
     for tick in ("0", "2", "5", "10"):
         if found := (report["probe"] or {}).get(tick):
             exact = f", exact posterior {found['posterior']:.4f}" if "posterior" in found else ""
-            said.append(f"who is it, at tick {tick}: probe of z {found['probe']:.4f}{exact} ({found['samples']} samples)")
+            said.append(
+                f"who is it, at tick {tick}: probe of z {found['probe']:.4f}{exact} ({found['samples']} samples)"
+            )
     return said
 
 
-def action_table(probs: np.ndarray, targets: np.ndarray, observed: dict[str, np.ndarray]) -> tuple[list[dict], np.ndarray]:
+def action_table(
+    probs: np.ndarray, targets: np.ndarray, observed: dict[str, np.ndarray]
+) -> tuple[list[dict], np.ndarray]:
     """One row an action, as moa_eval_epoch{k}.csv has it, and the confusion matrix int64 [7, 7], rows the action taken."""
     matrix = np.bincount(targets * 7 + probs.argmax(1), minlength=49).reshape(7, 7)
-    recalls = {f"{name}_recall": scores.recall(observed[name], targets) for name in ("table", "bayes") if name in observed}
+    recalls = {
+        f"{name}_recall": scores.recall(observed[name], targets)
+        for name in ("table", "bayes")
+        if name in observed
+    }
     rows = []
     for a, name in enumerate(ACTIONS):
         count, hits, said = int(matrix[a].sum()), matrix[a, a], matrix[:, a].sum()
         precision, recall = hits / said if said else 0.0, hits / count if count else 0.0
-        row = dict(action=a, name=name, count=count, ratio=count / len(targets), precision=precision, recall=recall)
+        row = dict(
+            action=a, name=name, count=count, ratio=count / len(targets), precision=precision, recall=recall
+        )
         row["f1"] = 2 * precision * recall / (precision + recall) if hits else 0.0
-        rows.append(row | {key: recalls[key][a] if key in recalls else np.nan for key in ("table_recall", "bayes_recall")})
+        rows.append(
+            row
+            | {key: recalls[key][a] if key in recalls else np.nan for key in ("table_recall", "bayes_recall")}
+        )
     return rows, matrix
 
 

@@ -23,7 +23,9 @@ def topk_credit(probs: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
 
 def nll(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """float64 [M]: -log p(target)."""
-    return -np.log(np.maximum(np.take_along_axis(probs, targets[:, None], 1)[:, 0].astype(np.float64), NLL_FLOOR))
+    return -np.log(
+        np.maximum(np.take_along_axis(probs, targets[:, None], 1)[:, 0].astype(np.float64), NLL_FLOOR)
+    )
 
 
 def ece(probs: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS) -> float:
@@ -36,7 +38,11 @@ def ece(probs: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS) -> float:
 
 def score(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """top1, top3, nll, brier (sum over the 7 actions, Brier 1950) and ece of M samples."""
-    squared = (probs.astype(np.float64) ** 2).sum(1) - 2.0 * np.take_along_axis(probs, targets[:, None], 1)[:, 0] + 1.0
+    squared = (
+        (probs.astype(np.float64) ** 2).sum(1)
+        - 2.0 * np.take_along_axis(probs, targets[:, None], 1)[:, 0]
+        + 1.0
+    )
     return {
         "top1": float(topk_credit(probs, targets, 1).mean()),
         "top3": float(topk_credit(probs, targets, 3).mean()),
@@ -56,12 +62,16 @@ def reliability(probs: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS) ->
     """float64 [3, n], of the n bins of `ece` that are not empty: mean confidence, accuracy, share of the samples."""
     confidence, correct = probs.max(1), topk_credit(probs, targets, 1)
     index = np.minimum((confidence * bins).astype(int), bins - 1)
-    sums = np.stack([np.bincount(index, weights, bins) for weights in (confidence, correct, np.ones(len(targets)))])
+    sums = np.stack(
+        [np.bincount(index, weights, bins) for weights in (confidence, correct, np.ones(len(targets)))]
+    )
     sums = sums[:, sums[2] > 0]
     return np.stack([sums[0] / sums[2], sums[1] / sums[2], sums[2] / len(targets)])
 
 
-def probe(x: np.ndarray, classes: np.ndarray, fold: np.ndarray, ridge: float = 1e-2, turns: int = 30) -> np.ndarray:
+def probe(
+    x: np.ndarray, classes: np.ndarray, fold: np.ndarray, ridge: float = 1e-2, turns: int = 30
+) -> np.ndarray:
     """What a linear probe reads in x: bool [M], is the class right?
 
     Logistic regression, one class against the rest, by Newton's method; fitted on one fold and judged on the other, both
@@ -81,7 +91,9 @@ def probe(x: np.ndarray, classes: np.ndarray, fold: np.ndarray, ridge: float = 1
                 slope = x[fit].T @ (p - y) + ridge * weight
                 curve = (x[fit] * (p * (1 - p))[:, None]).T @ x[fit] + ridge * np.eye(len(weight))
                 step = np.linalg.solve(curve, slope)
-                weight -= step * min(1.0, 5.0 / (np.abs(step).max() + 1e-12))  # far from the optimum Newton overshoots
+                weight -= step * min(
+                    1.0, 5.0 / (np.abs(step).max() + 1e-12)
+                )  # far from the optimum Newton overshoots
                 if np.abs(step).max() < 1e-6:
                     break
             logits[:, column] = x @ weight

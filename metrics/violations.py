@@ -119,7 +119,9 @@ def _unmatched(left, now, captured, closed, ways) -> tuple[np.ndarray, np.ndarra
     counted = [x.sum(1) for x in (prey, cell, still)]
     # That is a largest matching unless prey are left over, and cells too: then one may have made room for another.
     for row in np.flatnonzero(prey.any(1) & (cell.any(1) | still.any(1))):
-        for x, value in zip(counted, _exact(left[row], now[row], captured[row], closed[row], ways), strict=True):
+        for x, value in zip(
+            counted, _exact(left[row], now[row], captured[row], closed[row], ways), strict=True
+        ):
             x[row] = value
     return tuple(counted)
 

@@ -57,7 +57,9 @@ class Reference:
         """The board number `board` of a state of the fast core."""
         self = cls(rules)
         cell = lambda number: None if number < 0 else self.cells[number]  # noqa: E731
-        self.free = frozenset(c for c, block in zip(self.cells, state.blocks[board], strict=True) if not block)
+        self.free = frozenset(
+            c for c, block in zip(self.cells, state.blocks[board], strict=True) if not block
+        )
         self.hunters = [cell(number) for number in state.hunters[board]]
         prey = [cell(number) for number in state.prey[board]]
         self.stags, self.hares = prey[: rules.stags], prey[rules.stags :]
@@ -95,14 +97,18 @@ class Reference:
     def step(self, actions):
         """Play one tick. Returns: rewards, terminated, truncated: a list each, by seat."""
         seats = range(self.rules.hunters)
-        self.effective = [action if action in self.legal(seat) else STAY for seat, action in enumerate(actions)]
+        self.effective = [
+            action if action in self.legal(seat) else STAY for seat, action in enumerate(actions)
+        ]
         rewards, terminated, truncated = [0.0] * len(seats), [False] * len(seats), [False] * len(seats)
         if self.ended:
             return rewards, terminated, truncated
         for seat in seats:
             if self.effective[seat] in MOVES:
                 self.hunters[seat] = neighbour(self.hunters[seat], self.effective[seat])
-        self._hunt(self.stags, HUNT_STAG, self.rules.hunters_needed, self.rules.stag_reward, rewards, terminated)
+        self._hunt(
+            self.stags, HUNT_STAG, self.rules.hunters_needed, self.rules.stag_reward, rewards, terminated
+        )
         self._hunt(self.hares, HUNT_HARE, 1, self.rules.hare_reward, rewards, terminated)
         if self.rules.prey_moves > 0:
             self._move_prey()
@@ -157,7 +163,9 @@ class Reference:
         """[A][5][H][W], each 0 or 1: SELF, OTHERS, BLOCKS, STAGS, HARES."""
         shared = [self._plane(set(self.cells) - self.free), self._plane(self.stags), self._plane(self.hares)]
         own = [self._plane([cell]) for cell in self.hunters]
-        rest = [self._plane(self.hunters[:seat] + self.hunters[seat + 1 :]) for seat in range(self.rules.hunters)]
+        rest = [
+            self._plane(self.hunters[:seat] + self.hunters[seat + 1 :]) for seat in range(self.rules.hunters)
+        ]
         return [[own[seat], rest[seat], *shared] for seat in range(self.rules.hunters)]
 
     def _plane(self, things) -> list:
@@ -255,8 +263,16 @@ def positions(draw, prey_moves=(0.0, 0.5, 1.0)) -> tuple[Rules, State, np.ndarra
     hunters = [draw(at) for _ in range(rules.hunters)]
     tick = draw(st.integers(0, rules.horizon - 1))
     k = rules.end_after_first_hunt
-    earliest = 0 if k is None else max(0, tick - k)  # had the first capture been earlier, the board would have ended
+    earliest = (
+        0 if k is None else max(0, tick - k)
+    )  # had the first capture been earlier, the board would have ended
     first_hunt = draw(st.one_of(st.just(-1), st.integers(earliest, tick - 1))) if earliest < tick else -1
     hunt = [HUNT_STAG if cell in prey[: rules.stags] else HUNT_HARE for cell in hunters]
-    actions = np.array([[draw(st.sampled_from([hunt[seat]] * 5 + list(range(7)))) for seat in range(rules.hunters)]])
-    return rules, place(rules, hunters, prey, blocks, tick, first_hunt, draw(st.integers(0, 2**64 - 1))), actions
+    actions = np.array(
+        [[draw(st.sampled_from([hunt[seat]] * 5 + list(range(7)))) for seat in range(rules.hunters)]]
+    )
+    return (
+        rules,
+        place(rules, hunters, prey, blocks, tick, first_hunt, draw(st.integers(0, 2**64 - 1))),
+        actions,
+    )

@@ -86,7 +86,9 @@ def test_ends_by_the_rule_by_hand():
     """The first capture counts: a later one, or prey that are gone for long, change nothing. Hunters have not all left."""
     gone, tick = HIDDEN.cells, torch.tensor([4, 4, 4, 4, 4])
     before = torch.tensor([[3, 8], [3, gone], [3, gone], [3, 8], [3, 8]])
-    after = torch.tensor([[3, gone], [gone, gone], [3, gone], [3, 9], [3, 8]])  # captured, again, long ago, walked, stayed
+    after = torch.tensor(
+        [[3, gone], [gone, gone], [3, gone], [3, 9], [3, 8]]
+    )  # captured, again, long ago, walked, stayed
     first_hunt = first_hunt_of(torch.tensor([-1, 0, 3, -1, -1]), tick, before, after, gone)
     assert first_hunt.tolist() == [4, 0, 3, -1, -1]
     hunters = torch.tensor([[gone, gone, 2]] * 4 + [[gone] * 3])
@@ -120,7 +122,12 @@ def write_networks(folder, vae=None, world=None):
     torch.manual_seed(0)
     rules = asdict(HIDDEN)
     for kind, path, net, rest in (
-        ("pretrain_vae", "vae_ckpts/vae__1/dim16", VAE(5, 5, 25), {"goals_trained": 7} if vae is None else vae),
+        (
+            "pretrain_vae",
+            "vae_ckpts/vae__1/dim16",
+            VAE(5, 5, 25),
+            {"goals_trained": 7} if vae is None else vae,
+        ),
         (
             "train_world_model",
             "wm_ckpts/wm__1",
@@ -129,7 +136,9 @@ def write_networks(folder, vae=None, world=None):
         ),
     ):
         (folder / path).mkdir(parents=True)
-        checkpoint = dict(kind=kind, model=net.state_dict(), sizes=net.sizes, args=dict(data="x", model="moves"))
+        checkpoint = dict(
+            kind=kind, model=net.state_dict(), sizes=net.sizes, args=dict(data="x", model="moves")
+        )
         for name in ("best.pt", "last.pt"):
             tracking.save_checkpoint(folder / path / name, checkpoint | rest)
     return folder
@@ -158,7 +167,8 @@ def test_networks_that_are_loaded(settings, loads, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("hunters_needed", 2), ("stag_reward", 6.0), ("hare_reward", 2.5), ("prey_moves", 0.5)]
+    ("name", "value"),
+    [("hunters_needed", 2), ("stag_reward", 6.0), ("hare_reward", 2.5), ("prey_moves", 0.5)],
 )
 def test_a_world_model_of_other_rules_is_refused(name, value, tmp_path, monkeypatch):
     monkeypatch.chdir(write_networks(tmp_path, world={"rules": asdict(replace(HIDDEN, **{name: value}))}))
@@ -187,7 +197,10 @@ def test_a_vae_of_other_rules_is_named(tmp_path, monkeypatch, capsys):
     learnt = asdict(replace(HIDDEN, stag_reward=10.0, horizon=35))
     monkeypatch.chdir(write_networks(tmp_path, vae={"goals_trained": 7, "rules": learnt}))
     hop_ppo.load_networks(hop_ppo.Args(om="belief"), HIDDEN)
-    assert "in StagHunt-v0 these rules are not those of its data: horizon, stag_reward\n" in capsys.readouterr().out
+    assert (
+        "in StagHunt-v0 these rules are not those of its data: horizon, stag_reward\n"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("world", [{}, {"rules": None}])
@@ -197,7 +210,9 @@ def test_rules_that_are_not_known(world, tmp_path, monkeypatch, capsys):
     args = hop_ppo.Args(real_ratio=0.0, co_players="self")
     hop_ppo.load_networks(args, HIDDEN)
     assert "wm__1: the rules of its data are not known" in capsys.readouterr().out
-    with pytest.raises(tracking.UsageError, match=r"captures pay \[1.0, 9.0\] in StagHunt-v0, \[1.0, 15.0\] in what"):
+    with pytest.raises(
+        tracking.UsageError, match=r"captures pay \[1.0, 9.0\] in StagHunt-v0, \[1.0, 15.0\] in what"
+    ):
         hop_ppo.load_networks(args, replace(HIDDEN, stag_reward=9.0))
 
 
@@ -211,10 +226,15 @@ def test_a_self_play_run_is_judged_with_planning(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(hop_ppo, "rules_of", lambda env_id: (HIDDEN, 1))
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "2NS"])
-    monkeypatch.setattr(hop_ppo.Evaluator, "report", lambda self, agent, *rest: found.append(self.compare(agent)))
+    monkeypatch.setattr(
+        hop_ppo.Evaluator, "report", lambda self, agent, *rest: found.append(self.compare(agent))
+    )
     assert call(hop_ppo, tmp_path, *TINY, "--co-players", "self") == 0
     run = newest(tmp_path / "ppo_ckpts")
-    assert call(hop_ppo, tmp_path, "--evaluate", run, "--plan", "--plan-simulations", 2, "--plan-samples", 1) == 0
+    assert (
+        call(hop_ppo, tmp_path, "--evaluate", run, "--plan", "--plan-simulations", 2, "--plan-samples", 1)
+        == 0
+    )
     assert "plan" not in found[0] and set(found[1]["plan"]) == {"2NS"}
 
 
@@ -253,7 +273,9 @@ def test_a_world_model_that_remembers_says_the_same(actions):
         boards = JointState(game.blocks.float(), game.hunters, game.prey, 1)
         for _ in range(2):
             found, expected = quick.step(boards, joint, likely=True), plain.step(boards, joint, likely=True)
-            assert torch.equal(found[0].hunters, expected[0].hunters) and torch.equal(found[0].prey, expected[0].prey)
+            assert torch.equal(found[0].hunters, expected[0].hunters) and torch.equal(
+                found[0].prey, expected[0].prey
+            )
             assert torch.equal(found[1], expected[1]) and torch.equal(found[2], expected[2])
         game.step(joint)
 
@@ -267,8 +289,15 @@ def test_recorded_starts_are_the_first_boards_of_the_training_episodes(tmp_path)
     assert len(blocks) > 5
     planes = JointState(blocks.float(), hunters, prey, HIDDEN.stags).planes()
     assert torch.equal(planes.unflatten(2, (5, 5)), torch.as_tensor(first))
-    for other in (replace(HIDDEN, hunters=4), replace(HIDDEN, width=6), replace(HIDDEN, hares=2), replace(HIDDEN, stags=0)):
-        game = f"{other.hunters} hunters, {other.stags} stags and {other.hares} hares on 5x{other.width} cells"
+    for other in (
+        replace(HIDDEN, hunters=4),
+        replace(HIDDEN, width=6),
+        replace(HIDDEN, hares=2),
+        replace(HIDDEN, stags=0),
+    ):
+        game = (
+            f"{other.hunters} hunters, {other.stags} stags and {other.hares} hares on 5x{other.width} cells"
+        )
         with pytest.raises(DataError, match=f"expected episodes of {game}"):
             recorded_starts(str(tmp_path / "few.npz"), other)
     with pytest.raises(DataError, match="fresh: this file is for judging only"):
@@ -376,7 +405,9 @@ def test_padding_after_a_restart_is_that_of_the_boards_as_they_are():
     other.load_state_dict(online.state_dict())
     for found, expected in zip(online.step(planes, tick), other.step(planes, tick), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert online.log_likelihood.abs().sum() > 0 and online.fields[0].shape[1] == other.fields[0].shape[1] == 1
+    assert (
+        online.log_likelihood.abs().sum() > 0 and online.fields[0].shape[1] == other.fields[0].shape[1] == 1
+    )
 
 
 @pytest.mark.slow
@@ -405,4 +436,6 @@ def test_resumed_equals_uninterrupted_with_trained_networks(flags, trained, tmp_
     found, expected = (tracking.load_checkpoint(folder / "last.pt", hop_ppo.KIND) for folder in (part, whole))
     assert found["update"] == 33
     for key in ("model", "optimizer", "games", "rng", "best"):
-        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            found[key], expected[key], rtol=0, atol=0, msg=lambda text, key=key: f"{key}: {text}"
+        )

@@ -27,7 +27,9 @@ def test_equals_the_core(name):
     env.reset(seed=7)
     walls = np.pad(env.blocks, ((0, 0), (0, 1)), constant_values=True)
     first = env.distances().copy()
-    first = np.pad(first, ((0, 0), (0, 0), (0, 1)), constant_values=FAR)  # to where the prey stood at the start
+    first = np.pad(
+        first, ((0, 0), (0, 0), (0, 1)), constant_values=FAR
+    )  # to where the prey stood at the start
     captures = 0
     while not env.ended.all():
         live, before = ~env.ended, cells_of(env)
@@ -50,7 +52,11 @@ def test_equals_the_core(name):
 
 
 def test_prey_that_move():
-    rules, rng, n = Rules(height=4, width=4, blocks=2, hares=3, prey_moves=0.5), np.random.default_rng(0), 20_000
+    rules, rng, n = (
+        Rules(height=4, width=4, blocks=2, hares=3, prey_moves=0.5),
+        np.random.default_rng(0),
+        20_000,
+    )
     env = StagHunt(1, rules)
     env.reset(seed=1)
     walls = np.pad(env.blocks, ((0, 0), (0, 1)), constant_values=True).repeat(n, 0)
@@ -59,7 +65,9 @@ def test_prey_that_move():
     with pytest.raises(ValueError, match="rng"):
         step_cells(start, stay, walls, rules)
     prey = step_cells(start, stay, walls, rules, rng)[0].prey
-    assert (np.sort(prey, 1)[:, 1:] != np.sort(prey, 1)[:, :-1]).all() and not np.take_along_axis(walls, prey, 1).any()
+    assert (np.sort(prey, 1)[:, 1:] != np.sort(prey, 1)[:, :-1]).all() and not np.take_along_axis(
+        walls, prey, 1
+    ).any()
     env2 = StagHunt(n, rules)
     env2.set_state(env.state[np.zeros(n, int)])
     env2._key[:] = rng.integers(2**63, size=n).astype(np.uint64)  # the same board, other luck

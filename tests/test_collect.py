@@ -23,11 +23,21 @@ SMALL = Rules(height=4, width=4, blocks=0, horizon=10)
 GAMES = {
     "default": Args(samples=400, seed=5),
     "4x4 no blocks": Args(samples=300, rules=SMALL),
-    "prey that move": Args(samples=300, seed=2, rules=Rules(height=5, width=4, blocks=3, prey_moves=0.5, horizon=12)),
-    "ends early": Args(samples=300, rules=Rules(height=5, width=5, blocks=3, end_after_first_hunt=2, horizon=15)),
-    "three strategies": Args(samples=300, seed=3, epsilon=0.3, strategies=("RANDOM", "NH", "NS"), rules=SMALL),
-    "one hunter, no epsilon": Args(samples=200, epsilon=0.0, rules=Rules(hunters=1, height=3, width=5, blocks=2, hares=2)),
-    "seven hunters, other rewards": Args(samples=600, rules=Rules(hunters=7, stags=2, stag_reward=7, hunters_needed=3)),
+    "prey that move": Args(
+        samples=300, seed=2, rules=Rules(height=5, width=4, blocks=3, prey_moves=0.5, horizon=12)
+    ),
+    "ends early": Args(
+        samples=300, rules=Rules(height=5, width=5, blocks=3, end_after_first_hunt=2, horizon=15)
+    ),
+    "three strategies": Args(
+        samples=300, seed=3, epsilon=0.3, strategies=("RANDOM", "NH", "NS"), rules=SMALL
+    ),
+    "one hunter, no epsilon": Args(
+        samples=200, epsilon=0.0, rules=Rules(hunters=1, height=3, width=5, blocks=2, hares=2)
+    ),
+    "seven hunters, other rewards": Args(
+        samples=600, rules=Rules(hunters=7, stags=2, stag_reward=7, hunters_needed=3)
+    ),
     "unmasked": Args(samples=400, seed=6, unmasked=0.4, rules=Rules(height=4, width=4, blocks=2, horizon=10)),
 }
 
@@ -81,7 +91,12 @@ def test_every_episode_is_the_references(name):
         draws = np.array(game.draw(rules.hunters)) / 2**64  # one number a hunter says which strategy it plays
         assert t.strategies[episode].tolist() == (draws * len(args.strategies)).astype(int).tolist()
         for tick in range(length):
-            assert not game.ended and t.episode[step] == episode and t.tick[step] == tick and t.obs_row[step] == obs_row
+            assert (
+                not game.ended
+                and t.episode[step] == episode
+                and t.tick[step] == tick
+                and t.obs_row[step] == obs_row
+            )
             assert np.array_equal(t.obs[obs_row], game.obs())
             assert t.active[step].tolist() == [cell is not None for cell in game.hunters]
             law = []
@@ -93,7 +108,9 @@ def test_every_episode_is_the_references(name):
                 expected[:, illegal] = 0
                 np.testing.assert_allclose(t.policy_probs[step, seat], expected, rtol=0, atol=1e-7)
                 law.append(asked[t.strategies[episode, seat]])
-            uniform = np.array(game.draw(rules.hunters), np.uint64) >> np.uint64(11)  # which action each hunter asks for
+            uniform = np.array(game.draw(rules.hunters), np.uint64) >> np.uint64(
+                11
+            )  # which action each hunter asks for
             attempted = [first_above(u, p) for u, p in zip(uniform * 2.0**-53, law, strict=True)]
             attempted = [a if t.active[step, seat] else STAY for seat, a in enumerate(attempted)]
             assert t.attempted is None if not args.unmasked else t.attempted[step].tolist() == attempted
@@ -112,7 +129,9 @@ def test_boards_end_in_every_way():
     t = collect(Args(samples=2000, rules=rules))
     emptied = ~t.obs[np.cumsum(t.episode_lengths + 1) - 1][:, :, 0].any((1, 2, 3))
     horizon = t.episode_lengths == 8
-    assert (t.terminated[~horizon]).all() and (t.terminated & emptied).any() and (t.terminated & ~emptied).any()
+    assert (
+        (t.terminated[~horizon]).all() and (t.terminated & emptied).any() and (t.terminated & ~emptied).any()
+    )
     assert (~t.terminated).any() and (horizon[~t.terminated]).all() and not emptied[~t.terminated].any()
 
 
@@ -139,7 +158,13 @@ def test_actions_are_effective(default_data):
 
 def test_the_default_law():
     args = Args()
-    assert (args.samples, args.steps, args.seed, args.epsilon, args.strategies) == (107_010, 0, 1, 0.1, ("NS", "NH"))
+    assert (args.samples, args.steps, args.seed, args.epsilon, args.strategies) == (
+        107_010,
+        0,
+        1,
+        0.1,
+        ("NS", "NH"),
+    )
     assert args.rules == Rules() and args.out == DEFAULT_DATA == "data/stag_hunt_4p5b_8x8.npz"
 
 
@@ -165,7 +190,9 @@ def test_strategies_are_drawn_equally_and_independently(default_data):
         assert abs((s.sum(1) == k).mean() - expected) < 5 * np.sqrt(expected * (1 - expected) / len(s))
     correlation = np.corrcoef(s.T)[np.triu_indices(4, 1)]
     assert (np.abs(correlation) < 5 / np.sqrt(len(s))).all()
-    assert abs(np.corrcoef(s[:-1, 0], s[1:, 0])[0, 1]) < 5 / np.sqrt(len(s))  # nor does one episode tell of the next
+    assert abs(np.corrcoef(s[:-1, 0], s[1:, 0])[0, 1]) < 5 / np.sqrt(
+        len(s)
+    )  # nor does one episode tell of the next
 
 
 def test_actions_follow_the_probabilities_of_their_strategy(default_data):
@@ -189,9 +216,13 @@ def test_counted_actions_from_the_same_state(unmasked, monkeypatch):
     """On a tiny board the same states come up on thousands of boards: chi-square against `policy_probs` of each."""
     monkeypatch.setattr(data.collect, "BOARDS", 2048)
     rules = Rules(hunters=1, stags=1, hares=1, blocks=0, height=1, width=4, horizon=3, hunters_needed=1)
-    t = collect(Args(samples=16_000, epsilon=0.3, strategies=("NS", "NH", "RANDOM"), unmasked=unmasked, rules=rules))
+    t = collect(
+        Args(samples=16_000, epsilon=0.3, strategies=("NS", "NH", "RANDOM"), unmasked=unmasked, rules=rules)
+    )
     rows = np.flatnonzero(t.active[:, 0])
-    keys = np.concatenate([t.obs[t.obs_row[rows], 0].reshape(len(rows), -1), t.strategies[t.episode[rows]]], 1)
+    keys = np.concatenate(
+        [t.obs[t.obs_row[rows], 0].reshape(len(rows), -1), t.strategies[t.episode[rows]]], 1
+    )
     _, group = np.unique(keys, axis=0, return_inverse=True)
     statistic = freedom = counted = 0
     for g in range(group.max() + 1):
@@ -216,7 +247,9 @@ def test_unmasked_actions_are_uniform_over_all_seven():
     counts = np.bincount(asked, minlength=7)
     assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 22.5
     possible = legal[np.arange(len(asked)), asked]
-    assert np.array_equal(t.actions[t.active], np.where(possible, asked, STAY)) and 0.2 < possible.mean() < 0.9
+    assert (
+        np.array_equal(t.actions[t.active], np.where(possible, asked, STAY)) and 0.2 < possible.mean() < 0.9
+    )
     assert (t.attempted[~t.active] == STAY).all() and (~t.active).any()
     law = np.where(legal, 1 / 7, 0)
     law[:, STAY] += 1 - law.sum(1)
@@ -262,7 +295,10 @@ def test_a_target_met_exactly_by_an_episode_takes_no_other():
     assert len(collect(Args(samples=upto)).episode_lengths) == 5
     assert len(collect(Args(samples=upto + 1)).episode_lengths) == 6
     steps = int(t.episode_lengths[:5].sum())
-    assert len(collect(Args(steps=steps)).episode_lengths) == 5 and len(collect(Args(steps=steps + 1)).episode_lengths) == 6
+    assert (
+        len(collect(Args(steps=steps)).episode_lengths) == 5
+        and len(collect(Args(steps=steps + 1)).episode_lengths) == 6
+    )
 
 
 @pytest.mark.parametrize("game", ["default", "prey that move", "unmasked"])
@@ -291,7 +327,9 @@ def test_round_trip(name, tmp_path):
     t = collect(GAMES[name])
     save_arrays(tmp_path / "new" / "x.npz", t.arrays())
     again = load(tmp_path / "new" / "x.npz")
-    spec = {key: value for key, value in (SPEC | OPTIONAL).items() if key != "attempted" or name == "unmasked"}
+    spec = {
+        key: value for key, value in (SPEC | OPTIONAL).items() if key != "attempted" or name == "unmasked"
+    }
     for key, (dtype, rank) in spec.items():
         saved, read = getattr(t, key), getattr(again, key)
         assert saved.dtype == read.dtype == dtype and saved.ndim == rank and np.array_equal(saved, read), key
@@ -307,7 +345,11 @@ def test_shapes():
     t = collect(GAMES["seven hunters, other rewards"])
     n, e = len(t.actions), len(t.episode_lengths)
     assert t.obs.shape == (n + e, 7, 5, rules.height, rules.width) and t.policy_probs.shape == (n, 7, 2, 7)
-    assert t.rewards.shape == t.active.shape == (n, 7) and t.terminated.shape == (e,) and t.strategies.shape == (e, 7)
+    assert (
+        t.rewards.shape == t.active.shape == (n, 7)
+        and t.terminated.shape == (e,)
+        and t.strategies.shape == (e, 7)
+    )
 
 
 def test_metadata_says_what_is_in_the_file():
@@ -333,7 +375,9 @@ def test_a_save_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         save_arrays(tmp_path / "x.npz", {"a": np.arange(5), "b": np.array([Unsaveable()], object)})
     monkeypatch.setattr(data.trajectories.os, "replace", lambda *paths: Unsaveable().__reduce__())
-    with pytest.raises(RuntimeError):  # nothing is written in place: only the move at the end would change the file
+    with pytest.raises(
+        RuntimeError
+    ):  # nothing is written in place: only the move at the end would change the file
         save_arrays(tmp_path / "x.npz", {"a": np.arange(5)})
     assert (tmp_path / "x.npz").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.npz"]
 
@@ -372,7 +416,10 @@ def test_the_default_file_is_collected_on_first_use(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().out.count("[DATA] collecting") == 3
     assert load(tmp_path / "unmasked.npz").attempted is not None
     load(tmp_path / "default.npz")
-    assert default_or_fresh(tmp_path / "mine.npz") == tmp_path / "mine.npz" and not (tmp_path / "mine.npz").exists()
+    assert (
+        default_or_fresh(tmp_path / "mine.npz") == tmp_path / "mine.npz"
+        and not (tmp_path / "mine.npz").exists()
+    )
 
 
 def test_training_on_a_file_that_judges_is_refused(tmp_path, monkeypatch):
@@ -389,7 +436,10 @@ def test_training_on_a_file_that_judges_is_refused(tmp_path, monkeypatch):
                 training_file(path)
             assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value).splitlines()) == 1
         assert not (tmp_path / file).exists()
-    assert training_file(DEFAULT_DATA) == tmp_path / "DEFAULT_FILE.npz" and (tmp_path / "DEFAULT_FILE.npz").exists()
+    assert (
+        training_file(DEFAULT_DATA) == tmp_path / "DEFAULT_FILE.npz"
+        and (tmp_path / "DEFAULT_FILE.npz").exists()
+    )
     assert training_file("mine.npz") == Path("mine.npz")
 
 
@@ -397,7 +447,9 @@ def test_training_on_a_file_that_judges_is_refused(tmp_path, monkeypatch):
 
 
 def run_collect(*flags):
-    return subprocess.run([sys.executable, "-m", "data.collect", *flags], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "data.collect", *flags], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 @pytest.mark.slow
@@ -405,7 +457,9 @@ def test_the_command_writes_what_the_function_does(tmp_path, capsys):
     done = run_collect("--out", str(tmp_path / "a.npz"), "--samples", "300", "--rules.prey-moves", "0.25")
     assert done.returncode == 0, done.stderr
     t = collect_to_file(Args(out=str(tmp_path / "b.npz"), samples=300, rules=Rules(prey_moves=0.25)))
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes(), "two processes, the same bytes"
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes(), (
+        "two processes, the same bytes"
+    )
     first, last = done.stdout.splitlines()
     assert first == f"[DATA] collecting 300 active samples (seed 1) into {tmp_path / 'a.npz'}"
     counts = f"{len(t.terminated)} episodes, {len(t.actions)} steps, {t.active.sum()} active samples in "
@@ -417,7 +471,9 @@ def test_the_command_writes_what_the_function_does(tmp_path, capsys):
 def test_a_flag_that_does_not_exist(tmp_path):
     done = run_collect("--out", str(tmp_path / "a.npz"), "--sample", "3")
     assert done.returncode == 2 and not list(tmp_path.iterdir())
-    assert done.stderr.startswith("error:") and "--sample" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (
+        done.stderr.startswith("error:") and "--sample" in done.stderr and len(done.stderr.splitlines()) == 1
+    )
 
 
 BAD = {
@@ -443,7 +499,9 @@ def test_settings_out_of_range(name):
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_a_setting_out_of_range_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["collect", "--out", str(tmp_path / "a.npz"), "--strategies", "NS", "XX"])
+    monkeypatch.setattr(
+        sys, "argv", ["collect", "--out", str(tmp_path / "a.npz"), "--strategies", "NS", "XX"]
+    )
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("data.collect", run_name="__main__", alter_sys=True)
     assert stop.value.code == 2 and not list(tmp_path.iterdir())

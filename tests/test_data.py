@@ -99,7 +99,9 @@ def test_not_an_npz(content, tmp_path):
 
 @pytest.mark.parametrize("how", ["compressed", "plain"])
 def test_cut_short_anywhere(how, small, tmp_path):
-    (save_arrays if how == "compressed" else lambda path, arrays: np.savez(path, **arrays))(tmp_path / "x.npz", small)
+    (save_arrays if how == "compressed" else lambda path, arrays: np.savez(path, **arrays))(
+        tmp_path / "x.npz", small
+    )
     whole = (tmp_path / "x.npz").read_bytes()
     cuts = {2, 3, 4, 30, 100, 1000, len(whole) // 2, len(whole) - 1, len(whole) - 22, len(whole) - 100}
     for cut in sorted(cuts | set(range(5, len(whole), len(whole) // 60))):
@@ -110,7 +112,9 @@ def test_cut_short_anywhere(how, small, tmp_path):
 @pytest.mark.parametrize("how", ["compressed", "plain"])
 def test_one_byte_changed_anywhere(how, small, tmp_path):
     """It is refused, or it is a byte that says nothing: never another content, never another exception."""
-    (save_arrays if how == "compressed" else lambda path, arrays: np.savez(path, **arrays))(tmp_path / "x.npz", small)
+    (save_arrays if how == "compressed" else lambda path, arrays: np.savez(path, **arrays))(
+        tmp_path / "x.npz", small
+    )
     whole, fingerprint = (tmp_path / "x.npz").read_bytes(), check(small).fingerprint
     rng = np.random.default_rng(0)
     directory = range(whole.index(b"PK\x01\x02"), len(whole), 2 if how == "compressed" else 5)
@@ -158,7 +162,9 @@ def test_a_member_that_is_no_array(small, tmp_path):
 def test_a_header_that_promises_too_much(small, tmp_path):
     """A shape of terabytes must not end in a MemoryError."""
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|i1", "fortran_order": False, "shape": (10**14, 4)})
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "|i1", "fortran_order": False, "shape": (10**14, 4)}
+    )
     refusal(zipped(tmp_path / "x.npz", small, actions=buffer.getvalue() + b"123"))
 
 
@@ -168,14 +174,20 @@ def test_a_header_that_promises_too_much(small, tmp_path):
 @pytest.mark.parametrize("key", SPEC)
 def test_a_missing_key(key, small, tmp_path):
     message = refusal({k: v for k, v in small.items() if k != key}, tmp_path / "x.npz")
-    expected = f": {key}: expected an array {SPEC[key][0]} with {SPEC[key][1]} dimensions, found no such key (keys: "
+    expected = (
+        f": {key}: expected an array {SPEC[key][0]} with {SPEC[key][1]} dimensions, found no such key (keys: "
+    )
     assert expected in message and "metadata" in message
 
 
 def test_policy_probs_are_optional(small, tmp_path):
     save_arrays(tmp_path / "x.npz", {k: v for k, v in small.items() if k != "policy_probs"})
     t = load(tmp_path / "x.npz")
-    assert t.policy_probs is None and t.fingerprint != check(small).fingerprint and "policy_probs" not in t.arrays()
+    assert (
+        t.policy_probs is None
+        and t.fingerprint != check(small).fingerprint
+        and "policy_probs" not in t.arrays()
+    )
     assert not load_samples(tmp_path / "x.npz").has_observers
 
 
@@ -206,15 +218,21 @@ def test_a_wrong_rank(key, small, tmp_path):
 @pytest.mark.parametrize("change", ["one short", "one more", "empty"])
 def test_lengths_that_disagree(key, change, small, tmp_path):
     array = small[key]
-    other = {"one short": array[:-1], "one more": np.concatenate([array, array[-1:]]), "empty": array[:0]}[change]
+    other = {"one short": array[:-1], "one more": np.concatenate([array, array[-1:]]), "empty": array[:0]}[
+        change
+    ]
     message = refusal(small | {key: other}, tmp_path / "x.npz")
     if key != "episode_lengths":
-        assert f": {key}: expected shape {array.shape} (from episode_lengths and obs), found {other.shape}" in message
+        assert (
+            f": {key}: expected shape {array.shape} (from episode_lengths and obs), found {other.shape}"
+            in message
+        )
     elif change == "empty":
         assert ": episode_lengths: expected at least one episode, found zero episodes" in message
     else:  # the first array that does not fit
         assert (
-            f": obs: expected shape ({len(small['obs']) + (1 if change == 'one more' else -1) * (1 + array[-1])}" in message
+            f": obs: expected shape ({len(small['obs']) + (1 if change == 'one more' else -1) * (1 + array[-1])}"
+            in message
         )
 
 
@@ -228,12 +246,20 @@ def test_other_sizes(small, tmp_path):
     obs, probs = small["obs"], small["policy_probs"]
     assert ": actions: expected shape" in refusal(small | {"obs": obs[:, :3]}, tmp_path / "x.npz")
     assert f": obs: expected shape {obs.shape}" in refusal(small | {"obs": obs[:, :, :4]}, tmp_path / "x.npz")
-    assert ": policy_probs: expected shape" in refusal(small | {"policy_probs": probs[..., :6]}, tmp_path / "x.npz")
-    assert ": policy_probs: expected shape" in refusal(small | {"policy_probs": probs[:, :, :1]}, tmp_path / "x.npz")
+    assert ": policy_probs: expected shape" in refusal(
+        small | {"policy_probs": probs[..., :6]}, tmp_path / "x.npz"
+    )
+    assert ": policy_probs: expected shape" in refusal(
+        small | {"policy_probs": probs[:, :, :1]}, tmp_path / "x.npz"
+    )
     three = with_metadata(small, strategies=["NS", "NH", "X"], priors=[0.25, 0.25, 0.5])
     assert ": policy_probs: expected shape" in refusal(three, tmp_path / "x.npz")
-    no_board = {k: small[k][:, :0] if small[k].ndim > 1 else small[k] for k in KEYS} | {"metadata": small["metadata"]}
-    assert ": active: expected at least one active sample, found none" in refusal(no_board, tmp_path / "x.npz")
+    no_board = {k: small[k][:, :0] if small[k].ndim > 1 else small[k] for k in KEYS} | {
+        "metadata": small["metadata"]
+    }
+    assert ": active: expected at least one active sample, found none" in refusal(
+        no_board, tmp_path / "x.npz"
+    )
     refusal(small | {"obs": obs[..., :0]}, tmp_path / "x.npz")
 
 
@@ -249,7 +275,10 @@ def test_lengths_that_overflow(small, tmp_path):
     for lengths in ([largest] * 3, [largest, largest, 2 + len(small["actions"])], [largest]):
         wrong = np.array(lengths, np.int32)
         message = refusal(small | {"episode_lengths": wrong}, tmp_path / "x.npz")
-        assert f": obs: expected shape ({sum(lengths) + len(lengths)}, 4, 5, 4, 4) (from episode_lengths and obs)" in message
+        assert (
+            f": obs: expected shape ({sum(lengths) + len(lengths)}, 4, 5, 4, 4) (from episode_lengths and obs)"
+            in message
+        )
 
 
 # ---- values
@@ -270,7 +299,9 @@ def test_a_reward_that_is_no_number(value, small, tmp_path):
 @pytest.mark.parametrize("value", [2, 255])
 @pytest.mark.parametrize("plane", range(5))
 def test_a_cell_that_is_neither_0_nor_1(plane, value, small, tmp_path):
-    message = refusal(changed(small, "obs", (len(small["obs"]) - 1, 3, plane, 2, 2), value), tmp_path / "x.npz")
+    message = refusal(
+        changed(small, "obs", (len(small["obs"]) - 1, 3, plane, 2, 2), value), tmp_path / "x.npz"
+    )
     assert f": obs: expected cells of 0 or 1, found {value} near row " in message
 
 
@@ -284,17 +315,29 @@ def test_two_self_cells(small, tmp_path):
 def test_active_that_disagrees_with_self(small, tmp_path):
     step, seat, row = active_at(small)
     message = refusal(changed(small, "active", (step, seat), False), tmp_path / "x.npz")
-    assert f": active: expected True exactly where the SELF plane has a cell, found False at [{step}, {seat}]" in message
+    assert (
+        f": active: expected True exactly where the SELF plane has a cell, found False at [{step}, {seat}]"
+        in message
+    )
     message = refusal(changed(small, "obs", (row, seat, 0), 0), tmp_path / "x.npz")
-    assert f": active: expected True exactly where the SELF plane has a cell, found True at [{step}, {seat}]" in message
+    assert (
+        f": active: expected True exactly where the SELF plane has a cell, found True at [{step}, {seat}]"
+        in message
+    )
 
 
 def test_hunters_that_see_different_boards(small, tmp_path):
     row = 5
     message = refusal(changed(small, "obs", (row, 1, 4), 1 - small["obs"][row, 1, 4]), tmp_path / "x.npz")
-    assert f": obs: expected one board for all hunters of a step (BLOCKS, STAGS, HARES), found True at [{row}, 1]" in message
+    assert (
+        f": obs: expected one board for all hunters of a step (BLOCKS, STAGS, HARES), found True at [{row}, 1]"
+        in message
+    )
     message = refusal(changed(small, "obs", (row, 2, 1), 0), tmp_path / "x.npz")
-    assert f": obs: expected OTHERS where the other hunters' SELF planes have a cell, found True at [{row}, 2]" in message
+    assert (
+        f": obs: expected OTHERS where the other hunters' SELF planes have a cell, found True at [{row}, 2]"
+        in message
+    )
 
 
 def test_a_reward_for_a_hunter_that_has_left(small, tmp_path):
@@ -350,7 +393,9 @@ def test_values_far_into_a_long_file_are_found(default_path):
     with pytest.raises(DataError, match=re.escape(f"found 0.0 at [{step}, 2, 1]")):
         check(arrays)
     arrays["obs"][-1, 3, 0] = 1
-    with pytest.raises(DataError, match=re.escape(f"at most one cell in a SELF plane, found 64 at [{len(t.obs) - 1}, 3]")):
+    with pytest.raises(
+        DataError, match=re.escape(f"at most one cell in a SELF plane, found 64 at [{len(t.obs) - 1}, 3]")
+    ):
         check(arrays)
 
 
@@ -461,7 +506,9 @@ def test_too_few_episodes_to_split(episodes, tmp_path):
     with pytest.raises(DataError) as caught:
         load_samples(tmp_path / "x.npz")
     assert f"{episodes} episodes" in str(caught.value) and "at least 10" in str(caught.value)
-    assert len(load_samples(tmp_path / "x.npz", split=False)) == t.active.sum(), "judged whole, it needs no split"
+    assert len(load_samples(tmp_path / "x.npz", split=False)) == t.active.sum(), (
+        "judged whole, it needs no split"
+    )
     assert str(caught.value).startswith(f"{tmp_path / 'x.npz'}: "), "the message says which file"
 
 
@@ -474,7 +521,9 @@ def test_a_split_without_active_samples(small, tmp_path):
     arrays = {"obs": obs, "active": active, "actions": actions, "attempted": actions, "rewards": rewards}
     save_arrays(tmp_path / "x.npz", small | arrays)
     load(tmp_path / "x.npz")
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'x.npz'}: active: the test split has no active sample")):
+    with pytest.raises(
+        DataError, match=re.escape(f"{tmp_path / 'x.npz'}: active: the test split has no active sample")
+    ):
         load_samples(tmp_path / "x.npz")
 
 
@@ -484,7 +533,9 @@ def test_a_split_without_active_samples(small, tmp_path):
 def test_samples_are_the_active_rows(small, tmp_path):
     save_arrays(tmp_path / "x.npz", small)
     t, samples = load(tmp_path / "x.npz"), load_samples(tmp_path / "x.npz")
-    splits = {e: name for name, episodes in split_episodes(len(t.terminated)).items() for e in episodes.tolist()}
+    splits = {
+        e: name for name, episodes in split_episodes(len(t.terminated)).items() for e in episodes.tolist()
+    }
     of = {int(i): name for name in ("train", "val", "test") for i in samples.splits[name]}
     i = step = row = 0
     for episode, length in enumerate(t.episode_lengths.tolist()):
@@ -498,7 +549,11 @@ def test_samples_are_the_active_rows(small, tmp_path):
         row += 1
     assert i == len(samples) == t.active.sum() and not of
     assert samples.splits["all"].tolist() == list(range(i)) and samples.inferred == []
-    assert samples.fingerprint == t.fingerprint and samples.strategy_names == ["NS", "NH"] and samples.has_observers
+    assert (
+        samples.fingerprint == t.fingerprint
+        and samples.strategy_names == ["NS", "NH"]
+        and samples.has_observers
+    )
     assert np.shares_memory(samples.frames, samples.trajectories.obs), "a view, not a copy"
     assert samples.actions.dtype == samples.rows.dtype == samples.ticks.dtype == np.int64
 
@@ -513,8 +568,12 @@ def test_each_board_is_kept_once(tmp_path):
     obs[:, 0, 0, 0, 0] = 1
     obs[np.arange(6), 0, 2, 0, blocks] = obs[np.arange(6), 0, 4, 0, hares] = 1
     arrays = dict(obs=obs, actions=np.full((4, 1), 4, np.int8), rewards=np.zeros((4, 1), np.float32))
-    arrays |= dict(active=np.ones((4, 1), bool), episode_lengths=np.array([3, 1], np.int32), terminated=np.zeros(2, bool))
-    arrays |= dict(strategies=np.zeros((2, 1), np.int8), metadata=np.array('{"strategies": ["NS"], "priors": [1.0]}'))
+    arrays |= dict(
+        active=np.ones((4, 1), bool), episode_lengths=np.array([3, 1], np.int32), terminated=np.zeros(2, bool)
+    )
+    arrays |= dict(
+        strategies=np.zeros((2, 1), np.int8), metadata=np.array('{"strategies": ["NS"], "priors": [1.0]}')
+    )
     save_arrays(tmp_path / "x.npz", arrays)
     samples = load_samples(tmp_path / "x.npz", split=False)
     assert samples.board.tolist() == [0, 1, 2, 3]
@@ -536,7 +595,9 @@ def test_which_files_hold_episodes(small):
     assert is_trajectory_file(small) and not is_trajectory_file({"obs": 0, "actions": 0, "times": 0})
 
 
-@pytest.mark.parametrize("rules", [Rules(), SMALL, Rules(height=3, width=6, blocks=4), Rules(hunters=1, hares=0)], ids=str)
+@pytest.mark.parametrize(
+    "rules", [Rules(), SMALL, Rules(height=3, width=6, blocks=4), Rules(hunters=1, hares=0)], ids=str
+)
 def test_legal_actions_are_the_cores(rules):
     """Read off the planes alone, and equal to what the game allows."""
     env = StagHunt(64, rules)
@@ -576,7 +637,9 @@ def moved(state: State, cells: np.ndarray) -> State:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("rules", [Rules(stags=2), Rules(height=4, width=6, blocks=5, stags=2)], ids=["square", "rectangle"])
+@pytest.mark.parametrize(
+    "rules", [Rules(stags=2), Rules(height=4, width=6, blocks=5, stags=2)], ids=["square", "rectangle"]
+)
 def test_the_game_commutes_with_symmetries(rules):
     """See, then move the planes = move the board, then see; so for legality, strategies, and a tick of play."""
     env, rng = StagHunt(80, rules), np.random.default_rng(1)
@@ -628,7 +691,9 @@ print((peak() - before) / sum(array.nbytes for array in trajectories.arrays().va
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc, as Linux has it")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the peak is read from /proc, as Linux has it"
+)
 def test_peak_memory_of_loading(default_path, tmp_path):
     """Four times the default file, 428,116 active samples and 335 MB of arrays, loaded in a process of its own.
 
@@ -639,7 +704,10 @@ def test_peak_memory_of_loading(default_path, tmp_path):
     np.savez(tmp_path / "big.npz", **big)
     for function, limit in (("load", 1.15), ("load_samples", 1.3)):
         done = subprocess.run(
-            [sys.executable, "-c", MEASURE, function, str(tmp_path / "big.npz")], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-c", MEASURE, function, str(tmp_path / "big.npz")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
         assert 0.99 < float(done.stdout) < limit, function
@@ -655,7 +723,10 @@ def test_the_card_holds_the_commands_numbers(default_path):
     printed = card.block(load(default_path), default_path).splitlines()
     assert len(printed) == len(shown) > 40
     for ours, theirs in zip(printed, shown, strict=True):
-        if not ours.startswith(("| SHA-256 of the file", "| file ")) or f"zlib {zlib.ZLIB_RUNTIME_VERSION}" in README:
+        if (
+            not ours.startswith(("| SHA-256 of the file", "| file "))
+            or f"zlib {zlib.ZLIB_RUNTIME_VERSION}" in README
+        ):
             assert ours == theirs
 
 
@@ -665,7 +736,11 @@ def test_the_cards_numbers_are_the_files(small, tmp_path):
     save_arrays(tmp_path / "x.npz", arrays)
     t = load(tmp_path / "x.npz")
     text = card.block(t, tmp_path / "x.npz")
-    cells = {row.split(" | ")[0][2:]: row[2:-2].split(" | ")[1:] for row in text.splitlines() if row.startswith("| ")}
+    cells = {
+        row.split(" | ")[0][2:]: row[2:-2].split(" | ")[1:]
+        for row in text.splitlines()
+        if row.startswith("| ")
+    }
     earned, samples, hunters, left, ends, step = [[], []], [0, 0], [0, 0], [0, 0], [0] * 5, 0
     for e, length in enumerate(t.episode_lengths.tolist()):
         for seat in range(4):
@@ -678,7 +753,12 @@ def test_the_cards_numbers_are_the_files(small, tmp_path):
         step += length
     for s, name in enumerate(("NS", "NH")):
         mean, median = np.mean(earned[s]), np.median(earned[s])
-        share = [f"{samples[s] / hunters[s]:.2f}", f"{mean:.4f}", f"{median:.4f}", f"{left[s] / hunters[s]:.2%}"]
+        share = [
+            f"{samples[s] / hunters[s]:.2f}",
+            f"{mean:.4f}",
+            f"{median:.4f}",
+            f"{left[s] / hunters[s]:.2%}",
+        ]
         assert cells[name] == [f"{hunters[s]:,}", f"{samples[s]:,}", *share]
     assert cells["episodes"] == [str(n) for n in ends], "the last row of that name: how many of four were NS"
     assert cells["steps"] == [f"{len(t.actions):,}"] and cells["seed"] == cells["rules"] == ["unknown"]

@@ -22,7 +22,9 @@ def make_commands() -> dict[str, list[str]]:
 def commands(page: str) -> list[str]:
     """The Python commands of a page: lines of ```bash blocks, and `python ..` in the text; comments are left out."""
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
-    lines = [part for block in blocks for line in block.splitlines() for part in line.partition("#")[0].split("&&")]
+    lines = [
+        part for block in blocks for line in block.splitlines() for part in line.partition("#")[0].split("&&")
+    ]
     found = [*lines, *re.findall(r"`(python [^`]+)`", page)]
     return [line.strip() for line in found if line.strip().startswith("python ")]
 
@@ -60,7 +62,9 @@ def test_targets_and_flags_that_a_page_names_exist(page):
         script, *words = shlex.split(command.removeprefix("python "))
         if script == "-m":
             script, *words = words
-        if not words or "--help" in words or script in ("pytest", "benchmarks.envs"):  # its command line is argparse's
+        if (
+            not words or "--help" in words or script in ("pytest", "benchmarks.envs")
+        ):  # its command line is argparse's
             continue
         module = importlib.import_module(script.removesuffix(".py"))
         options = next(getattr(module, name) for name in ("Args", "Options") if hasattr(module, name))

@@ -24,7 +24,9 @@ BOARDS = {
     "12x12": Rules(height=12, width=12, hunters=6, stags=2, hares=8, blocks=12, horizon=20),
     "one hunter": Rules(height=5, width=4, hunters=1, hares=2, horizon=14),
     "three needed": Rules(height=5, width=5, hunters_needed=3, hares=2, blocks=3, horizon=16),
-    "one needed, three stags": Rules(height=4, width=5, hunters_needed=1, stags=3, hares=1, blocks=3, horizon=14),
+    "one needed, three stags": Rules(
+        height=4, width=5, hunters_needed=1, stags=3, hares=1, blocks=3, horizon=14
+    ),
     "9x6": Rules(height=9, width=6, horizon=20),
     "no prey": Rules(height=4, width=3, stags=0, hares=0, blocks=2, hunters=2, horizon=5),
     "full corridor": Rules(height=1, width=7, hunters=2, blocks=0, hares=3, stags=2, horizon=10),
@@ -45,11 +47,22 @@ def assert_same_state(env, refs):
     state = env.state
     same("tick", state.tick.tolist(), [ref.tick for ref in refs])
     same("ended", state.ended.tolist(), [ref.ended for ref in refs])
-    same("first hunt", state.first_hunt.tolist(), [-1 if ref.first_hunt is None else ref.first_hunt for ref in refs])
+    same(
+        "first hunt",
+        state.first_hunt.tolist(),
+        [-1 if ref.first_hunt is None else ref.first_hunt for ref in refs],
+    )
     same("ticks left", env.ticks_left.tolist(), [ref.ticks_left() for ref in refs])
-    same("stream", zip(state.key.tolist(), state.counter.tolist(), strict=True), [(ref.key, ref.counter) for ref in refs])
+    same(
+        "stream",
+        zip(state.key.tolist(), state.counter.tolist(), strict=True),
+        [(ref.key, ref.counter) for ref in refs],
+    )
     same("active", env.active.tolist(), [[cell is not None for cell in ref.hunters] for ref in refs])
-    legal = [[[action in ref.legal(seat) for action in range(7)] for seat in range(ref.rules.hunters)] for ref in refs]
+    legal = [
+        [[action in ref.legal(seat) for action in range(7)] for seat in range(ref.rules.hunters)]
+        for ref in refs
+    ]
     same("legal", env.legal_actions().tolist(), legal)
     same("obs", env.obs.tolist(), [ref.obs() for ref in refs])
 
@@ -138,7 +151,11 @@ def test_play_above_reaches_what_is_worth_comparing():
 def test_distances_are_those_of_a_breadth_first_search():
     """Also after prey moved, were captured, and boards were reset: fields are only drawn anew where needed."""
     rules = Rules(height=6, width=7, stags=2, blocks=9, prey_moves=0.3)
-    env, refs, rng = StagHunt(20, rules), [Reference(rules, 3, board) for board in range(20)], np.random.default_rng(3)
+    env, refs, rng = (
+        StagHunt(20, rules),
+        [Reference(rules, 3, board) for board in range(20)],
+        np.random.default_rng(3),
+    )
     env.reset(seed=3)
     for t in range(45):
         for ref, fast in zip(refs, env.distances(), strict=True):
@@ -191,7 +208,9 @@ def test_two_hunters_share_a_stag():
     assert env.first_hunt.tolist() == [0] and env.tick.tolist() == [1] and env.ended.tolist() == [False]
 
 
-@pytest.mark.parametrize(("hunters", "share"), [(2, 5.0), (3, np.float32(10) / np.float32(3)), (4, 2.5), (5, 2.0)])
+@pytest.mark.parametrize(
+    ("hunters", "share"), [(2, 5.0), (3, np.float32(10) / np.float32(3)), (4, 2.5), (5, 2.0)]
+)
 def test_a_stag_is_shared_equally(hunters, share):
     env = set_up(replace(TRIO, hunters=hunters), [S] * hunters, [S, H])
     rewards, terminated, _ = play(env, *[HUNT_STAG] * hunters)
@@ -230,7 +249,11 @@ def test_hunters_needed():
     rules = replace(TRIO, hunters_needed=3)
     assert play(set_up(rules, [S, S, S], [S, H]), HUNT_STAG, HUNT_STAG, STAY)[0] == [0.0] * 3
     assert play(set_up(rules, [S, S, S], [S, H]), *[HUNT_STAG] * 3)[0] == [np.float32(10) / np.float32(3)] * 3
-    assert play(set_up(replace(TRIO, hunters_needed=1), [S, S, S], [S, H]), STAY, STAY, HUNT_STAG)[0] == [0, 0, 10]
+    assert play(set_up(replace(TRIO, hunters_needed=1), [S, S, S], [S, H]), STAY, STAY, HUNT_STAG)[0] == [
+        0,
+        0,
+        10,
+    ]
 
 
 def test_all_hunters_move_at_once_and_may_share_cells():
@@ -279,7 +302,11 @@ def test_horizon_truncates_those_who_are_left():
 
 def test_a_capture_on_the_last_tick_terminates():
     env = set_up(TRIO, [S, S, H], [S, H], tick=4)
-    assert play(env, HUNT_STAG, HUNT_STAG, STAY) == [[5.0, 5.0, 0.0], [True, True, False], [False, False, True]]
+    assert play(env, HUNT_STAG, HUNT_STAG, STAY) == [
+        [5.0, 5.0, 0.0],
+        [True, True, False],
+        [False, False, True],
+    ]
     env = set_up(TRIO, [S, S, H], [S, H], tick=4)
     assert play(env, HUNT_STAG, HUNT_STAG, HUNT_HARE)[1:] == [[True] * 3, [False] * 3]
 
@@ -293,7 +320,10 @@ def test_end_after_first_hunt_0_ends_in_the_tick_of_the_capture():
 
 def test_end_after_first_hunt_counts_the_ticks_that_follow():
     env = set_up(replace(TRIO, end_after_first_hunt=2), [S, S, H], [S, H])
-    assert play(env, STAY, STAY, HUNT_HARE)[1:] == [[False, False, True], [False] * 3] and env.ticks_left.tolist() == [2]
+    assert play(env, STAY, STAY, HUNT_HARE)[1:] == [
+        [False, False, True],
+        [False] * 3,
+    ] and env.ticks_left.tolist() == [2]
     assert play(env, STAY, STAY, STAY)[1:] == [[False] * 3, [False] * 3] and env.ticks_left.tolist() == [1]
     assert play(env, HUNT_STAG, HUNT_STAG, STAY) == [[5.0, 5.0, 0.0], [True, True, False], [False] * 3]
     assert env.ended.all() and env.tick.tolist() == [3]
@@ -310,7 +340,9 @@ def test_the_horizon_against_the_countdown(k, terminated):
     """The board ends at the horizon at the latest; where both fall on one tick, the rule comes before the time limit."""
     env = set_up(replace(TRIO, end_after_first_hunt=k), [S, S, H], [S, H], tick=4)
     out = play(env, STAY, STAY, HUNT_HARE)
-    assert out[1:] == ([[True] * 3, [False] * 3] if terminated else [[False, False, True], [True, True, False]])
+    assert out[1:] == (
+        [[True] * 3, [False] * 3] if terminated else [[False, False, True], [True, True, False]]
+    )
     env = set_up(replace(TRIO, end_after_first_hunt=4), [S, S, None], [S, None], tick=3, first_hunt=2)
     assert env.ticks_left.tolist() == [2]  # of the four, only the ticks 3 and 4 are still before the horizon
 
@@ -464,7 +496,9 @@ def test_the_symmetries_of_the_board(position, which):
     for a, b in zip(first[1:], second[1:], strict=True):
         assert (a == b).all()
     assert (two.effective_actions == turn[one.effective_actions]).all()
-    assert (two.state.hunters == image[one.state.hunters]).all() and (two.state.prey == image[one.state.prey]).all()
+    assert (two.state.hunters == image[one.state.hunters]).all() and (
+        two.state.prey == image[one.state.prey]
+    ).all()
 
 
 @PROPERTY
@@ -571,7 +605,13 @@ def test_the_best_return_is_reached_and_is_3_a_hunter():
 def test_the_random_stream_is_splitmix64():
     """The published first outputs, for the seeds 0 and 1234567."""
     assert int(splitmix64(np.uint64(0), np.uint64(0))) == 0xE220A8397B1DCDAF == splitmix(0, 0)
-    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    known = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     assert splitmix64(np.uint64(1234567), np.arange(5, dtype=np.uint64)).tolist() == known
     assert [splitmix(1234567, counter) for counter in range(5)] == known
 
@@ -668,9 +708,13 @@ def test_start_positions_are_distinct_and_connected():
     env.reset(seed=4)
     state = env.state
     things = np.concatenate([state.hunters, state.prey], 1)
-    assert (state.blocks.sum(1) == 9).all() and not np.take_along_axis(state.blocks, things.astype(int), 1).any()
+    assert (state.blocks.sum(1) == 9).all() and not np.take_along_axis(
+        state.blocks, things.astype(int), 1
+    ).any()
     assert (np.diff(np.sort(things, 1)) > 0).all()
-    far = distance_fields(state.blocks.reshape(-1, 5, 5), np.eye(25, dtype=bool)[things[:, 0]].reshape(-1, 5, 5))
+    far = distance_fields(
+        state.blocks.reshape(-1, 5, 5), np.eye(25, dtype=bool)[things[:, 0]].reshape(-1, 5, 5)
+    )
     assert ((far.reshape(-1, 25) < FAR) == ~state.blocks).all()
     assert (state.counter > 25).mean() > 0.5  # most first draws of so many blocks are not connected
 
@@ -719,7 +763,10 @@ def test_uniform_numbers():
         (dict(prey_moves=float("nan")), r"prey_moves must be in \[0, 1\], got nan"),
         (dict(stag_reward=float("inf")), "rewards must be finite"),
         (dict(hare_reward=float("nan")), "rewards must be finite"),
-        (dict(end_after_first_hunt=-1), "end_after_first_hunt must be None or a whole number of at least 0, got -1"),
+        (
+            dict(end_after_first_hunt=-1),
+            "end_after_first_hunt must be None or a whole number of at least 0, got -1",
+        ),
         (dict(end_after_first_hunt=1.5), "end_after_first_hunt must be None or .* got 1.5"),
         (dict(height=3, width=4, blocks=4), "13 hunters, prey and blocks do not fit on 3x4 = 12 cells"),
     ],
@@ -833,7 +880,11 @@ def test_any_integer_dtype_plays_the_same():
 @pytest.mark.parametrize("ask", ["state", "uniform", "step", "legal_actions"])
 def test_nothing_before_the_first_reset(ask):
     env = StagHunt(2)
-    calls = {"state": lambda: env.state, "uniform": lambda: env.uniform(1), "legal_actions": env.legal_actions}
+    calls = {
+        "state": lambda: env.state,
+        "uniform": lambda: env.uniform(1),
+        "legal_actions": env.legal_actions,
+    }
     with pytest.raises(ValueError, match=r"call reset\(\) or set_state\(\) first"):
         calls.get(ask, lambda: env.step(np.zeros((2, 4), int)))()
 

@@ -133,7 +133,9 @@ def test_without_times_the_tick_is_0(game):
 def test_a_layout_that_is_told_is_not_inferred(game):
     for layout in ("hop", "planes"):
         flat = read_flat(flat_file(game, layout, "own actions"), "x.npz", layout)
-        assert np.array_equal(flat.planes, game["planes"]) and not any("layout" in line for line in flat.inferred)
+        assert np.array_equal(flat.planes, game["planes"]) and not any(
+            "layout" in line for line in flat.inferred
+        )
 
 
 def test_illegal_actions_count_as_stay_and_are_counted(game, tmp_path):
@@ -213,7 +215,9 @@ def test_what_is_inferred_from_a_shape(shape, layout):
     else:
         with pytest.raises(DataError) as caught:
             read_flat(arrays, "x.npz")
-        assert str(caught.value).startswith("x.npz: obs: expected [N, 5, H, W] or [N, H, W, A+3] with a square board, found")
+        assert str(caught.value).startswith(
+            "x.npz: obs: expected [N, 5, H, W] or [N, H, W, A+3] with a square board, found"
+        )
         assert str(shape) in str(caught.value) and "--layout planes, hop or hop-first" in str(caught.value)
 
 
@@ -222,13 +226,20 @@ def test_a_board_that_is_not_square_can_be_told():
     hop[:, 1, 2, 0] = 1
     assert read_flat({"obs": hop, "actions": np.zeros(20, int)}, "x.npz", "hop").planes[:, 0, 1, 2].all()
     planes = np.zeros((20, 5, 3, 6), np.uint8)
-    assert read_flat({"obs": planes, "actions": np.zeros(20, int)}, "x.npz", "planes").planes.shape == planes.shape
+    assert (
+        read_flat({"obs": planes, "actions": np.zeros(20, int)}, "x.npz", "planes").planes.shape
+        == planes.shape
+    )
 
 
 # ---- what is refused
 
 N = 12
-GOOD = {"obs": np.zeros((N, 4, 4, 7), np.uint8), "actions": np.full((N, 4), 4), "observer": np.zeros(N, np.int64)}
+GOOD = {
+    "obs": np.zeros((N, 4, 4, 7), np.uint8),
+    "actions": np.full((N, 4), 4),
+    "observer": np.zeros(N, np.int64),
+}
 GOOD["obs"][:, 2, 2, 0] = 1
 GOOD["times"] = np.arange(N)
 
@@ -248,19 +259,40 @@ REFUSED = {
         {"actions": None},
         "actions: expected an array of actions, found no such key (keys: obs, observer, times)",
     ),
-    "obs of rank 3": ({"obs": GOOD["obs"][..., 0]}, "obs: expected 4 dimensions, [N, C, H, W] or [N, H, W, C], found shape"),
+    "obs of rank 3": (
+        {"obs": GOOD["obs"][..., 0]},
+        "obs: expected 4 dimensions, [N, C, H, W] or [N, H, W, C], found shape",
+    ),
     "obs of rank 5": ({"obs": GOOD["obs"][None]}, "obs: expected 4 dimensions"),
     "obs of text": ({"obs": GOOD["obs"].astype(str)}, "obs: expected numbers, found dtype <U"),
     "obs complex": ({"obs": GOOD["obs"].astype(complex)}, "obs: expected numbers, found dtype complex128"),
-    "no rows": ({"obs": GOOD["obs"][:0], "actions": GOOD["actions"][:0]}, "obs: expected at least one row, found zero rows"),
+    "no rows": (
+        {"obs": GOOD["obs"][:0], "actions": GOOD["actions"][:0]},
+        "obs: expected at least one row, found zero rows",
+    ),
     "no cells": ({"obs": GOOD["obs"][:, :0, :0]}, "obs: expected"),
     "a cell of 2": (value("obs", (3, 1, 1, 5), 2), "obs: expected cells of 0 or 1, found values from 0 to 2"),
-    "a cell of -1": (value("obs", (3, 1, 1, 5), -1, np.int8), "obs: expected cells of 0 or 1, found values from -1 to 1"),
+    "a cell of -1": (
+        value("obs", (3, 1, 1, 5), -1, np.int8),
+        "obs: expected cells of 0 or 1, found values from -1 to 1",
+    ),
     "a cell of 1/2": (value("obs", (3, 1, 1, 5), 0.5, float), "obs: expected cells of 0 or 1"),
-    "a cell NaN": (value("obs", (3, 1, 1, 5), np.nan, float), "obs: expected cells of 0 or 1, found values from nan"),
-    "two SELF cells": (value("obs", (5, 0, 0, 0), 1), "obs: expected at most one cell in a SELF plane, found 2 in row 5"),
-    "actions short": ({"actions": GOOD["actions"][:-1]}, f"actions: expected {N} rows, as in obs, found shape (11, 4)"),
-    "actions of rank 3": ({"actions": GOOD["actions"][..., None]}, f"actions: expected {N} rows, as in obs, found shape"),
+    "a cell NaN": (
+        value("obs", (3, 1, 1, 5), np.nan, float),
+        "obs: expected cells of 0 or 1, found values from nan",
+    ),
+    "two SELF cells": (
+        value("obs", (5, 0, 0, 0), 1),
+        "obs: expected at most one cell in a SELF plane, found 2 in row 5",
+    ),
+    "actions short": (
+        {"actions": GOOD["actions"][:-1]},
+        f"actions: expected {N} rows, as in obs, found shape (11, 4)",
+    ),
+    "actions of rank 3": (
+        {"actions": GOOD["actions"][..., None]},
+        f"actions: expected {N} rows, as in obs, found shape",
+    ),
     "actions of rank 0": ({"actions": np.int64(3)}, f"actions: expected {N} rows, as in obs, found shape ()"),
     "actions float": ({"actions": GOOD["actions"] * 1.0}, "actions: expected integers, found dtype float64"),
     "an action of 7": (value("actions", (2, 3), 7), "actions: expected values in 0..6, found 4 to 7"),
@@ -271,13 +303,19 @@ REFUSED = {
     ),
     "no columns": ({"actions": GOOD["actions"][:, :0]}, "actions: expected"),
     "observer short": ({"observer": np.zeros(3, int)}, f"observer: expected shape ({N},), found shape (3,)"),
-    "observer of rank 2": ({"observer": np.zeros((N, 1), int)}, f"observer: expected shape ({N},), found shape ({N}, 1)"),
+    "observer of rank 2": (
+        {"observer": np.zeros((N, 1), int)},
+        f"observer: expected shape ({N},), found shape ({N}, 1)",
+    ),
     "observer 4": (value("observer", 0, 4), "observer: expected seats in 0..3, found 0 to 4"),
     "observer -1": (value("observer", 0, -1), "observer: expected seats in 0..3, found -1 to 0"),
     "observer 1/2": (value("observer", 0, 0.5, float), "observer: expected"),
     "observer of text": ({"observer": np.full(N, "a")}, "observer: expected"),
     "times short": ({"times": np.arange(3)}, f"times: expected integers of shape ({N},), found int64 (3,)"),
-    "times float": ({"times": np.zeros(N)}, f"times: expected integers of shape ({N},), found float64 ({N},)"),
+    "times float": (
+        {"times": np.zeros(N)},
+        f"times: expected integers of shape ({N},), found float64 ({N},)",
+    ),
     "times negative": (value("times", 3, -2), "times: expected ticks of at least 0, found -2"),
 }
 
@@ -300,17 +338,23 @@ def test_a_layout_that_does_not_fit():
     ):
         read_flat(GOOD, "x.npz", "planes")
     three = {"obs": np.zeros((N, 4, 4, 3), np.uint8), "actions": np.zeros(N, int)}
-    with pytest.raises(DataError, match=re.escape("x.npz: obs: expected [N, H, W, A+3], channels last, found shape")):
+    with pytest.raises(
+        DataError, match=re.escape("x.npz: obs: expected [N, H, W, A+3], channels last, found shape")
+    ):
         read_flat(three, "x.npz", "hop")
 
 
 def test_refusals_of_a_file_name_the_file(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, **GOOD | {"obs": np.zeros_like(GOOD["obs"])})
-    with pytest.raises(DataError, match=re.escape(f"{path}: obs: expected a SELF cell in some rows, found none")):
+    with pytest.raises(
+        DataError, match=re.escape(f"{path}: obs: expected a SELF cell in some rows, found none")
+    ):
         load_samples(path)
     np.savez(path, obs=GOOD["obs"], states=GOOD["obs"], actions=np.array([None] * N))
-    with pytest.raises(DataError, match=re.escape(f"{path}: actions: expected plain numbers, found pickled Python objects")):
+    with pytest.raises(
+        DataError, match=re.escape(f"{path}: actions: expected plain numbers, found pickled Python objects")
+    ):
         load_samples(path)
     np.savez(path, **{key: array[:9] for key, array in GOOD.items()})
     assert len(load_samples(path, split=False)) == 9
@@ -329,5 +373,7 @@ def test_hop_first_is_hop_with_the_channels_in_front():
     first = read_flat({"obs": np.moveaxis(hop, -1, 1), **arrays}, "x.npz", "hop-first")
     np.testing.assert_array_equal(first.planes, last.planes)
     assert "`rewards` is not used" in first.inferred and "`next_obs` is not used" in first.inferred
-    with pytest.raises(DataError, match=r"x\.npz: times: expected ticks of at most 9999, found 1000000000000"):
+    with pytest.raises(
+        DataError, match=r"x\.npz: times: expected ticks of at most 9999, found 1000000000000"
+    ):
         read_flat({"obs": hop, **arrays, "times": np.full(30, 10**12)}, "x.npz")

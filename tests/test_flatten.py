@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "default": Args("", rows=700, seed=3),
     "8x8": Args("", rows=300, seed=4, epsilon=0.3, rules=Rules()),
-    "three hunters, oblong": Args("", rows=600, strategies=("NS", "RANDOM"), rules=Rules(3, 1, 3, 2, 4, 5, prey_moves=0.2)),
+    "three hunters, oblong": Args(
+        "", rows=600, strategies=("NS", "RANDOM"), rules=Rules(3, 1, 3, 2, 4, 5, prey_moves=0.2)
+    ),
 }
 
 
@@ -92,12 +94,21 @@ def test_chunks_and_other_readers(tmp_path, monkeypatch):
     cut = flatten_to_file(args)
     assert all(np.array_equal(cut[key], whole[key]) for key in whole)
     samples = load_samples(args.out)  # the view of pretrain_vae.py
-    assert len(samples) == 700 and np.array_equal(samples.actions, cut["actions"][np.arange(700), cut["observer"]])
+    assert len(samples) == 700 and np.array_equal(
+        samples.actions, cut["actions"][np.arange(700), cut["observer"]]
+    )
 
 
 def test_the_default_game_fits_and_the_first_rows_are_the_same():
     rules = Args("").rules
-    assert (rules.height, rules.width, rules.blocks, rules.hunters, rules.stags, rules.hares) == (4, 4, 0, 4, 1, 2)
+    assert (rules.height, rules.width, rules.blocks, rules.hunters, rules.stags, rules.hares) == (
+        4,
+        4,
+        0,
+        4,
+        1,
+        2,
+    )
     one = flatten(Args("", rows=1))
     assert len(one["obs"]) == 1 and one["times"].tolist() == [0]
     assert one["obs"][0].sum((0, 1)).tolist() == [1, 1, 1, 1, 0, 1, 2]
@@ -125,15 +136,32 @@ def test_the_command(tmp_path, capsys):
         command = [sys.executable, "-m", "data.flatten", *flags]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-    done = run("--out", str(tmp_path / "a.npz"), "--rows", "200", "--own-actions", "--rules.hares", "3", "--seed", "7")
+    done = run(
+        "--out",
+        str(tmp_path / "a.npz"),
+        "--rows",
+        "200",
+        "--own-actions",
+        "--rules.hares",
+        "3",
+        "--seed",
+        "7",
+    )
     assert done.returncode == 0, done.stderr
-    arrays = flatten_to_file(Args(str(tmp_path / "b.npz"), 200, 7, True, rules=Rules(hares=3, blocks=0, height=4, width=4)))
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes(), "two processes, the same bytes"
+    arrays = flatten_to_file(
+        Args(str(tmp_path / "b.npz"), 200, 7, True, rules=Rules(hares=3, blocks=0, height=4, width=4))
+    )
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes(), (
+        "two processes, the same bytes"
+    )
     first, last = done.stdout.splitlines()
     assert first == f"[DATA] playing 200 rows (seed 7) into {tmp_path / 'a.npz'}"
     assert last.startswith(f"[DATA] 200 rows (4, 4, 7) of {(arrays['times'] == 0).sum()} episodes in ")
     assert capsys.readouterr().out.splitlines()[1].startswith(last.rsplit(" in ", 1)[0])
-    for flags, words in ((("--rows", "5"), "--out"), (("--out", str(tmp_path / "c.npz"), "--rows", "0"), "--rows")):
+    for flags, words in (
+        (("--rows", "5"), "--out"),
+        (("--out", str(tmp_path / "c.npz"), "--rows", "0"), "--rows"),
+    ):
         done = run(*flags)
         assert done.returncode == 2 and done.stderr.startswith("error:") and words in done.stderr
         assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "c.npz").exists()

@@ -27,17 +27,27 @@ def test_equals_the_moa_on_planes():
         planes = torch.as_tensor(env.obs).flatten(3).flatten(0, 1).float()
         boards = planes.unflatten(0, (B, A))[:, 0, 2:]
         with torch.no_grad():
-            reading = moa.encode_board(planes, torch.arange(B).repeat_interleave(A), moa.prey_nearness(boards, rules.prey))
-            said = moa.action_logprobs(reading, tick.repeat_interleave(A))[:, moa.behaviours :].exp().view(B, A, 2, 7)
+            reading = moa.encode_board(
+                planes, torch.arange(B).repeat_interleave(A), moa.prey_nearness(boards, rules.prey)
+            )
+            said = (
+                moa.action_logprobs(reading, tick.repeat_interleave(A))[:, moa.behaviours :]
+                .exp()
+                .view(B, A, 2, 7)
+            )
         found = policy.probs(torch.arange(B), hunters, prey, tick)
         here = hunters < K
         torch.testing.assert_close(found[here], said[here], atol=1e-5, rtol=1e-4)
         assert (found[~here][..., 4] == 1).all()
         legal = torch.as_tensor(env.legal_actions()).float()
-        three = torch.cat([found, (legal / legal.sum(2, keepdim=True))[:, :, None]], 2)  # RANDOM: uniform over legal actions
+        three = torch.cat(
+            [found, (legal / legal.sum(2, keepdim=True))[:, :, None]], 2
+        )  # RANDOM: uniform over legal actions
         goals = torch.randint(3, (B, A))
         one = policy.probs(torch.arange(B), hunters, prey, tick, goals)
-        torch.testing.assert_close(one, three.gather(2, goals[..., None, None].expand(-1, -1, -1, 7))[:, :, 0])
+        torch.testing.assert_close(
+            one, three.gather(2, goals[..., None, None].expand(-1, -1, -1, 7))[:, :, 0]
+        )
         seen += int(here.sum())
         env.step(random_actions(env, rng))
     assert seen > 500
@@ -48,10 +58,14 @@ def test_equals_the_moa_on_planes():
 def test_a_goal_that_is_none_is_refused(goal):
     policy = TabularMOA(VAE(4, 4, 9), torch.zeros(1, 16, dtype=torch.bool), torch.tensor([[3, 5]]), 1)
     board, hunters, prey = torch.zeros(1, dtype=torch.int64), torch.tensor([[1, 2]]), torch.tensor([[3, 5]])
-    with pytest.raises(ValueError, match=rf"goals: expected 0 \(stag\), 1 \(hare\) or 2 \(none\), got \[{goal}\]"):
+    with pytest.raises(
+        ValueError, match=rf"goals: expected 0 \(stag\), 1 \(hare\) or 2 \(none\), got \[{goal}\]"
+    ):
         policy.probs(board, hunters, prey, board, torch.tensor([[0, goal]]))
 
 
 def test_needs_a_moa():
     with pytest.raises(ValueError, match="no MOA head"):
-        TabularMOA(VAE(4, 4, 9, loss="recon"), torch.zeros(1, 16, dtype=torch.bool), torch.zeros(1, 1).long(), 1)
+        TabularMOA(
+            VAE(4, 4, 9, loss="recon"), torch.zeros(1, 16, dtype=torch.bool), torch.zeros(1, 1).long(), 1
+        )

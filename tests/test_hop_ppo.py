@@ -82,7 +82,9 @@ def constant_agent(value: float):
 def test_advantages_add_up_and_stop_at_an_end():
     rewards, values = t([0.0], [2.0], [0.0]), t([1.0], [1.5], [3.0])
     done = torch.tensor([[False], [True], [False]])
-    found = advantages_of(rewards, values, torch.ones(3, 1, dtype=torch.bool), done, torch.zeros(3, 1), t(4.0), 0.5, 0.8)
+    found = advantages_of(
+        rewards, values, torch.ones(3, 1, dtype=torch.bool), done, torch.zeros(3, 1), t(4.0), 0.5, 0.8
+    )
     last = 0.5 * 4.0 - 3.0  # of the next episode: it must not flow into the one before
     middle = 2.0 - 1.5
     assert found[:, 0].tolist() == pytest.approx([0.5 * 1.5 - 1.0 + 0.5 * 0.8 * middle, middle, last])
@@ -131,7 +133,9 @@ def update_case(samples: int, seed: int = 0):
     seen = hop_ppo.Observation(*[clock if name == "clock" else empty for name in hop_ppo.Observation._fields])
     actions = torch.arange(samples) % 7
     log_probs = policy(seen)[0].detach()[torch.arange(samples), actions]
-    return policy, hop_ppo.Rollout(seen, actions, log_probs, empty[:, 0], empty[:, 0], torch.randn(samples).double())
+    return policy, hop_ppo.Rollout(
+        seen, actions, log_probs, empty[:, 0], empty[:, 0], torch.randn(samples).double()
+    )
 
 
 def test_one_minibatch_of_an_update_by_hand():
@@ -144,7 +148,9 @@ def test_one_minibatch_of_an_update_by_hand():
     )
     p, values = policy.logits.detach().softmax(1).numpy(), policy.values.detach().numpy()
     entropy = -(p * np.log(p)).sum(1)
-    pull = np.array([0.0, 0.0, 1.0, 1.0])[:, None] * (-sign * ratio)[:, None] * (np.eye(7)[data.actions] - p) / 4
+    pull = (
+        np.array([0.0, 0.0, 1.0, 1.0])[:, None] * (-sign * ratio)[:, None] * (np.eye(7)[data.actions] - p) / 4
+    )
     left, ent_coef, vf_coef, lr = 0.5, 0.3, 0.7, 0.1
     grad = pull - ent_coef * left * (-p * (np.log(p) + entropy[:, None]) / 4)
     grad_values = vf_coef * (values - data.returns.numpy()) / 4
@@ -179,7 +185,12 @@ def test_share_of_clipped_ratios(ratio, share):
     policy, data = update_case(2)
     data = data._replace(log_probs=data.log_probs - math.log(ratio))
     args = Args(update_epochs=1, num_minibatches=1)
-    assert float(hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)["clipfrac"]) == share
+    assert (
+        float(
+            hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)["clipfrac"]
+        )
+        == share
+    )
 
 
 def test_minibatches_of_an_update():
@@ -220,7 +231,9 @@ def test_explained_variance_by_hand():
     """Returns 1, 3 have variance 1; errors 0.5, -0.5 have 0.25."""
     data = update_case(2)[1]._replace(returns=t(1.0, 3.0), values=t(0.5, 3.5))
     assert float(hop_ppo.explained_variance(data)) == pytest.approx(0.75)
-    assert math.isnan(float(hop_ppo.explained_variance(data._replace(returns=t(2.0, 2.0), values=t(2.0, 2.0)))))
+    assert math.isnan(
+        float(hop_ppo.explained_variance(data._replace(returns=t(2.0, 2.0), values=t(2.0, 2.0))))
+    )
 
 
 # ---- a game whose rewards and ends are a table
@@ -308,7 +321,13 @@ ROLLOUT = [  # board 0's learner, in seat 1, leaves at tick 1; board 1's, in sea
 def test_rollout_by_hand(ends, monkeypatch):
     monkeypatch.setattr(hop_ppo, "sights", scripted_sights)
     game, others, tally = ScriptedGame(ROLLOUT), Watching(), t(10.0, 20.0, 30.0)
-    data = rollout(scripted_policy, game, others, Args(num_steps=3, gamma=0.5, gae_lambda=0.5, end_at_horizon=ends), tally)
+    data = rollout(
+        scripted_policy,
+        game,
+        others,
+        Args(num_steps=3, gamma=0.5, gae_lambda=0.5, end_at_horizon=ends),
+        tally,
+    )
     v = value_of
     a1 = 7.0 - v(1, 0, 1)  # the rules ended it
     a0 = 2.0 + 0.5 * v(1, 0, 1) - v(0, 0, 1) + 0.25 * a1
@@ -319,7 +338,9 @@ def test_rollout_by_hand(ends, monkeypatch):
     assert data.advantages.tolist() == pytest.approx([a0, b0, a1, b1, a2, b2])
     values = [v(0, 0, 1), v(0, 1, 0), v(1, 0, 1), v(1, 1, 0), v(0, 0, 2), v(0, 1, 1)]
     assert data.values.tolist() == pytest.approx(values)
-    assert data.returns.tolist() == pytest.approx([a + b for a, b in zip([a0, b0, a1, b1, a2, b2], values, strict=True)])
+    assert data.returns.tolist() == pytest.approx(
+        [a + b for a, b in zip([a0, b0, a1, b1, a2, b2], values, strict=True)]
+    )
     assert data.log_probs.tolist() == pytest.approx([-math.log(7)] * 6)
     assert data.actions.tolist() == torch.stack(game.played).flatten().tolist()
     assert data.seen.clock[:, 0].tolist() == [0, 0, 1, 1, 0, 0]  # seen before the tick
@@ -351,7 +372,9 @@ def test_rollout_of_all_hunters_by_hand(monkeypatch):
         if team_reward:  # the mean of the rewards, until the board ends; then, or at the last, the mean of V
             last = sum(v(3, 1, seat) for seat in range(3)) / 3
             expected = {(0, 0, s): 6.0 for s in range(3)} | {(1, 0, s): 5.0 for s in (1, 2)}
-            expected |= {(0, 1, s): 1.0 + last for s in range(3)} | {(1, 1, s): 2 / 3 + last for s in range(3)}
+            expected |= {(0, 1, s): 1.0 + last for s in range(3)} | {
+                (1, 1, s): 2 / 3 + last for s in range(3)
+            }
         else:
             expected = {(0, 0, 0): 3.0, (0, 0, 1): 6.0, (0, 0, 2): 9.0, (1, 0, 1): 6.0, (1, 0, 2): 9.0}
             expected |= {(0, 1, s): (0.0, 2.0, 1.0)[s] + v(3, 1, s) for s in range(3)}
@@ -410,7 +433,16 @@ def test_brief_by_hand():
     )
     half = 1.96 * 13**0.5 / 3**0.5
     assert found == pytest.approx(
-        dict(learner=5.0, learner_ci95=half, team=10.0, team_ci95=2 * half, episodes=6, length=6.0, stags=4 / 6, hares=0.0)
+        dict(
+            learner=5.0,
+            learner_ci95=half,
+            team=10.0,
+            team_ci95=2 * half,
+            episodes=6,
+            length=6.0,
+            stags=4 / 6,
+            hares=0.0,
+        )
     )
 
 
@@ -433,7 +465,9 @@ def test_what_is_seen_is_the_joint_state(ticks):
     live = np.flatnonzero(~core.ended)
     for seat in range(A):
         seats = torch.full((24,), seat)
-        seen = game.maps.see(torch.arange(24), game.hunters, game.prey, game.clock, seats, torch.zeros(24, A, 0))
+        seen = game.maps.see(
+            torch.arange(24), game.hunters, game.prey, game.clock, seats, torch.zeros(24, A, 0)
+        )
         np.testing.assert_array_equal(seen.legal[live], core.legal_actions()[live, seat])
         distance = np.pad(core.distances(), ((0, 0), (0, 0), (0, 1)), constant_values=FAR)
         for k in range(A):
@@ -445,7 +479,9 @@ def test_what_is_seen_is_the_joint_state(ticks):
 
 
 def test_the_clock_counts_down():
-    rules = Rules(height=3, width=3, blocks=0, stags=0, hares=2, hunters=2, horizon=12, end_after_first_hunt=3)
+    rules = Rules(
+        height=3, width=3, blocks=0, stags=0, hares=2, hunters=2, horizon=12, end_after_first_hunt=3
+    )
     game = boards_in_play(rules, 0)
     for _ in range(8):
         left = game.teams.core.ticks_left
@@ -466,7 +502,12 @@ def test_seats_permute_results():
     def all_seats(hunters, known):
         board = torch.arange(24).repeat_interleave(A)
         seen = game.maps.see(
-            board, hunters[board], game.prey[board], game.clock[board], torch.arange(A).repeat(24), known[board]
+            board,
+            hunters[board],
+            game.prey[board],
+            game.clock[board],
+            torch.arange(A).repeat(24),
+            known[board],
         )
         return [array.unflatten(0, (24, A)) for array in agent(seen)]
 
@@ -476,7 +517,9 @@ def test_seats_permute_results():
     torch.testing.assert_close(permuted_values, values[:, order], atol=1e-5, rtol=1e-5)
     moved = known.clone()
     moved[:, [1, 2]] = known[:, [2, 1]]
-    assert (all_seats(game.hunters, moved)[0][:, 0] - log_probs[:, 0]).abs().max() > 1e-3  # whose it is does matter
+    assert (
+        all_seats(game.hunters, moved)[0][:, 0] - log_probs[:, 0]
+    ).abs().max() > 1e-3  # whose it is does matter
 
 
 def test_planes_of_the_cnn_by_hand():
@@ -497,7 +540,9 @@ def test_planes_of_the_cnn_by_hand():
         [0.25] * 6, [1.0] * 6, [0.5] * 6,
         cells(cell0=0.3), cells(cell0=0.7), cells(), cells(),
     ]  # fmt: skip
-    torch.testing.assert_close(hop_ppo.planes_of(seen, stags=1, height=2, width=3).flatten(2)[0], torch.tensor(expected))
+    torch.testing.assert_close(
+        hop_ppo.planes_of(seen, stags=1, height=2, width=3).flatten(2)[0], torch.tensor(expected)
+    )
 
 
 @pytest.mark.parametrize("ticks", [0, 5])
@@ -518,7 +563,9 @@ def test_first_weights_of_the_networks():
     torch.manual_seed(0)
     game, probs = boards_in_play(SMALL, 6), {}
     _, seen = hop_ppo.sights(game, torch.zeros(24, 4, 0))
-    agents = dict(cnn=hop_ppo.new_agent("cnn", SMALL, 0), plain=Agent(1, 0, hunt_bias=0.0), objects=Agent(1, 0))
+    agents = dict(
+        cnn=hop_ppo.new_agent("cnn", SMALL, 0), plain=Agent(1, 0, hunt_bias=0.0), objects=Agent(1, 0)
+    )
     for name, agent in agents.items():
         probs[name] = agent(seen)[0].exp()
     uniform = hop_ppo.uniform(seen)[0].exp()
@@ -530,7 +577,9 @@ def test_first_weights_of_the_networks():
     gains |= {agents["objects"].actor: 0.01, agents["objects"].wait: 0.01, agents["objects"].critic[2]: 1.0}
     for layer, gain in gains.items():  # orthogonal
         weight = layer.weight.flatten(1)
-        torch.testing.assert_close(weight @ weight.T, gain**2 * torch.eye(len(weight)), atol=1e-3 * gain**2, rtol=0)
+        torch.testing.assert_close(
+            weight @ weight.T, gain**2 * torch.eye(len(weight)), atol=1e-3 * gain**2, rtol=0
+        )
     assert agents["objects"].actor.bias.tolist() == [0.0, 0.0, 1.0]
     assert not any(layer.bias.any() for layer in gains if layer is not agents["objects"].actor)
 
@@ -837,7 +886,11 @@ def test_remembered_answers():
     scorer = Scorer(5, 3, 8)
     quick = Remembered(scorer, (1, 2, 1))
     for n in (4, 50, 3, 200):
-        given = torch.randint(3, (n, 2, 5)).float(), torch.randint(2, (n, 2, 4, 3)).float(), torch.rand(n, 2, 4) < 0.3
+        given = (
+            torch.randint(3, (n, 2, 5)).float(),
+            torch.randint(2, (n, 2, 4, 3)).float(),
+            torch.rand(n, 2, 4) < 0.3,
+        )
         with torch.no_grad():
             torch.testing.assert_close(quick(*given), scorer(*given), atol=1e-5, rtol=1e-5)
 
@@ -868,7 +921,11 @@ def switches_played(monkeypatch, referee, seeds: list) -> None:
             value = float(switch)
         learner = np.full((1, 4), value)
         return dict(
-            learner=learner, team=1 - learner if team != "self" else learner, length=learner, stags=learner, hares=learner
+            learner=learner,
+            team=1 - learner if team != "self" else learner,
+            length=learner,
+            stags=learner,
+            hares=learner,
         )
 
     monkeypatch.setattr(referee, "play", play)
@@ -885,7 +942,9 @@ def test_ticks_of_the_scripts_are_chosen_on_other_boards(env_id, final, monkeypa
     assert {team: one["tick"] for team, one in found["script_told"].items()} == {
         team: 8 if team == "mixed" else 12 for team in found["teams"]
     }
-    assert all(one["learner"] == one["tick"] for kind in ("script", "script_told") for one in found[kind].values())
+    assert all(
+        one["learner"] == one["tick"] for kind in ("script", "script_told") for one in found[kind].values()
+    )
     teams = len(found["teams"])
     assert seeds == [2001] * 10 * teams + [final] * 5 * teams
     assert (hop_ppo.EVAL_SEED, referee.final_seed) == (2001, final)
@@ -912,21 +971,37 @@ def test_all_learners_choose_the_tick_by_the_return_of_the_team(monkeypatch):
     referee = hop_ppo.Evaluator(Args(team_episodes=1), Rules(horizon=9), None, None)
     found = {0: (1.0, 2.0), 4: (3.0, 1.0), 8: (2.0, 3.0), None: (0.0, 0.0)}  # learner (seat 0), team
     monkeypatch.setattr(
-        referee, "script", lambda team, seed, switch, **boards: dict(zip(("learner", "team"), found[switch], strict=True))
+        referee,
+        "script",
+        lambda team, seed, switch, **boards: dict(zip(("learner", "team"), found[switch], strict=True)),
     )
     assert (referee.best_switch("self"), referee.best_switch("3NS")) == (8, 4)
 
 
 @pytest.mark.parametrize(
     ("eval_boards", "given", "boards", "episodes"),
-    [(10, {}, 3, 4), (8, {}, 2, 4), (3, {}, 2, 4), (10, dict(boards=5, episodes=2), 5, 2), (10, dict(episodes=1), 10, 1)],
+    [
+        (10, {}, 3, 4),
+        (8, {}, 2, 4),
+        (3, {}, 2, 4),
+        (10, dict(boards=5, episodes=2), 5, 2),
+        (10, dict(episodes=1), 10, 1),
+    ],
 )
 def test_boards_that_a_policy_plays(eval_boards, given, boards, episodes, monkeypatch):
     """So many episodes in all, at least two boards; what is told is what --om says, if nothing else is asked for."""
     monkeypatch.setattr(hop_ppo, "judge", lambda *args: args)
-    referee = hop_ppo.Evaluator(Args(eval_boards=eval_boards, team_episodes=4, om="oracle"), SMALL, None, None)
+    referee = hop_ppo.Evaluator(
+        Args(eval_boards=eval_boards, team_episodes=4, om="oracle"), SMALL, None, None
+    )
     policy, game, others, played, planner = referee.play("policy", "2NS1NH", 5, **given)
-    assert (policy, game.boards, played, game.teams.team_episodes, planner) == ("policy", boards, episodes, episodes, None)
+    assert (policy, game.boards, played, game.teams.team_episodes, planner) == (
+        "policy",
+        boards,
+        episodes,
+        episodes,
+        None,
+    )
     expected = Real(boards, SMALL, "2NS1NH", 5, episodes)
     np.testing.assert_array_equal(game.planes(), expected.planes())
     np.testing.assert_array_equal(game.who, expected.who)
@@ -947,7 +1022,17 @@ def test_oracle_and_searches_of_an_evaluation(oracle, monkeypatch):
     monkeypatch.setattr(referee, "untrained", lambda agent: "untrained")
 
     def play(policy, team, seed, boards=0, episodes=0, om="", plan=""):
-        plays.append((policy if isinstance(policy, str) else type(policy).__name__, team, seed, boards, episodes, om, plan))
+        plays.append(
+            (
+                policy if isinstance(policy, str) else type(policy).__name__,
+                team,
+                seed,
+                boards,
+                episodes,
+                om,
+                plan,
+            )
+        )
         return {"number": len(plays)}
 
     monkeypatch.setattr(referee, "play", play)
@@ -971,7 +1056,9 @@ def test_oracle_and_searches_of_an_evaluation(oracle, monkeypatch):
         "oracle_search",
     ]
     assert list(found) == kinds and all(list(found[kind]) == ["3NS"] for kind in kinds[5:])
-    numbers = [found[kind][team]["number"] for team in ("self", "3NS") for kind in kinds if team in found[kind]]
+    numbers = [
+        found[kind][team]["number"] for team in ("self", "3NS") for kind in kinds if team in found[kind]
+    ]
     assert numbers == list(range(1, len(plays) + 1))
 
 
@@ -989,7 +1076,9 @@ def test_adaptation_by_hand(monkeypatch):
 
 
 def test_script_of_all_goes_for_the_stag():
-    found = hop_ppo.Evaluator(Args(eval_boards=50, team_episodes=1), Rules(), None, None).script("self", 3001, None)
+    found = hop_ppo.Evaluator(Args(eval_boards=50, team_episodes=1), Rules(), None, None).script(
+        "self", 3001, None
+    )
     assert 2.7 < found["team"] < 3.0 and found["stags"] == 1 and found["tick"] is None
 
 
@@ -1009,7 +1098,11 @@ def test_untrained_is_a_network_of_the_same_kind_with_the_seed_of_the_run():
 def test_rows_of_a_table_keep_the_name_of_the_team():
     one = dict(learner=1.0, learner_ci95=0.1, team=2.0, team_ci95=0.2, episodes=8)
     rows = hop_ppo.table_rows({"teams": {"3NS": one, "3NH": one}, "random": {"3NS": one}})
-    assert [(row["policy"], row["team"]) for row in rows] == [("teams", "3NS"), ("teams", "3NH"), ("random", "3NS")]
+    assert [(row["policy"], row["team"]) for row in rows] == [
+        ("teams", "3NS"),
+        ("teams", "3NH"),
+        ("random", "3NS"),
+    ]
     assert {key: value for key, value in rows[0].items() if key not in ("policy", "team")} == dict(
         learner=1.0, learner_ci95=0.1, team_return=2.0, team_return_ci95=0.2, episodes=8
     )
@@ -1025,7 +1118,12 @@ def workplace(tmp_path_factory):
     torch.manual_seed(0)
     for kind, root, net, args in (
         ("pretrain_vae", "vae_ckpts/vae__1/dim16", VAE(8, 8, 35), dict(data="x")),
-        ("train_world_model", "wm_ckpts/wm__1", ObjectWorldModel(8, 8, [0.0, 1.0, 10.0]), dict(data="x", model="moves")),
+        (
+            "train_world_model",
+            "wm_ckpts/wm__1",
+            ObjectWorldModel(8, 8, [0.0, 1.0, 10.0]),
+            dict(data="x", model="moves"),
+        ),
     ):
         (folder / root).mkdir(parents=True)
         for name in ("best.pt", "last.pt"):
@@ -1071,19 +1169,28 @@ def test_teams_of_an_evaluation():
 
 def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["mixed", "3NS"])
-    start, search = time.perf_counter(), ("--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3)
+    start, search = (
+        time.perf_counter(),
+        ("--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3),
+    )
     assert call(monkeypatch, workplace, *TINY, "--om", "belief", *search) == 0
     said, folder = capsys.readouterr().out, newest(workplace)
-    assert "[MOA] vae_ckpts/vae__1: top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x" in said
+    assert (
+        "[MOA] vae_ckpts/vae__1: top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x" in said
+    )
     assert f"[PPO] model saved to: ppo_ckpts/{folder.name}\n" in said
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"run", "seed", "args", "sps", "steps", "adaptation"} <= set(metrics)
     assert metrics["oracle"] is None and (metrics["eval_seed"], metrics["final_seed"]) == (2001, 3001)
-    policies = dict(teams=8, script=8, script_told=8, untrained=8, random=8, plan=4, oracle_search=4)  # and their episodes
+    policies = dict(
+        teams=8, script=8, script_told=8, untrained=8, random=8, plan=4, oracle_search=4
+    )  # and their episodes
     for policy, episodes in policies.items():
         assert set(metrics[policy]) == {"mixed", "3NS"}
         for one in metrics[policy].values():
-            assert {"learner", "learner_ci95", "team", "team_ci95"} <= set(one) and one["episodes"] == episodes
+            assert {"learner", "learner_ci95", "team", "team_ci95"} <= set(one) and one[
+                "episodes"
+            ] == episodes
     ticks = [one["tick"] for one in metrics["script"].values()]
     assert ticks == [metrics["script_told"]["mixed"]["tick"]] * 2
     table = pd.read_csv(folder / "metrics_teams.csv")
@@ -1100,9 +1207,13 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     }  # fmt: skip
     progress = pd.read_csv(folder / "progress.csv")
     assert progress["update"].tolist() == [1, 2, 3, 4, 5, 6]
-    evaluations = pd.read_csv(folder / "evaluations.csv")  # they choose the best checkpoint: their ticks are real steps, too
+    evaluations = pd.read_csv(
+        folder / "evaluations.csv"
+    )  # they choose the best checkpoint: their ticks are real steps, too
     ticks = (evaluations["length"] * evaluations["episodes"]).cumsum().tolist()
-    assert evaluations["real_steps"].tolist() == pytest.approx([256 + ticks[0], 512 + ticks[1], 768 + ticks[2]], abs=0.01)
+    assert evaluations["real_steps"].tolist() == pytest.approx(
+        [256 + ticks[0], 512 + ticks[1], 768 + ticks[2]], abs=0.01
+    )
     real = [128, 256, 384 + ticks[0], 512 + ticks[0], 640 + ticks[1], 768 + ticks[1]]
     assert progress["real_steps"].tolist() == pytest.approx(real, abs=0.01)
     assert metrics["real_steps"] == pytest.approx(768 + ticks[2], abs=0.01)
@@ -1110,13 +1221,33 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     assert metrics["sps"] == pytest.approx(5 * 128 / last["train_seconds"])  # the first update is not counted
     assert 0 < last["train_seconds"] < last["seconds"] < metrics["seconds"] < time.perf_counter() - start
     best = evaluations.loc[evaluations["learner"].idxmax(), "update"]
-    assert metrics["steps"] == best * 128 == tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] * 128
-    assert {"policy_loss", "value_loss", "entropy", "explained_variance", "moa_top1", "moa_top3", "moa_nll"} <= set(progress)
+    assert (
+        metrics["steps"]
+        == best * 128
+        == tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] * 128
+    )
+    assert {
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "explained_variance",
+        "moa_top1",
+        "moa_top3",
+        "moa_nll",
+    } <= set(progress)
     log = EventAccumulator(str(workplace / "runs" / folder.name)).Reload()
     tags = set(log.Tags()["scalars"])
-    assert {"losses/value_loss", "losses/explained_variance", "charts/SPS", "charts/moa_nll", "eval/learner"} <= tags
+    assert {
+        "losses/value_loss",
+        "losses/explained_variance",
+        "charts/SPS",
+        "charts/moa_nll",
+        "eval/learner",
+    } <= tags
     assert "belief/belief_accuracy_tick0" in tags
-    assert next(event.step for event in log.Scalars("charts/SPS")) == 256  # after the first update, which warms up
+    assert (
+        next(event.step for event in log.Scalars("charts/SPS")) == 256
+    )  # after the first update, which warms up
 
     few_figures(monkeypatch)
     assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4) == 0
@@ -1139,10 +1270,14 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
 def test_the_cnn_plays_everything(flags, workplace, monkeypatch):
     few_figures(monkeypatch)
     begin, begun = Imagined.begin, []
-    monkeypatch.setattr(Imagined, "begin", lambda self, *starts: (begun.append(starts), begin(self, *starts))[1])
+    monkeypatch.setattr(
+        Imagined, "begin", lambda self, *starts: (begun.append(starts), begin(self, *starts))[1]
+    )
     quick = (*TINY, "--network", "cnn", "--total-timesteps", 256, "--update-epochs", 1)
     assert call(monkeypatch, workplace, *quick, *flags) == 0
-    assert len(begun) == (3 if "--real-ratio" in flags else 0)  # once, and with each of two updates where real boards began
+    assert len(begun) == (
+        3 if "--real-ratio" in flags else 0
+    )  # once, and with each of two updates where real boards began
     folder = newest(workplace)
     agent, checkpoint = hop_ppo.load_agent(folder)
     assert isinstance(agent, hop_ppo.ConvAgent) and checkpoint["sizes"]["network"] == "cnn"
@@ -1206,8 +1341,18 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
         iter([3.0, 2.0, 1.0]),
         hop_ppo.summarize,
     )  # of the evaluations in training: real boards choose nothing
-    monkeypatch.setattr(hop_ppo, "summarize", lambda found: summarize(found) | {"learner": next(returns, 0.0)})
-    flags = (*TINY, "--total-timesteps", 700, "--real-ratio", 0, "--data", tmp_path / "small.npz")  # 5 updates of 128
+    monkeypatch.setattr(
+        hop_ppo, "summarize", lambda found: summarize(found) | {"learner": next(returns, 0.0)}
+    )
+    flags = (
+        *TINY,
+        "--total-timesteps",
+        700,
+        "--real-ratio",
+        0,
+        "--data",
+        tmp_path / "small.npz",
+    )  # 5 updates of 128
     assert call(monkeypatch, workplace, *flags) == 0
     folder = newest(workplace)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -1223,14 +1368,20 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--real-ratio", "0.01"), "--real-ratio 0.01: of 16 boards none would be real: 0, 1, or more --num-envs"),
+        (
+            ("--real-ratio", "0.01"),
+            "--real-ratio 0.01: of 16 boards none would be real: 0, 1, or more --num-envs",
+        ),
         (("--co-players", "2NS"), "--co-players: expected mixed, self, or 3 co-players of NS, NH, RANDOM"),
         (("--team-reward",), "--team-reward: needs --co-players self"),
         (("--gamma", "1.5"), "--gamma: must be in [0, 1], got 1.5"),
         (("--real-ratio", "nan"), "--real-ratio: must be in [0, 1], got nan"),
         (("--num-envs", "0"), "--num-envs: must be at least 1"),
         (("--env-id", "CartPole-v1"), "--env-id: expected StagHunt-v0 or StagHunt-hidden-v0"),
-        (("--env-id", "StagHunt-hidden-v0", "--real-ratio", "0.5"), "captures pay [1.0, 15.0] in StagHunt-hidden-v0, [1.0"),
+        (
+            ("--env-id", "StagHunt-hidden-v0", "--real-ratio", "0.5"),
+            "captures pay [1.0, 15.0] in StagHunt-hidden-v0, [1.0",
+        ),
         (("--om", "everything"), "--om"),
         (("--om", "belief", "--vae", "nowhere"), "nowhere: no checkpoint there"),
         (("--real-ratio", "0.5", "--world-model", "nowhere"), "nowhere: no checkpoint there"),
@@ -1298,7 +1449,11 @@ def test_hidden_game_in_gymnasium():
     for _ in range(60):
         *_, infos = env.step(np.full(300, 4))
     once = env._episode < 10
-    assert once.any() and (infos["seat"][once] == seats[once]).all() and (env._after_learner[once] == who[once]).all()
+    assert (
+        once.any()
+        and (infos["seat"][once] == seats[once]).all()
+        and (env._after_learner[once] == who[once]).all()
+    )
     again = gymnasium.make("StagHunt-hidden-v0")
     np.testing.assert_array_equal(again.reset(seed=1)[0], env.reset(seed=1)[0][0])
     assert again.unwrapped.core.rules == env.core.rules == hop_ppo.rules_of("StagHunt-hidden-v0")[0]

@@ -108,7 +108,9 @@ def files(tmp_path_factory):
     for own in (False, True):
         rows = flatten.flatten(flatten.Args(out="", rows=400, own_actions=own))
         save_arrays(folder / ("own.npz" if own else "joint.npz"), rows)
-    moving = flatten.Args(out="", rows=400, rules=Rules(stags=1, hares=2, blocks=0, height=4, width=4, prey_moves=0.5))
+    moving = flatten.Args(
+        out="", rows=400, rules=Rules(stags=1, hares=2, blocks=0, height=4, width=4, prey_moves=0.5)
+    )
     save_arrays(folder / "moving_rows.npz", flatten.flatten(moving))
     return {path.stem: path for path in folder.iterdir()}
 
@@ -199,10 +201,15 @@ def test_the_oracle_is_without_fault(files, drawn_here, monkeypatch, capsys):
     )
     assert re.match(block, out), "the block comes first"
     assert f"the rule counter reads 0 on the {n} real transitions" in out and "on the whole of" in out
-    assert found["n"] == n and found["obs_mse"] == found["reward_mse"] == found["nll"] == 0.0 == found["nll_capped"]
+    assert (
+        found["n"] == n
+        and found["obs_mse"] == found["reward_mse"] == found["nll"] == 0.0 == found["nll_capped"]
+    )
     assert found["psnr_global"] == found["psnr_frame_mean"] == pytest.approx(100.0)
     rates = ("exact_transitions", "exact_transitions_events", "exact_rewards", "exact_ends", "hits_at_1")
-    assert all(found[key] == 1.0 for key in rates) and found["wrong_transitions"] == found["wrong_rewards"] == 0
+    assert (
+        all(found[key] == 1.0 for key in rates) and found["wrong_transitions"] == found["wrong_rewards"] == 0
+    )
     for source in ("argmax", "samples"):
         assert found["violations_per_10k"][source] == dict.fromkeys(("total", *KINDS), 0.0)
     assert list(found["rollout"]) == ["1", "5", "10", "20", "35"]
@@ -230,12 +237,17 @@ def test_the_oracle_is_without_fault(files, drawn_here, monkeypatch, capsys):
     }
     for channel, (total, on) in expected.items():
         curve = found["calibration"][channel]
-        assert curve["predicted"] == curve["frequency"] == [0.0, 1.0] and curve["count"] == [total - on, on], channel
+        assert curve["predicted"] == curve["frequency"] == [0.0, 1.0] and curve["count"] == [
+            total - on,
+            on,
+        ], channel
     assert found["untrained"]["exact_transitions"] == 1.0, "its `untrained` twin is the same oracle"
 
     with np.load(folder / "test" / "predictions.npz") as arrays:
         assert arrays["expected"].dtype == np.float16 and arrays["expected"].shape == (n, 7, 8, 8)
-        assert np.array_equal(arrays["likely"], arrays["true_next"]) and np.array_equal(arrays["actions"], cases.actions)
+        assert np.array_equal(arrays["likely"], arrays["true_next"]) and np.array_equal(
+            arrays["actions"], cases.actions
+        )
         assert np.array_equal(arrays["index"], np.arange(n))
     assert pd.read_csv(folder / "test" / "per_channel.csv").mse.tolist() == [0.0] * 7
     assert pd.read_csv(folder / "test" / "violations.csv").kind.tolist() == ["total", *KINDS]
@@ -247,7 +259,10 @@ def test_the_oracle_is_without_fault(files, drawn_here, monkeypatch, capsys):
     assert len(written) == 2 and written[0].stat().st_size == 0, "the run's own log is as it was"
     log = EventAccumulator(str(written[1])).Reload()
     assert all(tag.startswith("test_") for kind in ("scalars", "images") for tag in log.Tags()[kind])
-    assert log.Scalars("test_metrics/obs_mse")[0].value == 0.0 and log.Scalars("test_metrics/obs_mse")[0].step == 70
+    assert (
+        log.Scalars("test_metrics/obs_mse")[0].value == 0.0
+        and log.Scalars("test_metrics/obs_mse")[0].step == 70
+    )
     assert [event.step for event in log.Scalars("test_rollout/exact")] == [1, 5, 10, 20, 35]
 
 
@@ -278,9 +293,14 @@ def test_a_model_for_which_nothing_happens(files, here, monkeypatch):
     assert found["per_channel_mse"] == pytest.approx(wrong.mean(0))
     assert found["obs_mse"] == pytest.approx(wrong.mean())
     assert found["psnr_global"] == pytest.approx(-10 * np.log10(wrong.mean()))
-    assert found["psnr_frame_mean"] == pytest.approx(np.mean([10 * np.log10(1 / (x.mean() + 1e-10)) for x in wrong]))
+    assert found["psnr_frame_mean"] == pytest.approx(
+        np.mean([10 * np.log10(1 / (x.mean() + 1e-10)) for x in wrong])
+    )
     same = (wrong == 0).all(1)
-    assert found["exact_transitions"] == pytest.approx(same.mean()) and found["wrong_transitions"] == (~same).sum()
+    assert (
+        found["exact_transitions"] == pytest.approx(same.mean())
+        and found["wrong_transitions"] == (~same).sum()
+    )
     assert found["exact_rewards"] == pytest.approx((cases.rewards == 0).all(1).mean())
     assert found["reward_mse"] == pytest.approx((cases.rewards**2).mean())
     start, length = cases.stretches()
@@ -322,7 +342,9 @@ def test_data_that_breaks_the_rules(files, here, monkeypatch, capsys):
     assert call(monkeypatch, "--data", here / "bad.npz") == 0
     data, found = load_transitions(here / "bad.npz", split=False), metrics(folder)
     where = f"transition {row} (episode {data.episodes[row]}, tick {data.ticks[row]})"
-    line = f"the data breaks the rules: reward_without_capture in 1 of {len(data)} transitions, first in {where}"
+    line = (
+        f"the data breaks the rules: reward_without_capture in 1 of {len(data)} transitions, first in {where}"
+    )
     assert line in capsys.readouterr().out
     assert found["violations_per_10k"]["argmax"]["reward_without_capture"] is None
     assert found["violations_per_10k"]["argmax"]["total"] == 0.0 and found["floor"]["obs_mse"] is None
@@ -340,9 +362,14 @@ def test_the_same_seed_says_the_same(files, here, monkeypatch):
         assert call(monkeypatch, *flags, "--data", files["other"]) == 0
         found = metrics(folder) | {"seconds": 0.0}
         assert found["checkpoint"] == "wm_ckpts/wm__7", "the newest"
-        files_now = [(folder / "test" / name).read_bytes() for name in ("predictions.npz", "violations.csv", "rollout.csv")]
+        files_now = [
+            (folder / "test" / name).read_bytes()
+            for name in ("predictions.npz", "violations.csv", "rollout.csv")
+        ]
         said.append((found, files_now))
-    assert said[0] == said[1] and said[0][0]["nll"] > 1 and said[0][0]["nll"] != said[0][0]["untrained"]["nll"]
+    assert (
+        said[0] == said[1] and said[0][0]["nll"] > 1 and said[0][0]["nll"] != said[0][0]["untrained"]["nll"]
+    )
     assert said[2][0]["violations_per_10k"]["samples"] != said[0][0]["violations_per_10k"]["samples"]
     assert said[2][0]["obs_mse"] == said[0][0]["obs_mse"]
 
@@ -382,11 +409,15 @@ def test_one_hunters_action(files, drawn_here, monkeypatch):
     found = metrics(folder)
     assert found["floor"]["n"] == 200 and 0 < found["floor"]["obs_mse"] < found["obs_mse"]
     assert (folder / "test" / "calibration.png").exists()
-    assert 0.1 < found["floor"]["nll"] < found["nll"] and "violations_per_10k_samples" in found["rollout"]["1"]
+    assert (
+        0.1 < found["floor"]["nll"] < found["nll"] and "violations_per_10k_samples" in found["rollout"]["1"]
+    )
     cases, data = cases_of(files["other"], joint=False)
     told = cases.told >= 0
     there = cases.before[:, :-3].any((2, 3))
-    assert (told.sum(1) == 1).all() and (there[told]).all() and (cases.told[told] == cases.actions[told]).all()
+    assert (
+        (told.sum(1) == 1).all() and (there[told]).all() and (cases.told[told] == cases.actions[told]).all()
+    )
     assert len(np.unique(told.argmax(1))) == 4, "any of them"
     rows, probs = np.arange(20), observers.bayes(data.trajectories)
     brute = []
@@ -396,7 +427,9 @@ def test_one_hunters_action(files, drawn_here, monkeypatch):
             p = np.prod([float(j == cases.told[i, a]) if told[i, a] else probs[i, a, j] if there[i, a] else float(j == STAY)
                          for a, j in enumerate(joint)])  # fmt: skip
             if p > 0:
-                log_p = next_state_log_prob(cases.before[i : i + 1], np.array([joint]), cases.after[i : i + 1], Rules())
+                log_p = next_state_log_prob(
+                    cases.before[i : i + 1], np.array([joint]), cases.after[i : i + 1], Rules()
+                )
                 paid = resolve(cases.before[i : i + 1], np.array([joint]), Rules()).paid[0]
                 total += p * np.exp(log_p[0]) * (np.abs(paid - cases.rewards[i]) < 0.01).all()
         brute.append(-np.log(total))
@@ -411,7 +444,10 @@ def test_a_regression(network, files):
     cases, _ = cases_of(files["other"])
     model = Regression(8, 8, 4, network).eval()
     found = judge.judge(model, cases, Rules(), np.ones(len(KINDS), bool), 1, torch.device("cpu"))
-    assert found["nll"] is None and found["violations_per_10k"]["argmax"] == found["violations_per_10k"]["samples"]
+    assert (
+        found["nll"] is None
+        and found["violations_per_10k"]["argmax"] == found["violations_per_10k"]["samples"]
+    )
     assert "reward > 0" not in found["calibration"] and 0 < found["obs_mse"] < 1
 
 
@@ -430,7 +466,10 @@ def test_other_rules_than_those_trained_on_are_named(files, here, monkeypatch, c
     rules = Rules(hunters_needed=3, stag_reward=15.0)
     save_arrays(here / "three.npz", collect(CollectArgs(steps=200, rules=rules)).arrays())
     assert call(monkeypatch, "--data", here / "three.npz") == 0
-    assert "learnt from other rules: hunters_needed 2, here 3; stag_reward 10.0, here 15.0\n" in capsys.readouterr().out
+    assert (
+        "learnt from other rules: hunters_needed 2, here 3; stag_reward 10.0, here 15.0\n"
+        in capsys.readouterr().out
+    )
     assert call(monkeypatch, "--data", files["other"]) == 0
     assert "other rules" not in capsys.readouterr().out
 
@@ -489,7 +528,9 @@ def test_pytest_collects_nothing_from_the_script():
 def said_of(expected, rewards):
     """A prediction of these expected planes [B, C, K] and rewards [B, A]."""
     expected, rewards = torch.tensor(expected), torch.tensor(rewards)
-    return Prediction((expected > 0.5).to(torch.uint8), expected, rewards, rewards, None, torch.zeros(len(expected)))
+    return Prediction(
+        (expected > 0.5).to(torch.uint8), expected, rewards, rewards, None, torch.zeros(len(expected))
+    )
 
 
 def test_hits_at_1_by_hand():
@@ -503,7 +544,9 @@ def test_hits_at_1_by_hand():
     sure = [[[1.0, 0.0], *zeros]]
     for pays, score in ((0.4, 1.0), (0.5, 0.5), (0.6, 0.0)):  # against a reward of 1
         assert judge.hits_at_1(said_of(sure, [[pays]]), truth, paid, (1, 2)).tolist() == [score]
-    assert judge.hits_at_1(said_of(sure, [[0.6]]), truth, torch.tensor([[math.nan]]), (1, 2)).tolist() == [1.0]
+    assert judge.hits_at_1(said_of(sure, [[0.6]]), truth, torch.tensor([[math.nan]]), (1, 2)).tolist() == [
+        1.0
+    ]
     prey = truth.clone()
     prey[0, 3, 1] = 1
     for there, score in ((0.6, 1.0), (0.5, 0.5), (0.4, 0.0)):
@@ -513,7 +556,10 @@ def test_hits_at_1_by_hand():
     undecided = said_of([[[0.5, 0.5], *zeros]] * 2, [[0.0]] * 2)
     assert judge.hits_at_1(undecided, both, torch.zeros(2, 1), (1, 2)).tolist() == pytest.approx([1 / 3] * 2)
     twice = torch.cat([truth, truth])  # the same is no counterfactual
-    assert judge.hits_at_1(said_of(sure * 2, [[0.0]] * 2), twice, torch.zeros(2, 1), (1, 2)).tolist() == [1.0, 1.0]
+    assert judge.hits_at_1(said_of(sure * 2, [[0.0]] * 2), twice, torch.zeros(2, 1), (1, 2)).tolist() == [
+        1.0,
+        1.0,
+    ]
 
 
 def test_psnr_by_hand():
@@ -556,7 +602,13 @@ def test_events_by_hand():
     n, actions = len(rows), np.array([row[1] for row in rows])
     cases = judge.EvalTransitions(before, actions, actions, after, np.zeros((n, 2)), *[np.zeros(n)] * 4)
     found = {name: np.flatnonzero(there).tolist() for name, there in judge.events_of(cases).items()}
-    assert found == {"capture": [0], "failed_stag_hunt": [1], "empty_hunt": [5, 6], "bump": [2], "shared_cell": [3]}
+    assert found == {
+        "capture": [0],
+        "failed_stag_hunt": [1],
+        "empty_hunt": [5, 6],
+        "bump": [2],
+        "shared_cell": [3],
+    }
 
 
 def test_ends_that_a_joint_state_cannot_tell_are_not_judged(files):
@@ -572,7 +624,13 @@ def test_rollout_depths_by_hand():
     exact = np.array([[1, 0, 1], [1, 1, 0]], float)  # the second is two steps long
     broken = np.zeros((2, 3, len(KINDS)), bool)
     broken[0, 1, 0] = broken[1, 1, 2] = True
-    rolled = dict(exact=exact, obs_mse=1 - exact, reward_mse=np.full((2, 3), np.nan), broken=broken, length=np.array([3, 2]))
+    rolled = dict(
+        exact=exact,
+        obs_mse=1 - exact,
+        reward_mse=np.full((2, 3), np.nan),
+        broken=broken,
+        length=np.array([3, 2]),
+    )
     counted = np.ones(len(KINDS), bool)
     found = judge.at_depths(rolled, None, counted)
     assert [found[k]["exact"] for k in ("1", "5", "35")] == [1.0, 1.0, 1.0]
@@ -598,9 +656,13 @@ def test_unknown_actions_are_those_that_are_shown():
         (board(0, 1, prey=hare), (STAY, -1), board(0, None), (0, 1), set()),
         (board(0, 1, prey=hare), (STAY, -1), board(0, 1), (0, 0), {"prey_lost"}),
     ):
-        found = judge.broken_rules(before, np.array([actions]), after, np.array([rewards], float), yes, Rules())
+        found = judge.broken_rules(
+            before, np.array([actions]), after, np.array([rewards], float), yes, Rules()
+        )
         assert {kind for kind, there in zip(KINDS, found[0], strict=True) if there} == kinds, (actions, kinds)
-    unknown = judge.broken_rules(board(0, 2), np.array([[STAY, STAY]]), board(0, 2), np.full((1, 2), 9.0), ~yes, Rules())
+    unknown = judge.broken_rules(
+        board(0, 2), np.array([[STAY, STAY]]), board(0, 2), np.full((1, 2), 9.0), ~yes, Rules()
+    )
     assert not unknown.any(), "rewards that are not known are not judged"
 
 

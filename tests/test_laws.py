@@ -83,7 +83,9 @@ def test_outcomes_are_the_plain_enumeration(name, prey_moves):
     stags, hares = cells(before[-2]), cells(before[-1])
     if name == "a capture makes room":
         hares -= {(1, 1)}
-        assert not any(after[0].any() or not after[1].any() for after, _ in law), "the hunter on the hare has left"
+        assert not any(after[0].any() or not after[1].any() for after, _ in law), (
+            "the hunter on the hare has left"
+        )
     expected = plain_law(rules, sorted(stags), sorted(hares), cells(before[-3] == 0))
     found = {(cells(after[-2]), cells(after[-1])): prob for after, prob in law}
     assert len(found) == len(law) and found == pytest.approx(expected, abs=1e-12) and len(law) > 2
@@ -119,9 +121,13 @@ def test_log_prob_by_hand():
     before[:, 3, 0, 1] = 1
     after = before.copy()
     after[:, 3] = np.eye(4, dtype=np.uint8)[[1, 2, 3]][:, None]
-    np.testing.assert_allclose(np.exp(next_state_log_prob(before, np.full((3, 1), STAY), after, rules)), [0.6, 0.2, 0])
+    np.testing.assert_allclose(
+        np.exp(next_state_log_prob(before, np.full((3, 1), STAY), after, rules)), [0.6, 0.2, 0]
+    )
     before[:, 3, 0], after[:, 3, 0] = np.eye(4)[3], np.eye(4)[[3, 2, 1]]
-    np.testing.assert_allclose(np.exp(next_state_log_prob(before, np.full((3, 1), STAY), after, rules)), [0.6, 0.4, 0])
+    np.testing.assert_allclose(
+        np.exp(next_state_log_prob(before, np.full((3, 1), STAY), after, rules)), [0.6, 0.4, 0]
+    )
     after[0, 0, 0] = [0, 1, 0, 0]
     after[1, 1] = 1
     assert (next_state_log_prob(before, np.full((3, 1), STAY), after, rules)[:2] == -np.inf).all()
@@ -148,7 +154,9 @@ def test_hares_on_a_row_by_hand():
         assert hares_on_a_row([1, 3], [1, 2], 5, p) == pytest.approx(p / 2 * (1 - p))
         # the left one goes first and right; then the other has one way, to the right
         assert hares_on_a_row([1, 3], [2, 4], 5, p) == pytest.approx(p / 2 * p / 2 + p / 2 / 2 * p / 2)
-        assert hares_on_a_row([0, 1], [1, 2], 3, p) == pytest.approx(p * p / 2), "only if the right one goes first"
+        assert hares_on_a_row([0, 1], [1, 2], 3, p) == pytest.approx(p * p / 2), (
+            "only if the right one goes first"
+        )
         assert hares_on_a_row([0, 1], [0, 1], 2, p) == 1, "neither can go"
     assert hares_on_a_row([0, 3], [0, 3], 5, 0.0) == 1 and hares_on_a_row([0, 3], [1, 3], 5, 0.0) == 0
 
@@ -176,7 +184,9 @@ def test_a_tick_resolved_by_hand():
     before[0, 11].flat[[3, 11]] = 1
     actions = np.array([[HUNT_STAG] * 4 + [HUNT_HARE, 3, 0, HUNT_HARE, 1]])
     tick = resolve(before, actions, rules)
-    assert tick.here.tolist() == [[5, 5, 5, 6, 3, 8, 0, 12, 7]] and tick.to.tolist() == [[5, 5, 5, 6, 3, 8, 0, 12, 11]]
+    assert tick.here.tolist() == [[5, 5, 5, 6, 3, 8, 0, 12, 7]] and tick.to.tolist() == [
+        [5, 5, 5, 6, 3, 8, 0, 12, 11]
+    ]
     assert tick.caught.tolist() == [[True] * 3 + [False, True] + [False] * 4]
     assert tick.paid.tolist() == [[2.0, 2.0, 2.0, 0, -1.0, 0, 0, 0, 0]]
     assert [np.flatnonzero(plane).tolist() for plane in tick.captured[0]] == [[5], [3]]
@@ -247,7 +257,9 @@ def test_log_prob_where_prey_stand_still():
     after = planes_to_joint(env.step(actions)[0])
     assert (next_state_log_prob(before, actions, after, rules) == 0).all()
     same = (before == after).all((1, 2, 3))
-    assert np.array_equal(np.exp(next_state_log_prob(before, actions, before, rules)), same) and not same.all()
+    assert (
+        np.array_equal(np.exp(next_state_log_prob(before, actions, before, rules)), same) and not same.all()
+    )
     after[:, -1] = np.roll(after[:, -1], 1, 2)
     assert (next_state_log_prob(before, actions, after, rules) == -np.inf).all()
 

@@ -87,7 +87,9 @@ def test_posterior_is_bayes_rule(played):
 @pytest.mark.parametrize("law", ["the data's", "three strategies", "epsilon 0"])
 def test_priors_of_the_file_are_used(law):
     t = collect(LAWS[law])
-    priors = [0.7, 0.1, 0.2] if law == "three strategies" else [0.0, 1.0] if law == "epsilon 0" else [0.2, 0.8]
+    priors = (
+        [0.7, 0.1, 0.2] if law == "three strategies" else [0.0, 1.0] if law == "epsilon 0" else [0.2, 0.8]
+    )
     t.metadata = t.metadata | {"priors": priors}
     np.testing.assert_allclose(observers.posterior(t), brute_force_posterior(t), rtol=0, atol=1e-9)
     np.testing.assert_allclose(observers.posterior(t)[0], [priors] * 4)
@@ -97,7 +99,9 @@ def test_actions_that_no_strategy_plays():
     """Epsilon 0 and actions changed at random: what is impossible under all strategies tells nothing."""
     t = collect(LAWS["epsilon 0"])
     rng = np.random.default_rng(0)
-    t.actions = np.where(rng.random(t.actions.shape) < 0.4, rng.integers(0, 7, t.actions.shape), t.actions).astype(np.int8)
+    t.actions = np.where(
+        rng.random(t.actions.shape) < 0.4, rng.integers(0, 7, t.actions.shape), t.actions
+    ).astype(np.int8)
     taken = np.take_along_axis(t.policy_probs, t.actions.astype(int)[..., None, None], 3)[..., 0]
     assert ((taken == 0).all(-1)).any(), "impossible under both"
     belief = observers.posterior(t)
@@ -134,15 +138,21 @@ def test_bayes_of_unmasked_actions():
                      rules=Rules(hunters=1, hares=0, blocks=0, height=1, width=3, horizon=2)))  # fmt: skip
     corner = (t.obs[t.obs_row, 0, 0, 0, 0] == 1) & (t.obs[t.obs_row, 0, 3, 0, 2] == 1) & (t.tick == 0)
     # Each of the seven is asked for with 0.05 more; UP, DOWN, LEFT and both hunts become STAY.
-    np.testing.assert_allclose(t.policy_probs[corner, 0, 0], [[0, 0, 0, 0.7, 0.3, 0, 0]] * corner.sum(), atol=1e-6)
-    np.testing.assert_allclose(t.policy_probs[corner, 0, 1], [[0, 0, 0, 0.375, 0.625, 0, 0]] * corner.sum(), atol=1e-6)
+    np.testing.assert_allclose(
+        t.policy_probs[corner, 0, 0], [[0, 0, 0, 0.7, 0.3, 0, 0]] * corner.sum(), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        t.policy_probs[corner, 0, 1], [[0, 0, 0, 0.375, 0.625, 0, 0]] * corner.sum(), atol=1e-6
+    )
     law = [0, 0, 0, (0.7 + 0.375) / 2, (0.3 + 0.625) / 2, 0, 0]
     bayes = observers.bayes(t)
     np.testing.assert_allclose(bayes[corner, 0], [law] * corner.sum(), atol=1e-6)
     n = corner.sum()
     stayed = (t.actions[corner, 0] == 4).sum()
     assert n > 500 and abs(stayed - n * law[4]) < 4 * np.sqrt(n * law[4] * law[3])
-    after = np.flatnonzero(corner & (t.actions[:, 0] == 4)) + 1  # it stayed: NS with probability 0.3 / (0.3 + 0.625)
+    after = (
+        np.flatnonzero(corner & (t.actions[:, 0] == 4)) + 1
+    )  # it stayed: NS with probability 0.3 / (0.3 + 0.625)
     np.testing.assert_allclose(observers.posterior(t)[after, 0, 0], 0.3 / 0.925, atol=1e-6)
     assert np.array_equal(t.tick[after], np.ones(len(after)))
     taken = bayes[np.arange(len(bayes)), 0, t.actions[:, 0]]
@@ -190,7 +200,9 @@ def test_table_by_hand():
     t = by_hand()
     assert observers.table_features(t)[:, 0].tolist() == [[2, 4, 0, 1], [1, 3, 1, 1], [0, 2, 2, 1]]
     counts = observers.count_table(t, np.array([0, 2]))
-    assert counts.sum() == 2 and counts[2, 4, 0, 1].tolist() == [1, 0] and counts[0, 2, 2, 1].tolist() == [1, 0]
+    assert (
+        counts.sum() == 2 and counts[2, 4, 0, 1].tolist() == [1, 0] and counts[0, 2, 2, 1].tolist() == [1, 0]
+    )
     t.policy_probs[:, :, 0], t.policy_probs[:, :, 1] = np.eye(7)[3], np.eye(7)[6]
     table = observers.table(t, counts)  # seen once as NS: (1 + 1/2) / 2; never seen: the prior
     np.testing.assert_allclose(table[:, 0, 3], [0.75, 0.5, 0.75], atol=1e-7)
@@ -239,7 +251,9 @@ def test_a_table_for_longer_episodes_and_other_numbers():
     np.testing.assert_allclose(table.sum(-1), 1, atol=1e-6)
     counts = observers.count_table(short, np.arange(len(short.actions)))
     assert counts.shape == (25, 25, 4, 5, 2)
-    longer = np.concatenate([counts, *[counts[:, :, 3:]] * 20], 2)  # the last tick, also for the 20 that follow
+    longer = np.concatenate(
+        [counts, *[counts[:, :, 3:]] * 20], 2
+    )  # the last tick, also for the 20 that follow
     assert np.array_equal(table, observers.table(long, longer)) and long.tick.max() > 4
     for other in ("three strategies", "one hunter"):
         t = collect(LAWS[other])
@@ -256,7 +270,10 @@ def test_seats_permuted_permute_all(played):
     other = replace(
         played,
         obs=played.obs[:, order],
-        **{key: getattr(played, key)[:, order] for key in ("actions", "rewards", "active", "strategies", "policy_probs")},
+        **{
+            key: getattr(played, key)[:, order]
+            for key in ("actions", "rewards", "active", "strategies", "policy_probs")
+        },
     )
     steps = np.arange(0, len(played.actions), 2)
     counts = observers.count_table(played, steps)
@@ -290,7 +307,9 @@ def test_observers_of_samples_are_the_rows_asked_for(default_samples, shuffled):
     s, t, (order, found) = default_samples, default_samples.trajectories, shuffled
     counts = s.count_table()
     assert counts.sum() == len(s.splits["train"])
-    assert np.array_equal(counts, observers.count_table(t, np.unique(np.nonzero(t.active)[0][s.splits["train"]])))
+    assert np.array_equal(
+        counts, observers.count_table(t, np.unique(np.nonzero(t.active)[0][s.splits["train"]]))
+    )
     expected = {"known": observers.known(t), "bayes": observers.bayes(t), "table": observers.table(t, counts)}
     for name, probs in expected.items():
         assert np.array_equal(found[name], probs[t.active][order]), name
@@ -298,7 +317,9 @@ def test_observers_of_samples_are_the_rows_asked_for(default_samples, shuffled):
     for probs in found.values():
         assert probs.shape == (len(s), 7) and probs.dtype == np.float32
         np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
-        assert (probs[np.arange(len(s)), s.actions[order]] > 0).all(), "epsilon 0.1: nothing taken was impossible"
+        assert (probs[np.arange(len(s)), s.actions[order]] > 0).all(), (
+            "epsilon 0.1: nothing taken was impossible"
+        )
 
 
 def test_who_knows_more_predicts_better(default_samples, shuffled):
@@ -377,7 +398,9 @@ def test_nll_brier_by_hand():
         0.75**2 + 0.75**2,
     ]
     found = scores.score(ROWS, targets)
-    assert set(found) == {"top1", "top3", "nll", "brier", "ece"} and all(type(value) is float for value in found.values())
+    assert set(found) == {"top1", "top3", "nll", "brier", "ece"} and all(
+        type(value) is float for value in found.values()
+    )
     assert found["brier"] == pytest.approx(np.mean(brier)) and found["nll"] == pytest.approx(
         scores.nll(ROWS, targets).mean()
     )
@@ -395,7 +418,9 @@ def test_ece_by_hand():
     last = abs(2 - (0.95 + 0.92 + 1.0))  # bin 0.9 to 1: two of three right
     assert scores.ece(probs, targets, bins=10) == pytest.approx((last + abs(1 - 0.55)) / 4)
     assert scores.ece(np.eye(7)[targets], targets) == 0
-    assert scores.ece(ROWS[[2]], np.array([0])) == pytest.approx(0)  # uniform: right one time in seven, and says so
+    assert scores.ece(ROWS[[2]], np.array([0])) == pytest.approx(
+        0
+    )  # uniform: right one time in seven, and says so
 
 
 def test_recall_by_hand():
@@ -409,4 +434,7 @@ def test_kl_by_hand():
     np.testing.assert_allclose(scores.kl(p, q), [0.5 * np.log(2) + 0.5 * np.log(2 / 3)], rtol=1e-12)
     np.testing.assert_allclose(scores.kl(ROWS, ROWS), 0, atol=1e-15)
     np.testing.assert_allclose(scores.kl(np.eye(7)[[0]], np.eye(7)[[1]]), [-np.log(1e-12)])
-    assert scores.kl(q, p)[0] != scores.kl(p, q)[0] and scores.kl(ROWS.astype(np.float32), ROWS).dtype == np.float64
+    assert (
+        scores.kl(q, p)[0] != scores.kl(p, q)[0]
+        and scores.kl(ROWS.astype(np.float32), ROWS).dtype == np.float64
+    )

@@ -28,7 +28,9 @@ def table_mdp(seed: int, states: int = 12):
     after = torch.randint(states, (states, A), generator=g)
     reward, ends = torch.rand(states, A, generator=g), torch.rand(states, A, generator=g) < 0.15
     logits, value = torch.randn(states, A, generator=g), torch.rand(states, generator=g)
-    logits[torch.arange(states), torch.randint(A, (states,), generator=g)] -= 1e9 * (torch.rand(states, generator=g) < 0.5)
+    logits[torch.arange(states), torch.randint(A, (states,), generator=g)] -= 1e9 * (
+        torch.rand(states, generator=g) < 0.5
+    )
     log_prior = logits.log_softmax(1)
 
     def step(state, actions, tree):
@@ -93,7 +95,9 @@ def test_equals_a_search_with_nodes(seed):
     for i in range(12):
         slow = slow_search(i, step, evaluate, 30, 0.9)
         assert found.visits[i].tolist() == slow.count
-        expected = [float(slow.total[a] / slow.count[a]) if slow.count[a] else float(slow.value) for a in range(A)]
+        expected = [
+            float(slow.total[a] / slow.count[a]) if slow.count[a] else float(slow.value) for a in range(A)
+        ]
         torch.testing.assert_close(found.q[i], torch.tensor(expected))
         assert not any(found.visits[i, a] for a in range(A) if not slow.legal[a])
 
@@ -116,7 +120,9 @@ def test_finds_what_pays_later():
         return (state[0] + 1,), torch.where(on, (state[0] == 2).float(), 0.3), ~on | (state[0] == 2)
 
     def evaluate(state, tree):
-        return torch.tensor([0.5, 0.5, 0.0]).log().clamp(min=-1e9).expand(len(tree), 3), torch.zeros(len(tree))
+        return torch.tensor([0.5, 0.5, 0.0]).log().clamp(min=-1e9).expand(len(tree), 3), torch.zeros(
+            len(tree)
+        )
 
     for gamma, best in ((0.9, 1), (0.5, 0)):
         found = search((torch.zeros(2, dtype=torch.int64),), step, evaluate, 400, gamma)
@@ -139,7 +145,9 @@ def test_luck_is_not_foreseen():
         return torch.full((len(tree), 3), 1 / 3).log(), torch.zeros(len(tree))
 
     root = (torch.zeros(200, dtype=torch.int64), torch.zeros(200, dtype=torch.int64))
-    foreseen, fair = (float(search(root, step, evaluate, 60, 1.0, branches=b).q.amax(1).mean()) for b in (1, 16))
+    foreseen, fair = (
+        float(search(root, step, evaluate, 60, 1.0, branches=b).q.amax(1).mean()) for b in (1, 16)
+    )
     assert foreseen > 0.8 and fair < 0.7
 
 
@@ -184,7 +192,12 @@ class OneAction:
 
     def search(self, simulations, branches=4, trees=1):
         return search(
-            (torch.zeros(trees, dtype=torch.int64),), self.step, self.evaluate, simulations, 1.0, branches=branches
+            (torch.zeros(trees, dtype=torch.int64),),
+            self.step,
+            self.evaluate,
+            simulations,
+            1.0,
+            branches=branches,
         )
 
 
@@ -234,7 +247,8 @@ def test_a_repeated_outcome_is_not_grown_again(branches):
 
 
 @pytest.mark.parametrize(
-    ("second", "worth"), [((2, 0.0, False), 1.0), ((1, 0.5, False), 0.5), ((1, 0.0, True), 0.0), ((5, 0.0, True), 0.0)]
+    ("second", "worth"),
+    [((2, 0.0, False), 1.0), ((1, 0.5, False), 0.5), ((1, 0.0, True), 0.0), ((5, 0.0, True), 0.0)],
 )
 def test_outcomes_that_differ_are_not_merged(second, worth):
     """In the state alone, in the reward alone, in whether all is over: the fifth visit grows another node."""
@@ -337,11 +351,15 @@ def test_planner_step_ends(kind):
     """All stay or walk. Over at the horizon, two ticks after the first capture, and where the learner leaves."""
     hunters, prey = [[8, 3, 3]] * 6, [[5, K, 11]] * 6
     ticks, first = [0, 1, 2, 3, 4, 5], [-1, 0, 0, 3, -1, -1]
-    after, rewards, over = step_of(kind, 1, [0, 0, 0], [STAY] * 6, (hunters, prey, ticks, first), ByGoal(STAY, STAY))
+    after, rewards, over = step_of(
+        kind, 1, [0, 0, 0], [STAY] * 6, (hunters, prey, ticks, first), ByGoal(STAY, STAY)
+    )
     assert over.tolist() == [False, False, True, False, False, True] and rewards.tolist() == [0.0] * 6
     assert after[2].tolist() == [1, 2, 3, 4, 5, 6] and after[3].tolist() == first
     hunters, prey = [[8, 11, 3]], [[5, K, 11]]
-    _, rewards, over = step_of(kind, 1, [0, 0, 0], [HUNT_HARE], (hunters, prey, [0], [-1]), ByGoal(STAY, STAY))
+    _, rewards, over = step_of(
+        kind, 1, [0, 0, 0], [HUNT_HARE], (hunters, prey, [0], [-1]), ByGoal(STAY, STAY)
+    )
     assert over.tolist() == [True] and rewards.tolist() == [1.0]
 
 
@@ -483,7 +501,9 @@ def test_the_policy_sees_the_root_as_it_sees_the_game():
 
     torch.manual_seed(0)
     game = game_from(repeat(START, 2), [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
-    planner = planner_of(game, "rules", GoalBelief(game, VAE(3, 4, 6), 0.9), policy, plan_simulations=2, plan_samples=2)
+    planner = planner_of(
+        game, "rules", GoalBelief(game, VAE(3, 4, 6), 0.9), policy, plan_simulations=2, plan_samples=2
+    )
     told = torch.full((2, 3, 1), 0.5)
     planner(told, sights(game, told)[1])
     root = sights(game, (planner.goals == 0).float()[[0, 2]][..., None])[1]
@@ -513,7 +533,9 @@ def test_tables_of_the_planner_follow_the_boards():
     game = game_from(repeat(START, 3), [1, 0, 2], [[0, 0, 0]] * 3)
     vae, others = VAE(3, 4, 6), Told(game, False)
     torch.nn.init.normal_(vae.moa.step_costs)
-    planner = Planner(alike, game, others, Args(plan_simulations=1, plan_samples=1), vae, TrueWorld(TEAM), "learned")
+    planner = Planner(
+        alike, game, others, Args(plan_simulations=1, plan_samples=1), vae, TrueWorld(TEAM), "learned"
+    )
     for dealt in ([False, True, False], [True, False, True], [False] * 3):
         game.deal(torch.tensor(dealt))
         planner(torch.zeros(3, 3, 0), sights(game, torch.zeros(3, 3, 0))[1])

@@ -30,8 +30,26 @@ from online import OpponentTracker
 
 CPU = torch.device("cpu")
 ROOT = Path(pretrain_vae.__file__).resolve().parent
-DRAWN = ("vae_loss_curve", "confusion_matrix", "recall", "class_distribution", "reconstructions", "reliability", "by_tick")
-MOA_COLUMNS = ["action", "name", "count", "ratio", "precision", "recall", "f1", "table_recall", "bayes_recall"]
+DRAWN = (
+    "vae_loss_curve",
+    "confusion_matrix",
+    "recall",
+    "class_distribution",
+    "reconstructions",
+    "reliability",
+    "by_tick",
+)
+MOA_COLUMNS = [
+    "action",
+    "name",
+    "count",
+    "ratio",
+    "precision",
+    "recall",
+    "f1",
+    "table_recall",
+    "bayes_recall",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +63,9 @@ def data_file(tmp_path_factory):
 def command(*flags, cwd):
     """The script in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return [sys.executable, str(ROOT / "pretrain_vae.py"), *map(str, flags)], dict(cwd=cwd, env=environment, text=True)
+    return [sys.executable, str(ROOT / "pretrain_vae.py"), *map(str, flags)], dict(
+        cwd=cwd, env=environment, text=True
+    )
 
 
 def call(monkeypatch, *flags):
@@ -116,7 +136,9 @@ def test_the_files_agree_with_one_another(finished, data_file):
     # total = moa + goal + recon + kl_coef * kl, the weight rising over the first epoch: after it, exactly
     parts = loss.moa + loss.goal + loss.recon + 1e-3 * loss.kl
     assert loss.total.iloc[1] == pytest.approx(parts.iloc[1], rel=1e-5) and loss.total.iloc[0] < parts.iloc[0]
-    told = arrays["goal_probabilities"][np.arange(len(val)), samples.strategies[val]]  # NS is goal 0, NH is goal 1
+    told = arrays["goal_probabilities"][
+        np.arange(len(val)), samples.strategies[val]
+    ]  # NS is goal 0, NH is goal 1
     goal_nll = -np.log(told[np.arange(len(val)), arrays["targets"]]).mean()
     assert loss.val_goal_nll.iloc[1] == pytest.approx(goal_nll, abs=1e-5)
     for name in DRAWN:
@@ -142,13 +164,20 @@ def test_metrics_json(finished, data_file):
     }
     assert keys <= set(metrics)
     last = torch.load(folder / "last.pt", weights_only=True)
-    assert metrics["samples_per_second"] == pytest.approx(2 * metrics["samples"]["train"] / last["train_seconds"])
+    assert metrics["samples_per_second"] == pytest.approx(
+        2 * metrics["samples"]["train"] / last["train_seconds"]
+    )
     assert 0 < last["train_seconds"] < last["seconds"] < metrics["seconds"] < 600
     assert metrics["samples"] == {name: len(samples.splits[name]) for name in ("train", "val", "test")}
     assert sum(metrics["samples"].values()) == len(samples)
     names = {"top1", "top3", "nll", "brier", "ece", "kl", "recon_nll", "recon_mse", "recon_exact"}
     assert set(metrics["test"]) == names and all(math.isfinite(value) for value in metrics["test"].values())
-    assert set(metrics["bayes"]) == set(metrics["table"]) == set(metrics["known"]) == {"top1", "top3", "nll", "ece"}
+    assert (
+        set(metrics["bayes"])
+        == set(metrics["table"])
+        == set(metrics["known"])
+        == {"top1", "top3", "nll", "ece"}
+    )
     assert metrics["known"]["nll"] < metrics["bayes"]["nll"] < metrics["test"]["nll"]
     assert metrics["kl_to_bayes"] > 0 and set(metrics["by_strategy"]) == {"NS", "NH"}
     rows = pd.read_csv(folder / "moa_breakdown.csv", dtype={"value": str})
@@ -167,7 +196,9 @@ def test_tensorboard_has_it_all(finished):
     (log,) = (finished[0] / "runs").iterdir()
     events = EventAccumulator(str(log)).Reload().Tags()
     assert log.name == run_folder(finished[0]).parent.name
-    assert {"losses/moa", "losses/total", "val/top1", "val/recon_nll", "charts/SPS", "test/nll"} <= set(events["scalars"])
+    assert {"losses/moa", "losses/total", "val/top1", "val/recon_nll", "charts/SPS", "test/nll"} <= set(
+        events["scalars"]
+    )
     assert {f"figures/{name}" for name in DRAWN} <= set(events["images"])
     assert "hyperparameters/text_summary" in events["tensors"]
 
@@ -192,10 +223,14 @@ def test_a_checkpoint_without_them_is_of_another_version(copied, data_file, monk
     for name, flag in (("best.pt", "--evaluate"), ("last.pt", "--resume")):
         checkpoint = torch.load(copied / name, weights_only=True)
         torch.save({key: value for key, value in checkpoint.items() if key != "goals_trained"}, copied / name)
-        assert f"{name}: the checkpoint was made by another version" in refused(monkeypatch, capsys, flag, copied)
+        assert f"{name}: the checkpoint was made by another version" in refused(
+            monkeypatch, capsys, flag, copied
+        )
 
 
-@pytest.mark.parametrize(("strategies", "goals"), [(("RANDOM", "NH", "NS"), True), (("NS",), False), (("RANDOM",), False)])
+@pytest.mark.parametrize(
+    ("strategies", "goals"), [(("RANDOM", "NH", "NS"), True), (("NS",), False), (("RANDOM",), False)]
+)
 def test_goal_samples_are_counted(strategies, goals, tmp_path):
     """RANDOM hunters have no goal; with stag hunters alone the head of `hare` learns nothing."""
     save_arrays(tmp_path / "x.npz", collect(CollectArgs(samples=300, strategies=strategies)).arrays())
@@ -214,7 +249,10 @@ def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypat
     trained = json.loads((folder / "metrics.json").read_text())
     assert set(trained) <= set(report) and report["run"] == trained["run"]
     assert report["samples"] == {"train": 0, "val": 0, "test": len(samples)}
-    assert report["samples_per_second"] * report["seconds"] == pytest.approx(len(samples)) and 0 < report["seconds"] < 600
+    assert (
+        report["samples_per_second"] * report["seconds"] == pytest.approx(len(samples))
+        and 0 < report["seconds"] < 600
+    )
     model, checkpoint = pretrain_vae.load_vae(folder)
     batch = every(samples, "both")
     with torch.no_grad():  # z at its mean, best checkpoint, by hand
@@ -270,12 +308,18 @@ def shaken(loss="moa", context="episode", seed=0, **sizes):
 def test_every_parameter_is_trained(loss, context, batch):
     torch.manual_seed(0)
     model = pretrain_vae.VAE(8, 8, 35, loss=loss, context=context)
-    moa, goal, told, recon, kl = pretrain_vae.loss_terms(model(batch, torch.randn(len(batch.tick), 16)), batch)
+    moa, goal, told, recon, kl = pretrain_vae.loss_terms(
+        model(batch, torch.randn(len(batch.tick), 16)), batch
+    )
     (moa + goal + recon + kl).backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     # what attention does not choose between, it does not learn from: a constant that is the same for all things
     assert not [name for name in still if name != "moa.code"], still
-    assert (moa > 0) == (goal > 0) == (loss != "recon") and (recon > 0) == (loss != "moa") and told == len(batch.tick)
+    assert (
+        (moa > 0) == (goal > 0) == (loss != "recon")
+        and (recon > 0) == (loss != "moa")
+        and told == len(batch.tick)
+    )
 
 
 @pytest.mark.parametrize(
@@ -286,13 +330,18 @@ def test_legal_mask(rules, tmp_path):
     save_arrays(path, collect(CollectArgs(samples=600, rules=rules)).arrays())
     batches = pretrain_vae.batches_of(load_samples(path), CPU, "moa")
     model, groups = shaken(height=rules.height, width=rules.width), np.arange(len(batches.start))
-    for batch in (batches.take(groups), batches.take(groups, torch.randint(len(batches.cells), (len(groups),)))):
+    for batch in (
+        batches.take(groups),
+        batches.take(groups, torch.randint(len(batches.cells), (len(groups),))),
+    ):
         frames = batch.planes.unflatten(2, (rules.height, rules.width)).numpy()
         said = model(batch)
         for logs in (said.moa, *said.goals.unbind(1)):
             np.testing.assert_array_equal(logs.detach().exp().numpy() > 0, legal_actions(frames))
             np.testing.assert_allclose(logs.detach().exp().sum(1).numpy(), 1.0, atol=1e-5)
-        assert (said.moa.gather(1, batch.action[:, None]).exp() > 0).all()  # what was done stays legal, turned round or not
+        assert (
+            said.moa.gather(1, batch.action[:, None]).exp() > 0
+        ).all()  # what was done stays legal, turned round or not
 
 
 @pytest.mark.parametrize("context", ["episode", "observation"])
@@ -344,8 +393,12 @@ def test_the_history_is_the_hunters_own(batches):
     with torch.no_grad():
         together = model(batch)
         alone = [model(batches.take(np.array([group]))) for group in range(5)]
-        torch.testing.assert_close(together.moa, torch.cat([said.moa for said in alone]), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(together.mean, torch.cat([said.mean for said in alone]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            together.moa, torch.cat([said.moa for said in alone]), atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(
+            together.mean, torch.cat([said.mean for said in alone]), atol=1e-5, rtol=1e-5
+        )
         first = batch.track % 4 == 0
         action = batch.action.clone()
         action[~first] = 4
@@ -381,11 +434,14 @@ def test_augmentation_turns_boards_and_actions_together(batches):
     straight, group = batches.take(np.zeros(1, int)), np.zeros(200, int)
     cells, turned = symmetries(8, 8)
     expected = {
-        (straight.planes[0].numpy()[:, c].tobytes(), int(a[straight.action[0]])) for c, a in zip(cells, turned, strict=True)
+        (straight.planes[0].numpy()[:, c].tobytes(), int(a[straight.action[0]]))
+        for c, a in zip(cells, turned, strict=True)
     }
     drawn = batches.take(group, torch.randint(8, (200,)))
     first = torch.arange(200) * len(straight.tick)
-    assert {(p.numpy().tobytes(), int(a)) for p, a in zip(drawn.planes[first], drawn.action[first], strict=True)} == expected
+    assert {
+        (p.numpy().tobytes(), int(a)) for p, a in zip(drawn.planes[first], drawn.action[first], strict=True)
+    } == expected
 
 
 def test_boards_are_read_once_and_are_what_the_frames_show(batches):
@@ -451,19 +507,33 @@ def test_what_the_network_sees_of_a_board_by_hand(hand_made):
     assert reading.rival[0, order].tolist() == pytest.approx([-1, -3])
     toward = reading.toward[0, order].tolist()  # up, down, left, right; off the board all is far
     assert toward[0] == pytest.approx([-28, -1, -28, 1]) and toward[1] == pytest.approx([-28, 1, -28, -1])
-    assert reading.legal[0].tolist() == [False, True, False, True, True, False, False] and reading.others.tolist() == [[2.0]]
+    assert reading.legal[0].tolist() == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ] and reading.others.tolist() == [[2.0]]
 
     thing = inputs_of(moa.thing, lambda: moa.action_logprobs(reading, batch.tick))[0, order]
     assert thing[0].tolist() == pytest.approx([-2 / 8, 0, -1 / 8, 0, 1, 0])
     assert thing[1].tolist() == pytest.approx([-2 / 8, 0, -3 / 8, 0, 0, 1])
-    context = inputs_of(moa.context, lambda: moa.action_logprobs(reading, batch.tick))[0]  # [behaviours + goals, ..]
+    context = inputs_of(moa.context, lambda: moa.action_logprobs(reading, batch.tick))[
+        0
+    ]  # [behaviours + goals, ..]
     torch.testing.assert_close(context[:, :16], moa.code.detach())
     torch.testing.assert_close(
         context[:, 16:], torch.cat([moa.tick.weight[3], torch.tensor([2 / 4])]).detach().expand(6, -1)
     )
     late = inputs_of(moa.context, lambda: moa.action_logprobs(reading, batch.tick + 99))[0]
-    torch.testing.assert_close(late[0, 16:24], moa.tick.weight[34].detach())  # later than any tick of the training data
-    action = inputs_of(moa.action, lambda: moa.action_logprobs(reading, batch.tick))[0, order]  # [things, actions, ..]
+    torch.testing.assert_close(
+        late[0, 16:24], moa.tick.weight[34].detach()
+    )  # later than any tick of the training data
+    action = inputs_of(moa.action, lambda: moa.action_logprobs(reading, batch.tick))[
+        0, order
+    ]  # [things, actions, ..]
     step, still = [-2 / 8, 0, 1, 0], [-2 / 8, 0, 0, 1]  # of the stag, of the hare
     assert action[0, 3].tolist() == pytest.approx([*step, 1, 1, 1, 0, 0, 0])  # RIGHT: nearer to the stag
     assert action[0, 0].tolist() == pytest.approx([*step, -3, 0, 1, 0, 0, 0])  # UP: no further than 3 away
@@ -493,11 +563,15 @@ def test_who_is_told_from_the_history_by_bayes_rule(hand_made):
     given = inputs_of(model.recogniser[0], lambda: model.encode_history(None, None, history))
     assert given[0].exp().tolist() == pytest.approx([0.25] * 4)
     odds = np.exp([-1.0, 0.0, -1.0])
-    assert given[1, [0, 1, 3]].exp().tolist() == pytest.approx((odds / odds.sum()).tolist()) and given[1, 2] == -8
+    assert (
+        given[1, [0, 1, 3]].exp().tolist() == pytest.approx((odds / odds.sum()).tolist())
+        and given[1, 2] == -8
+    )
 
 
 @pytest.mark.parametrize(
-    ("loss", "latent_dim", "who"), [("moa", 16, 16), ("recon", 16, 0), ("both", 16, 4), ("both", 7, 1), ("both", 2, 1)]
+    ("loss", "latent_dim", "who"),
+    [("moa", 16, 16), ("recon", 16, 0), ("both", 16, 4), ("both", 7, 1), ("both", 2, 1)],
 )
 def test_z_is_shared_out_and_begins_almost_without_noise(loss, latent_dim, who, batch):
     model = pretrain_vae.VAE(8, 8, 35, latent_dim, loss)
@@ -517,7 +591,8 @@ def test_z_is_the_mean_plus_noise_times_its_deviation(batches):
         torch.testing.assert_close(said.cells, model.decode(z[:, 4:]))
         torch.testing.assert_close(still.cells, model.decode(still.mean[:, 4:]))
         behaved = model.moa.action_logprobs(
-            model.moa.encode_board(batch.planes, batch.board, model.moa.prey_nearness(batch.boards, 5)), batch.tick
+            model.moa.encode_board(batch.planes, batch.board, model.moa.prey_nearness(batch.boards, 5)),
+            batch.tick,
         )
         torch.testing.assert_close(said.moa, model.moa(behaved, z[:, :4]))
 
@@ -534,7 +609,9 @@ def test_an_epoch_logs_means_of_its_steps(batches, data_file, monkeypatch):
 
     monkeypatch.setattr(pretrain_vae, "loss_terms", spy)
     monkeypatch.setattr(pretrain_vae, "LOG_STEPS", 3)
-    monkeypatch.setattr(tracking, "log_scalars", lambda writer, prefix, values, step: logged.append((prefix, step, values)))
+    monkeypatch.setattr(
+        tracking, "log_scalars", lambda writer, prefix, values, step: logged.append((prefix, step, values))
+    )
     index = load_samples(data_file).splits["train"]
     args = pretrain_vae.Args(batch_size=math.ceil(len(index) / 7), kl_coef=0.5, learning_rate=0.1)
     model, world = shaken(), tracking.World(0, 1, CPU)
@@ -544,7 +621,9 @@ def test_an_epoch_logs_means_of_its_steps(batches, data_file, monkeypatch):
     rows = []
     for done, ((moa, goal, told, _, kl), count) in enumerate(steps):
         weight = 0.5 * min(1.0, (100 + done + 1) / 7)
-        rows.append([moa / count, goal / told, 0.0, kl / count, moa / count + goal / told + weight * kl / count])
+        rows.append(
+            [moa / count, goal / told, 0.0, kl / count, moa / count + goal / told + weight * kl / count]
+        )
     names = ("moa", "goal", "recon", "kl", "total")
     assert [means[name] for name in names] == pytest.approx(np.mean(rows, 0).tolist(), rel=1e-4)
     losses = [(step, values) for prefix, step, values in logged if prefix == "losses"]
@@ -583,14 +662,18 @@ def test_terms_are_nats_per_action_and_per_frame(batch):
 
 def test_goals_are_learnt_from_hunters_whose_goal_is_recorded(tmp_path):
     """RANDOM hunters have no goal; the name decides, not the number."""
-    save_arrays(tmp_path / "x.npz", collect(CollectArgs(samples=500, strategies=("RANDOM", "NH", "NS"))).arrays())
+    save_arrays(
+        tmp_path / "x.npz", collect(CollectArgs(samples=500, strategies=("RANDOM", "NH", "NS"))).arrays()
+    )
     samples = load_samples(tmp_path / "x.npz", split=False)
     batch = every(samples)
     np.testing.assert_array_equal(batch.goal.numpy(), np.array([-1, 1, 0])[samples.strategies])
     with torch.no_grad():
         said = shaken()(batch)
     _, goal, told, *_ = pretrain_vae.loss_terms(said, batch)
-    by_hand = [-said.goals[i, g, a] for i, (g, a) in enumerate(zip(batch.goal, batch.action, strict=True)) if g >= 0]
+    by_hand = [
+        -said.goals[i, g, a] for i, (g, a) in enumerate(zip(batch.goal, batch.action, strict=True)) if g >= 0
+    ]
     assert told == len(by_hand) and goal == pytest.approx(float(sum(by_hand)), rel=1e-5)
 
 
@@ -626,7 +709,9 @@ def test_online_equals_the_batch(loss, context, tmp_path):
                         continue
                     torch.testing.assert_close(probs[board, player], said.moa[row].exp(), atol=1e-5, rtol=0)
                     torch.testing.assert_close(z[board, player], said.mean[row], atol=1e-5, rtol=1e-5)
-                    torch.testing.assert_close(goal_probs[board, player], said.goals[row].exp(), atol=1e-5, rtol=0)
+                    torch.testing.assert_close(
+                        goal_probs[board, player], said.goals[row].exp(), atol=1e-5, rtol=0
+                    )
             online.observe(torch.as_tensor(trajectories.actions[step][:, seats]))
         online.reset(torch.ones(6, dtype=torch.bool))
 
@@ -641,12 +726,18 @@ def test_online_forgets_only_the_boards_that_are_reset(batches):
     before = online.log_likelihood.clone()
     online.reset(torch.tensor([False, True, False, False]))
     kept = online.log_likelihood.view(4, 4, -1)
-    assert (kept[1] == 0).all() and torch.equal(kept[[0, 2, 3]], before.view(4, 4, -1)[[0, 2, 3]]) and (before != 0).all()
+    assert (
+        (kept[1] == 0).all()
+        and torch.equal(kept[[0, 2, 3]], before.view(4, 4, -1)[[0, 2, 3]])
+        and (before != 0).all()
+    )
 
 
 def test_online_refuses_what_does_not_fit():
     online = OpponentTracker(shaken(), boards=2, co_players=3)
-    with pytest.raises(ValueError, match=r"expected shapes \(2, 3, 5, 8, 8\) and \(2,\), got \(2, 4, 5, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"expected shapes \(2, 3, 5, 8, 8\) and \(2,\), got \(2, 4, 5, 8, 8\)"
+    ):
         online.step(torch.zeros(2, 4, 5, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match="call step"):
         online.observe(torch.zeros(2, 3, dtype=torch.long))
@@ -662,7 +753,13 @@ def test_action_table_by_hand():
     probs = np.full((5, 7), 0.05)
     probs[[0, 1, 2, 3, 4], [0, 0, 1, 1, 6]] = 0.7
     rows, matrix = reports.action_table(probs, targets, {})
-    assert matrix[0, 0] == 2 and matrix[0, 1] == 1 and matrix[1, 1] == 1 and matrix[5, 6] == 1 and matrix.sum() == 5
+    assert (
+        matrix[0, 0] == 2
+        and matrix[0, 1] == 1
+        and matrix[1, 1] == 1
+        and matrix[5, 6] == 1
+        and matrix.sum() == 5
+    )
     assert (rows[0]["precision"], rows[0]["recall"]) == (1.0, 2 / 3) and rows[0]["f1"] == pytest.approx(0.8)
     assert (rows[1]["precision"], rows[1]["recall"], rows[1]["ratio"]) == (0.5, 1.0, 0.2)
     observed = {"table": probs[:, ::-1].copy(), "bayes": np.eye(7)[targets]}
@@ -689,7 +786,9 @@ def test_recon_leaves_the_moa_untrained(data_file, tmp_path, monkeypatch, capsys
     folder = run_folder(tmp_path)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert folder.name == "dim4" and not list(folder.glob("moa_eval*"))
-    assert metrics["test"]["nll"] is None and metrics["kl_to_bayes"] is None and metrics["test"]["recon_nll"] > 0
+    assert (
+        metrics["test"]["nll"] is None and metrics["kl_to_bayes"] is None and metrics["test"]["recon_nll"] > 0
+    )
     out = capsys.readouterr().out
     assert "[MOA] untrained" in out and "the decoder" not in out and "the goal heads" not in out
     assert metrics["goals_trained"] == 0
@@ -699,7 +798,9 @@ def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
     trajectories = collect(CollectArgs(samples=1500, rules=Rules(height=4, width=4, blocks=0)))
     rows, observer = trajectories.obs_row, np.arange(len(trajectories.actions)) % 4
     hop = joint_to_hop(planes_to_joint(trajectories.obs[rows]), observer)
-    save_arrays(tmp_path / "hop.npz", dict(obs=hop, actions=trajectories.actions, observer=observer.astype(np.int8)))
+    save_arrays(
+        tmp_path / "hop.npz", dict(obs=hop, actions=trajectories.actions, observer=observer.astype(np.int8))
+    )
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "--data", "hop.npz", "--epochs", 1) == 0
     out, folder = capsys.readouterr().out, run_folder(tmp_path)
@@ -707,13 +808,17 @@ def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
     assert f"[VAE] Loaded {active} samples." in out and "layout hop" in out and "contiguous" in out
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["bayes"] is None and metrics["table"] is None and metrics["kl_to_bayes"] is None
-    assert metrics["args"]["context"] == "observation" and metrics["goal"] is None and metrics["probe"] is None
+    assert (
+        metrics["args"]["context"] == "observation" and metrics["goal"] is None and metrics["probe"] is None
+    )
     assert "[DATA] no episodes in this file, so no history: --context observation" in out
     assert "the goal heads stay untrained; beliefs, imagination and planning in hop_ppo.py need them" in out
     assert re.search(r"MOA, told the goal +- +- +untrained", out) and metrics["goals_trained"] == 0
     checkpoint = torch.load(folder / "best.pt", weights_only=True)
     assert checkpoint["goals_trained"] == 0 and checkpoint["rules"] is None
-    save_arrays(tmp_path / "labelled.npz", trajectories.arrays())  # what it is judged on does not train a head
+    save_arrays(
+        tmp_path / "labelled.npz", trajectories.arrays()
+    )  # what it is judged on does not train a head
     assert call(monkeypatch, "--evaluate", folder, "--data", "labelled.npz") == 0
     assert json.loads((folder / "evaluate_labelled.json").read_text())["goal"] is None
     assert re.search(r"MOA, told the goal +- +- +untrained", capsys.readouterr().out)
@@ -757,10 +862,13 @@ def test_figures_by_hand(data_file):
         ("known", report["goal"]["kl"], goal_probs[np.arange(len(index)), samples.strategies[index]]),
     ):
         by_row = [
-            (p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum() for p, q in zip(observed[name].astype(float), mine, strict=True)
+            (p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum()
+            for p, q in zip(observed[name].astype(float), mine, strict=True)
         ]
         assert key == pytest.approx(np.mean(by_row), rel=1e-4)
-    assert report["majority"]["nll"] == pytest.approx(-np.log(np.array(counts) / 100)[actions].mean(), rel=1e-5)
+    assert report["majority"]["nll"] == pytest.approx(
+        -np.log(np.array(counts) / 100)[actions].mean(), rel=1e-5
+    )
     assert report["majority"]["top1"] == pytest.approx((actions == 6).double().mean().item())
     taken = probs[np.arange(len(index)), actions]
     for key, groups in (("by_tick", samples.ticks[index]), ("by_strategy", samples.strategies[index])):
@@ -778,7 +886,10 @@ def test_figures_by_hand(data_file):
 
 def test_exact_frames_need_every_plane(data_file, monkeypatch):
     """A decoder that knows all planes but one has no frame right."""
-    model, batches = pretrain_vae.VAE(8, 8, 35, loss="recon"), pretrain_vae.batches_of(load_samples(data_file), CPU, "recon")
+    model, batches = (
+        pretrain_vae.VAE(8, 8, 35, loss="recon"),
+        pretrain_vae.batches_of(load_samples(data_file), CPU, "recon"),
+    )
     planes = batches.take(np.arange(1)).planes
     for wrong in (None, 0, 4):
         logits = (2 * planes - 1) * 9.0
@@ -796,7 +907,9 @@ def test_an_epoch_is_each_training_sample_once_augmented(loss, data_file, tmp_pa
 
     def spy(self, groups, turn=None):
         if turn is not None:
-            seen.append(np.concatenate([np.arange(self.start[g], self.start[g] + self.length[g]) for g in groups]))
+            seen.append(
+                np.concatenate([np.arange(self.start[g], self.start[g] + self.length[g]) for g in groups])
+            )
             turns.update(turn.tolist())
         return take(self, groups, turn)
 
@@ -811,7 +924,9 @@ def test_an_epoch_is_each_training_sample_once_augmented(loss, data_file, tmp_pa
 
 def test_best_is_the_epoch_of_the_lowest_validation_nll(data_file, tmp_path, monkeypatch):
     scripted = iter([0.9, 0.3, 0.5])
-    monkeypatch.setattr(pretrain_vae, "validate", lambda *a: {"nll": next(scripted), "kl": 0.0, "recon_nll": None})
+    monkeypatch.setattr(
+        pretrain_vae, "validate", lambda *a: {"nll": next(scripted), "kl": 0.0, "recon_nll": None}
+    )
     kept, save = [], tracking.save_checkpoint
     monkeypatch.setattr(
         tracking, "save_checkpoint", lambda path, found: (kept.append((path.name, found)), save(path, found))
@@ -822,7 +937,10 @@ def test_best_is_the_epoch_of_the_lowest_validation_nll(data_file, tmp_path, mon
     assert names == ["last.pt", "best.pt", "last.pt", "best.pt", "last.pt", "last.pt"]
     first = kept[0][1]  # before the first epoch
     assert [first[key] for key in ("epoch", "step", "train_seconds", "best")] == [0, 0, 0.0, math.inf]
-    saved_epochs = [torch.load(run_folder(tmp_path) / f"{name}.pt", weights_only=True)["epoch"] for name in ("best", "last")]
+    saved_epochs = [
+        torch.load(run_folder(tmp_path) / f"{name}.pt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    ]
     assert saved_epochs == [2, 3]
 
 
@@ -862,11 +980,16 @@ def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
         if name == "killed":
             deadline = time.monotonic() + 60
-            while not list((tmp_path / name).glob("vae_ckpts/*/*/moa_eval_epoch1.csv")) and time.monotonic() < deadline:
+            while (
+                not list((tmp_path / name).glob("vae_ckpts/*/*/moa_eval_epoch1.csv"))
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.01)
             process.kill()
             process.wait()
-            assert not list((tmp_path / name).glob("vae_ckpts/*/*/metrics.json")), "it was too fast to be killed"
+            assert not list((tmp_path / name).glob("vae_ckpts/*/*/metrics.json")), (
+                "it was too fast to be killed"
+            )
             words, how = command("--resume", run_folder(tmp_path / name).parent, cwd=tmp_path / name)
             assert subprocess.run(words, capture_output=True, **how).returncode == 0
         else:
@@ -878,10 +1001,15 @@ def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
         one, other = (torch.load(folder / name, weights_only=True) for folder in folders)
         assert one["step"] == other["step"]
         assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
-        moments = [[m for state in c["optimizer"]["state"].values() for m in state.values()] for c in (one, other)]
+        moments = [
+            [m for state in c["optimizer"]["state"].values() for m in state.values()] for c in (one, other)
+        ]
         assert len(moments[0]) > 10 and all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
         assert torch.equal(one["rng"]["cpu"], other["rng"]["cpu"])
-    logs = [EventAccumulator(str(next((tmp_path / name / "runs").iterdir()))).Reload() for name in ("whole", "killed")]
+    logs = [
+        EventAccumulator(str(next((tmp_path / name / "runs").iterdir()))).Reload()
+        for name in ("whole", "killed")
+    ]
     for tag in ("val/top1", "losses/moa", "charts/learning_rate"):
         one, other = ([(event.step, event.value) for event in log.Scalars(tag)] for log in logs)
         assert one == other and len(one) >= 4
@@ -902,9 +1030,14 @@ def test_two_processes_learn_what_one_does(data_file, tmp_path):
         (tmp_path / name).mkdir()
         words, how = command("--data", data_file, "--epochs", epochs, "--batch-size", 64, cwd=tmp_path / name)
         if name == "mixed":  # killed after its first epoch, as soon as it is saved
-            process = subprocess.Popen([*launch, *words[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
+            process = subprocess.Popen(
+                [*launch, *words[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how
+            )
             deadline = time.monotonic() + 90
-            while not list((tmp_path / name).glob("vae_ckpts/*/*/moa_eval_epoch1.csv")) and time.monotonic() < deadline:
+            while (
+                not list((tmp_path / name).glob("vae_ckpts/*/*/moa_eval_epoch1.csv"))
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.01)
             process.terminate()
             process.wait()
@@ -1049,7 +1182,9 @@ def test_bad_data_files(how, says, data_file, tmp_path, monkeypatch, capsys):
     with np.load(data_file) as archive:
         np.savez(tmp_path / "bad.npz", **spoilt(dict(archive), how))
     whole = (tmp_path / "bad.npz").read_bytes()
-    (tmp_path / "bad.npz").write_bytes({"cut short": whole[: len(whole) // 2], "no npz": b"hello"}.get(how, whole))
+    (tmp_path / "bad.npz").write_bytes(
+        {"cut short": whole[: len(whole) // 2], "no npz": b"hello"}.get(how, whole)
+    )
     monkeypatch.chdir(tmp_path)
     assert f"bad.npz: {says}" in refused(monkeypatch, capsys, "--data", "bad.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.npz"]
@@ -1058,7 +1193,9 @@ def test_bad_data_files(how, says, data_file, tmp_path, monkeypatch, capsys):
 def test_an_unwritable_output_folder(data_file, tmp_path, monkeypatch, capsys):
     (tmp_path / "vae_ckpts").write_text("a file, not a folder")
     monkeypatch.chdir(tmp_path)
-    assert "vae_ckpts: expected a folder to write to, found a file" in refused(monkeypatch, capsys, "--data", data_file)
+    assert "vae_ckpts: expected a folder to write to, found a file" in refused(
+        monkeypatch, capsys, "--data", data_file
+    )
 
 
 def test_a_split_left_empty(tmp_path, monkeypatch, capsys):
@@ -1082,7 +1219,9 @@ def copied(finished, tmp_path):
 
 
 def test_a_checkpoint_of_other_sizes(copied, data_file, tmp_path, monkeypatch, capsys):
-    save_arrays(tmp_path / "4x4.npz", collect(CollectArgs(samples=100, rules=Rules(height=4, width=4))).arrays())
+    save_arrays(
+        tmp_path / "4x4.npz", collect(CollectArgs(samples=100, rules=Rules(height=4, width=4))).arrays()
+    )
     says = refused(monkeypatch, capsys, "--evaluate", copied, "--data", tmp_path / "4x4.npz")
     assert "expected boards of 8x8, as the checkpoint's, found 4x4" in says
     checkpoint = torch.load(copied / "best.pt", weights_only=True)

@@ -36,7 +36,10 @@ def pixels(image, colour):
 def test_the_picture_has_the_right_size_and_a_light_background(cell):
     env = board()
     image = draw(env.state, RULES, cell=cell)
-    assert image.shape == (3 * cell + 2 * margin(cell), 4 * cell + 2 * margin(cell), 3) and image.dtype == np.uint8
+    assert (
+        image.shape == (3 * cell + 2 * margin(cell), 4 * cell + 2 * margin(cell), 3)
+        and image.dtype == np.uint8
+    )
     assert image[0, 0].tolist() == [255, 255, 255]
     middle = margin(cell) + cell // 2
     assert image[middle + cell, middle].min() > 240  # the free cell 4

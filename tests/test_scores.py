@@ -44,7 +44,9 @@ def test_ties_are_up_to_a_millionth():
 def test_brief_is_score_without_brier():
     probs = np.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
     found = scores.score(probs, np.array([1, 3]))
-    assert scores.summarize(probs, np.array([1, 3])) == {key: found[key] for key in ("top1", "top3", "nll", "ece")}
+    assert scores.summarize(probs, np.array([1, 3])) == {
+        key: found[key] for key in ("top1", "top3", "nll", "ece")
+    }
 
 
 def test_a_probe_is_ridge_logistic_regression():
@@ -88,11 +90,15 @@ def test_a_linear_probe_reads_what_is_there_and_no_more(classes):
     rng = np.random.default_rng(0)
     x, fold = rng.normal(size=(4000, 5)), rng.random(4000) < 0.5
     direction = rng.normal(size=(5, classes))
-    clear = (x @ direction).argmax(1)  # three: each a wedge, which one line against the rest cuts well, not exactly
+    clear = (x @ direction).argmax(
+        1
+    )  # three: each a wedge, which one line against the rest cuts well, not exactly
     assert scores.probe(100 * x + 7, clear, fold).mean() > (
         0.97 if classes == 2 else 0.8
     )  # whatever the scale and the origin
-    assert scores.probe(x, rng.integers(0, classes, 4000), fold).mean() == pytest.approx(1 / classes, abs=0.03)
+    assert scores.probe(x, rng.integers(0, classes, 4000), fold).mean() == pytest.approx(
+        1 / classes, abs=0.03
+    )
     noisy = np.where(rng.random(4000) < 0.2, (clear + 1) % classes, clear)
     if classes == 2:
         assert scores.probe(x, noisy, fold).mean() == pytest.approx(0.8, abs=0.03)
@@ -119,8 +125,12 @@ def test_boards_of_samples(samples):
     np.testing.assert_array_equal(samples.boards[samples.board], planes[:, 2:])
     t = samples.trajectories
     changes = sum(
-        (np.diff(t.obs[start + e : start + e + n + 1, 0, 2:].reshape(n + 1, -1).astype(int), axis=0) != 0).any(1).sum()
-        for e, (start, n) in enumerate(zip(np.cumsum(t.episode_lengths) - t.episode_lengths, t.episode_lengths, strict=True))
+        (np.diff(t.obs[start + e : start + e + n + 1, 0, 2:].reshape(n + 1, -1).astype(int), axis=0) != 0)
+        .any(1)
+        .sum()
+        for e, (start, n) in enumerate(
+            zip(np.cumsum(t.episode_lengths) - t.episode_lengths, t.episode_lengths, strict=True)
+        )
     )
     assert len(samples.boards) == len(t.episode_lengths) + changes
     for board in range(len(samples.boards)):  # an episode's own, even where two episodes look alike
@@ -142,9 +152,13 @@ def test_a_report_of_the_observer_itself(samples):
     goals = samples.trajectories.policy_probs[samples.trajectories.active]
     belief = samples.posterior(index)
     z = np.log(belief.clip(1e-9))
-    report = reports.of_actions(samples, index, observed, observed["bayes"], goals, samples.strategies.astype(int), z)
+    report = reports.of_actions(
+        samples, index, observed, observed["bayes"], goals, samples.strategies.astype(int), z
+    )
     report["test"] = scores.score(observed["bayes"], samples.actions)
-    assert report["kl_to_bayes"] == pytest.approx(0, abs=1e-9) and report["goal"]["kl"] == pytest.approx(0, abs=1e-9)
+    assert report["kl_to_bayes"] == pytest.approx(0, abs=1e-9) and report["goal"]["kl"] == pytest.approx(
+        0, abs=1e-9
+    )
     for tick, found in report["probe"].items():
         if found["samples"] > 100 and int(tick) > 0:
             assert found["probe"] == pytest.approx(found["posterior"], abs=0.02)
@@ -161,7 +175,9 @@ def test_a_report_of_the_observer_itself(samples):
 
 def test_nothing_is_claimed_of_what_is_not_trained(samples):
     index = samples.splits["test"]
-    report = reports.of_actions(samples, index, {}, None, None, np.zeros(len(index), int), np.zeros((len(index), 2)))
+    report = reports.of_actions(
+        samples, index, {}, None, None, np.zeros(len(index), int), np.zeros((len(index), 2))
+    )
     report["test"] = {"nll": None}
     assert report["kl_to_bayes"] is report["goal"] is report["probe"] is report["bayes"] is None
     assert reports.lines(report) == ["MOA: untrained"]

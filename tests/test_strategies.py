@@ -30,7 +30,9 @@ def assert_probs_are_the_references(env, refs, epsilon):
     names = ("NH", "RANDOM", "NS")
     probs = strategy_probs(env, names, epsilon)
     assert probs.shape == (env.num_boards, env.rules.hunters, 3, 7) and probs.dtype == np.float64
-    expected = [[[ref.probs(i, name, epsilon) for name in names] for i in range(env.rules.hunters)] for ref in refs]
+    expected = [
+        [[ref.probs(i, name, epsilon) for name in names] for i in range(env.rules.hunters)] for ref in refs
+    ]
     np.testing.assert_allclose(probs, expected, rtol=0, atol=1e-12)
     assert (probs.argmax(-1) == STAY)[~env.active].all()
 
@@ -146,7 +148,9 @@ def test_who_has_left_stays():
 def test_prey_that_no_path_reaches_leave_the_probs_valid():
     """A reset never draws such a board, `set_state` may."""
     blocks = [(0, 1), (1, 1), (2, 1)]
-    assert probs_of(ONE, "NS", [(0, 0)], [(0, 2), None, (2, 0)], blocks) == {DOWN: 1}  # the hare, for want of a stag
+    assert probs_of(ONE, "NS", [(0, 0)], [(0, 2), None, (2, 0)], blocks) == {
+        DOWN: 1
+    }  # the hare, for want of a stag
     assert probs_of(ONE, "NS", [(0, 0)], [(0, 2), None, (2, 2)], blocks) == {STAY: 1}
 
 
@@ -158,7 +162,9 @@ def test_sampled_frequencies_agree_with_the_probs():
     env, n = StagHunt(12), 4000
     env.reset(seed=8)
     probs = strategy_probs(env, STRATEGIES, epsilon=0.1).reshape(-1, 7)
-    drawn = sample_actions(np.broadcast_to(probs, (n, *probs.shape)), np.random.default_rng(8).random((n, len(probs))))
+    drawn = sample_actions(
+        np.broadcast_to(probs, (n, *probs.shape)), np.random.default_rng(8).random((n, len(probs)))
+    )
     assert drawn.dtype == np.int8
     counts = (drawn[..., None] == np.arange(7)).sum(0)
     assert (counts[probs == 0] == 0).all()
@@ -176,7 +182,9 @@ def test_sampling_is_an_inversion():
 
 def test_sampling_never_picks_an_action_without_mass():
     """Sums that rounding leaves beside one, with the largest and the smallest number there is."""
-    probs = np.random.default_rng(0).dirichlet(np.ones(7), 20_000) * (np.random.default_rng(1).random((20_000, 7)) < 0.6)
+    probs = np.random.default_rng(0).dirichlet(np.ones(7), 20_000) * (
+        np.random.default_rng(1).random((20_000, 7)) < 0.6
+    )
     probs = probs[probs.sum(1) > 0]
     probs /= probs.sum(1, keepdims=True)
     for uniform in (0.0, np.nextafter(1, 0)):

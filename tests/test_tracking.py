@@ -93,11 +93,18 @@ def test_a_csv_that_another_program_holds_open_does_not_end_the_run(tmp_path, mo
         locked(patch, "loss.csv")
         tracking.write_csv(tmp_path / "loss.csv", [{"epoch": 0}, {"epoch": 1}])
         said = capsys.readouterr().err
-        assert said.startswith(f"warning: {tmp_path / 'loss.csv'}: not written (Access is denied)") and said.count("\n") == 1
+        assert (
+            said.startswith(f"warning: {tmp_path / 'loss.csv'}: not written (Access is denied)")
+            and said.count("\n") == 1
+        )
         assert (tmp_path / "loss.csv").read_text() == "epoch\n0\n" and os.listdir(tmp_path) == ["loss.csv"]
         tracking.write_csv(tmp_path / "other.csv", [{"epoch": 5}])
-    tracking.write_csv(tmp_path / "loss.csv", [{"epoch": 0}, {"epoch": 1}])  # closed again: nothing is missing
-    assert (tmp_path / "loss.csv").read_text() == "epoch\n0\n1\n" and (tmp_path / "other.csv").read_text() == "epoch\n5\n"
+    tracking.write_csv(
+        tmp_path / "loss.csv", [{"epoch": 0}, {"epoch": 1}]
+    )  # closed again: nothing is missing
+    assert (tmp_path / "loss.csv").read_text() == "epoch\n0\n1\n" and (
+        tmp_path / "other.csv"
+    ).read_text() == "epoch\n5\n"
     assert capsys.readouterr().err == ""
 
 
@@ -110,7 +117,9 @@ def test_checkpoints_and_metrics_must_be_written(tmp_path, monkeypatch):
 
 def test_the_newest_run_is_by_the_seconds_in_its_name(tmp_path):
     """Not by the time of its folder, and not by the text: 10 is after 9."""
-    with pytest.raises(tracking.UsageError, match=r"no trained run there; train one with `python pretrain_vae\.py`"):
+    with pytest.raises(
+        tracking.UsageError, match=r"no trained run there; train one with `python pretrain_vae\.py`"
+    ):
         tracking.newest_run(tmp_path / "nowhere", "pretrain_vae.py")
     for name, best in (("vae__9", "dim16/best.pt"), ("mine__10", "best.pt"), ("vae__8", "best.pt"), ("vae__11", "last.pt"),
                        ("vae__best", "best.pt"), ("copy", "best.pt")):  # fmt: skip
@@ -178,7 +187,9 @@ def test_only_tensors_and_plain_values_are_read(tmp_path):
     with pytest.raises(tracking.UsageError, match="damaged"):
         tracking.load_checkpoint(tmp_path / "x.pt", "k")
     torch.save([1, 2], tmp_path / "x.pt")
-    with pytest.raises(tracking.UsageError, match=r"expected a checkpoint of k\.py, found one of another program"):
+    with pytest.raises(
+        tracking.UsageError, match=r"expected a checkpoint of k\.py, found one of another program"
+    ):
         tracking.load_checkpoint(tmp_path / "x.pt", "k")
     with pytest.raises(tracking.UsageError, match="no checkpoint there"):
         tracking.load_checkpoint(tmp_path / "y.pt", "k")
@@ -192,8 +203,12 @@ def test_weights_of_another_network(tmp_path):
 def test_settings_of_a_resumed_run():
     checkpoint = {"args": asdict(Args("b", 7))}
     assert tracking.resumed_args(Args(resume="r"), checkpoint, ("resume",)) == Args("b", 7, resume="r")
-    assert tracking.resumed_args(Args("b", 7, resume="r"), checkpoint, ("resume",)) == Args("b", 7, resume="r")
-    assert tracking.resumed_args(Args(resume="r"), checkpoint, ("resume", "size")).size == 7  # not given: as it was
+    assert tracking.resumed_args(Args("b", 7, resume="r"), checkpoint, ("resume",)) == Args(
+        "b", 7, resume="r"
+    )
+    assert (
+        tracking.resumed_args(Args(resume="r"), checkpoint, ("resume", "size")).size == 7
+    )  # not given: as it was
     assert tracking.resumed_args(Args(size=9), checkpoint, ("resume", "size")).size == 9
     with pytest.raises(tracking.UsageError, match="--size 9: the run has 7"):
         tracking.resumed_args(Args(size=9), checkpoint, ("resume",))
@@ -204,11 +219,16 @@ def test_settings_of_a_resumed_run():
 @pytest.mark.parametrize("words", [["--top-k", "3"], ["--top_k", "3"], ["--top-k=3"], ["--top_k=3"]])
 def test_a_flag_given_at_its_default_is_given(words):
     """3 is the default, and not what the run has."""
-    checkpoint, args = {"args": asdict(Args(top_k=7))}, tracking.parse_args(Args, "d", ["--resume", "r", *words])
+    checkpoint, args = (
+        {"args": asdict(Args(top_k=7))},
+        tracking.parse_args(Args, "d", ["--resume", "r", *words]),
+    )
     assert tracking.resumed_args(args, checkpoint, ("resume", "top_k")) == Args(top_k=3, resume="r")
     with pytest.raises(tracking.UsageError, match="--top-k 3: the run has 7; leave --top-k out"):
         tracking.resumed_args(args, checkpoint, ("resume",))
-    assert tracking.resumed_args(args, {"args": asdict(Args())}, ("resume",)) == Args(resume="r"), "as the run has it"
+    assert tracking.resumed_args(args, {"args": asdict(Args())}, ("resume",)) == Args(resume="r"), (
+        "as the run has it"
+    )
 
 
 def test_a_switch_given_at_its_default_is_given():
@@ -222,7 +242,9 @@ def test_a_switch_given_at_its_default_is_given():
 def test_the_value_of_a_flag_is_not_a_flag():
     """The run has a strange name; --top-k is not given, and stays the run's."""
     args = tracking.parse_args(Args, "d", ["--resume=--top-k"])
-    assert tracking.resumed_args(args, {"args": asdict(Args(top_k=7))}, ("resume",)) == Args(top_k=7, resume="--top-k")
+    assert tracking.resumed_args(args, {"args": asdict(Args(top_k=7))}, ("resume",)) == Args(
+        top_k=7, resume="--top-k"
+    )
 
 
 def test_json_has_no_nan(tmp_path):
@@ -283,7 +305,9 @@ def test_a_film_and_figures_of_predictions(tmp_path):
     with Image.open(tmp_path / "x.gif") as film:
         assert film.n_frames == 3
     curve = np.array([[0.0, 0.4, 1.0], [0.0, 0.5, 1.0], [9.0, 2.0, 3.0]])
-    drawn = figures.of_predictions({"hunter 0": curve, "reward > 0": curve}, {"MSE": {0: 0.1}}, {"MSE": [0.1, 0.2]}, "title")
+    drawn = figures.of_predictions(
+        {"hunter 0": curve, "reward > 0": curve}, {"MSE": {0: 0.1}}, {"MSE": [0.1, 0.2]}, "title"
+    )
     assert list(drawn) == ["calibration", "error_by_tick", "error_by_depth"]
     assert [axis.get_title() for axis in drawn["calibration"].axes] == ["cells, by channel", "reward > 0"]
     acts, paid = np.zeros((3, 3), int), np.zeros((3, 3))

@@ -16,8 +16,12 @@ from envs import Rules
 
 GAMES = {
     "4x4": Args(steps=400, seed=4, epsilon=0.5, rules=Rules(height=4, width=4, blocks=0, horizon=9)),
-    "ends early": Args(steps=300, seed=5, rules=Rules(height=4, width=6, blocks=3, end_after_first_hunt=1, horizon=5)),
-    "one hunter, prey moves": Args(steps=200, rules=Rules(hunters=1, height=5, width=5, hares=2, prey_moves=0.5)),
+    "ends early": Args(
+        steps=300, seed=5, rules=Rules(height=4, width=6, blocks=3, end_after_first_hunt=1, horizon=5)
+    ),
+    "one hunter, prey moves": Args(
+        steps=200, rules=Rules(hunters=1, height=5, width=5, hares=2, prey_moves=0.5)
+    ),
     "unmasked": Args(steps=300, seed=6, unmasked=0.5, rules=Rules(height=4, width=4, blocks=2, horizon=9)),
 }
 
@@ -43,22 +47,39 @@ def test_every_step_of_a_trajectory_file(name, tmp_path):
     save_arrays(tmp_path / "x.npz", t.arrays())
     x = load_transitions(tmp_path / "x.npz")
     states = joint_of(t)
-    assert np.array_equal(x.states, states) and x.states.dtype == np.uint8 and x.states.shape[1] == t.obs.shape[1] + 3
+    assert (
+        np.array_equal(x.states, states)
+        and x.states.dtype == np.uint8
+        and x.states.shape[1] == t.obs.shape[1] + 3
+    )
     row = step = 0
     ended = 0
     for episode, length in enumerate(t.episode_lengths):
         for tick in range(length):
-            assert (x.before[step], x.after[step], x.ticks[step], x.episodes[step]) == (row, row + 1, tick, episode)
+            assert (x.before[step], x.after[step], x.ticks[step], x.episodes[step]) == (
+                row,
+                row + 1,
+                tick,
+                episode,
+            )
             terminated = tick == length - 1 and t.terminated[episode]
             by_rule = name == "ends early" and terminated and states[row + 1, :-3].any()
             np.testing.assert_array_equal(x.ends[step], np.nan if by_rule else float(terminated))
             ended, row, step = ended + terminated, row + 1, step + 1
         row += 1
-    assert step == len(x) == len(x.actions) and 0 < ended == t.terminated.sum() < len(t.terminated), "some are truncated"
-    assert np.array_equal(x.actions, t.attempted if name == "unmasked" else t.actions) and x.actions.dtype == np.int64
+    assert step == len(x) == len(x.actions) and 0 < ended == t.terminated.sum() < len(t.terminated), (
+        "some are truncated"
+    )
+    assert (
+        np.array_equal(x.actions, t.attempted if name == "unmasked" else t.actions)
+        and x.actions.dtype == np.int64
+    )
     assert (x.actions != t.actions).any() == (name == "unmasked") and Rules(**x.rules) == GAMES[name].rules
     assert np.array_equal(x.rewards, t.rewards) and x.rewards.dtype == np.float32
-    assert all(a.dtype == np.int64 for a in (x.before, x.after, x.ticks, x.episodes)) and x.ends.dtype == np.float32
+    assert (
+        all(a.dtype == np.int64 for a in (x.before, x.after, x.ticks, x.episodes))
+        and x.ends.dtype == np.float32
+    )
     assert np.isnan(x.ends).any() == (name == "ends early") and (x.ends == 1).any()
     assert x.inferred == [] and not x.observer_first and x.trajectories.path == str(tmp_path / "x.npz")
     assert x.fingerprint == load(tmp_path / "x.npz").fingerprint
@@ -76,7 +97,9 @@ def test_the_states_are_made_in_chunks(monkeypatch):
     x = _from_episodes(t, split=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    small = sum(a.nbytes for a in (x.before, x.after, x.actions, x.ends, x.ticks, x.episodes, *x.splits.values()))
+    small = sum(
+        a.nbytes for a in (x.before, x.after, x.actions, x.ends, x.ticks, x.episodes, *x.splits.values())
+    )
     assert peak < 1.05 * (x.states.nbytes + small) + 64 * x.states[0].nbytes * 3
 
 
@@ -86,10 +109,14 @@ def test_ends_of_a_file_without_rules_are_all_known(tmp_path):
     save_arrays(tmp_path / "x.npz", t.arrays())
     x = load_transitions(tmp_path / "x.npz")
     last = np.cumsum(t.episode_lengths) - 1
-    assert x.rules is None and np.array_equal(x.ends[last], t.terminated) and x.ends.sum() == t.terminated.sum()
+    assert (
+        x.rules is None and np.array_equal(x.ends[last], t.terminated) and x.ends.sum() == t.terminated.sum()
+    )
     t.metadata["rules"] = ["hunters"]
     save_arrays(tmp_path / "x.npz", t.arrays())
-    with pytest.raises(DataError, match=r"metadata: expected `rules` as names and values, found \['hunters'\]"):
+    with pytest.raises(
+        DataError, match=r"metadata: expected `rules` as names and values, found \['hunters'\]"
+    ):
         load_transitions(tmp_path / "x.npz")
 
 
@@ -148,7 +175,9 @@ def test_with_observers_hunters_are_in_seat_order(layout, game, tmp_path):
         arrays |= {key: np.moveaxis(arrays[key], -1, 1) for key in ("obs", "next_obs")}
     x = load_rows(tmp_path, arrays, layout)
     same(x, t)
-    assert np.array_equal(x.episodes, t.episode), "a row's next_obs is the row that follows, until the episode is over"
+    assert np.array_equal(x.episodes, t.episode), (
+        "a row's next_obs is the row that follows, until the episode is over"
+    )
     timeless = load_rows(tmp_path, arrays | {"times": None}, layout)
     assert np.array_equal(timeless.episodes, t.episode) and (timeless.ticks == 0).all()
     assert not x.observer_first and x.trajectories is None
@@ -159,7 +188,9 @@ def test_with_observers_hunters_are_in_seat_order(layout, game, tmp_path):
     # whoever looks: the same content
     again = load_rows(tmp_path, flat_of(t, (observer + 1) % 4) | {"observer": (observer + 1) % 4})
     assert again.fingerprint == x.fingerprint
-    assert load_rows(tmp_path, arrays | {"rewards": arrays["rewards"] + 1}, layout).fingerprint != x.fingerprint
+    assert (
+        load_rows(tmp_path, arrays | {"rewards": arrays["rewards"] + 1}, layout).fingerprint != x.fingerprint
+    )
 
 
 @pytest.mark.parametrize("seat", [0, 2])
@@ -170,7 +201,9 @@ def test_without_observer_hunters_are_observer_first(seat, game, tmp_path):
     order = [*np.roll(range(4), -seat), 4, 5, 6]
     assert x.observer_first and "joint actions in observer-first order" in x.inferred
     assert np.array_equal(x.states[x.before], joint_of(t)[t.obs_row][:, order])
-    assert np.array_equal(x.actions, t.actions[:, order[:4]]) and np.array_equal(x.rewards, t.rewards[:, order[:4]])
+    assert np.array_equal(x.actions, t.actions[:, order[:4]]) and np.array_equal(
+        x.rewards, t.rewards[:, order[:4]]
+    )
 
 
 @pytest.mark.parametrize("seated", [True, False])
@@ -181,7 +214,9 @@ def test_own_actions_and_rewards(seated, game, tmp_path):
     column, at = observer if seated else np.zeros(len(observer), int), np.arange(len(observer))
     actions, rewards = np.full((len(at), 4), -1), np.full((len(at), 4), np.nan)
     actions[at, column], rewards[at, column] = t.actions[at, observer], t.rewards[at, observer]
-    assert np.array_equal(x.actions, actions) and np.array_equal(x.rewards, rewards.astype(np.float32), equal_nan=True)
+    assert np.array_equal(x.actions, actions) and np.array_equal(
+        x.rewards, rewards.astype(np.float32), equal_nan=True
+    )
     said = f"actions of the observer alone, hunters in {'seat' if seated else 'observer-first'} order"
     assert said in x.inferred and "rewards of the observer alone" in x.inferred
 
@@ -203,7 +238,10 @@ def test_rows_pair_up_within_an_episode(game, tmp_path):
     assert np.array_equal(x.after, x.before + 1)
     _, stretch = np.unique(t.episode[inner], return_inverse=True)
     assert np.array_equal(x.episodes, stretch)
-    assert x.inferred[-1] == f"{len(inner)} of {len(t.actions)} rows paired with the row that follows (no `next_obs`)"
+    assert (
+        x.inferred[-1]
+        == f"{len(inner)} of {len(t.actions)} rows paired with the row that follows (no `next_obs`)"
+    )
 
 
 def test_without_times_a_border_may_not_show(tmp_path):
@@ -232,7 +270,9 @@ def test_no_state_is_in_two_splits(game, tmp_path):
     n = len(x)
     low, high = n - 2 * (n // 10), n - n // 10
     parts = {"train": range(low), "val": range(low, high), "test": range(high, n), "all": range(n)}
-    assert {name: index.tolist() for name, index in x.splits.items()} == {name: list(part) for name, part in parts.items()}
+    assert {name: index.tolist() for name, index in x.splits.items()} == {
+        name: list(part) for name, part in parts.items()
+    }
     for cut in range(8):  # a border may fall on the end of a stretch, or within one
         rows = {key: array[cut:] for key, array in arrays.items() if key != "next_obs"}
         x = load_rows(tmp_path, rows, split=True)
@@ -282,7 +322,9 @@ def test_which_rows_pair_up(name, tmp_path):
     assert x.before.tolist() == [0, *[1] * pairs, *[2] * (not gone)]
     assert x.ends.tolist() == [False, *[gone] * pairs, *[False] * (not gone)]
     assert x.episodes.tolist() == [0, *[0] * pairs, *[int(not pairs)] * (not gone)]
-    y = load_rows(tmp_path, {key: array[:2] for key, array in arrays.items()} | {"next_obs": np.stack([START, after])})
+    y = load_rows(
+        tmp_path, {key: array[:2] for key, array in arrays.items()} | {"next_obs": np.stack([START, after])}
+    )
     assert len(y) == 1 + pairs and y.ends.tolist() == [False, gone][: len(y)]
     assert ("1 rows left out whose `next_obs` is another board" in y.inferred) == (not pairs)
 
@@ -291,7 +333,9 @@ def test_a_hunter_that_is_back_and_a_tick_that_jumps(tmp_path):
     left = board(None, (0, 2))
     arrays = {"obs": np.stack([START, left, left, START, START]), "actions": np.full((5, 2), 4)}
     x = load_rows(tmp_path, arrays)
-    assert x.before.tolist() == [0, 1, 3] and x.after.tolist() == [1, 2, 4] and x.episodes.tolist() == [0, 0, 1]
+    assert (
+        x.before.tolist() == [0, 1, 3] and x.after.tolist() == [1, 2, 4] and x.episodes.tolist() == [0, 0, 1]
+    )
     for times, before, episodes in (
         ([0, 1, 2, 0, 1], [0, 1, 3], [0, 0, 1]),
         ([0, 1, 3, 0, 0], [0], [0]),
@@ -305,9 +349,15 @@ def test_a_hunter_that_is_back_and_a_tick_that_jumps(tmp_path):
 
 def test_rows_with_nobody_and_actions_that_were_not_possible(tmp_path):
     obs = np.stack([START, board(None, (0, 2)), board(None, None), START, START])
-    actions = np.array([[2, 0], [6, 1], [0, 0], [5, 3], [4, 4]])  # LEFT, UP off the board; gone, DOWN; ..; no stag, off
+    actions = np.array(
+        [[2, 0], [6, 1], [0, 0], [5, 3], [4, 4]]
+    )  # LEFT, UP off the board; gone, DOWN; ..; no stag, off
     x = load_rows(tmp_path, {"obs": obs, "actions": actions})
-    assert x.before.tolist() == [0, 1, 3] and x.episodes.tolist() == [0, 0, 1] and x.ends.tolist() == [False, True, False]
+    assert (
+        x.before.tolist() == [0, 1, 3]
+        and x.episodes.tolist() == [0, 0, 1]
+        and x.ends.tolist() == [False, True, False]
+    )
     assert x.actions.tolist() == [[2, 0], [4, 1], [5, 3]] and x.rules is None
     assert x.inferred[-4:] == [
         "3 of 5 rows paired with the row that follows (no `next_obs`)",
@@ -317,7 +367,9 @@ def test_rows_with_nobody_and_actions_that_were_not_possible(tmp_path):
     ]
     own = load_rows(tmp_path, {"obs": obs, "actions": actions[:, 1], "observer": np.ones(5, int)})
     assert own.inferred[-1] == "1 recorded actions are not legal, kept as asked for"
-    assert own.actions.tolist() == [[-1, 0], [-1, 4], [-1, 3]], "plane 0 is seat 1 now; what is not known stays unknown"
+    assert own.actions.tolist() == [[-1, 0], [-1, 4], [-1, 3]], (
+        "plane 0 is seat 1 now; what is not known stays unknown"
+    )
 
 
 def test_actions_are_kept_as_asked_for(game, tmp_path):
@@ -356,7 +408,11 @@ def test_any_board_is_read_back_in_seat_order(data):
     cell = rng.integers(-1, h * w, (2, n, seats))
     for at in np.argwhere(cell >= 0):
         joint[(*at, *divmod(cell[tuple(at)], w))] = 1
-    observer, actions, rewards = rng.integers(0, seats, n), rng.integers(0, 7, (n, seats)), rng.normal(size=(n, seats))
+    observer, actions, rewards = (
+        rng.integers(0, seats, n),
+        rng.integers(0, 7, (n, seats)),
+        rng.normal(size=(n, seats)),
+    )
     hop = np.zeros((2, n, h, w, seats + 3), np.uint8)
     for i in range(n):
         for k in range(seats + 3):
@@ -364,7 +420,9 @@ def test_any_board_is_read_back_in_seat_order(data):
     arrays = {"obs": hop[0], "next_obs": hop[1], "actions": actions, "rewards": rewards, "observer": observer}
     flat = read_flat(arrays, "x.npz", "hop", joint=True)
     assert np.array_equal(flat.joint, joint[0]) and np.array_equal(flat.next_joint, joint[1])
-    assert np.array_equal(flat.joint_actions, actions) and np.array_equal(flat.rewards, rewards.astype(np.float32))
+    assert np.array_equal(flat.joint_actions, actions) and np.array_equal(
+        flat.rewards, rewards.astype(np.float32)
+    )
     assert np.array_equal(flat.actions, actions[np.arange(n), observer]), "and the samples are what they were"
     assert np.array_equal(flat.planes[:, 0], joint[0, np.arange(n), observer])
     plain = read_flat(arrays, "x.npz", "hop")
@@ -407,7 +465,10 @@ REFUSED = {
         "observer: expected seats in 0..1, found 0 to 2",
     ),
     "observer short": ({"observer": np.zeros(3, int)}, f"observer: expected shape ({N},), found shape (3,)"),
-    "times float": ({"times": np.zeros(N)}, f"times: expected integers of shape ({N},), found float64 ({N},)"),
+    "times float": (
+        {"times": np.zeros(N)},
+        f"times: expected integers of shape ({N},), found float64 ({N},)",
+    ),
     "a cell of 2": (value("obs", (3, 0, 0, 3), 2), "obs: expected cells of 0 or 1, found values from 0 to 2"),
     "two cells of the other": (
         value("obs", (4, 2, 2, 1), 1),
@@ -417,7 +478,10 @@ REFUSED = {
         {"next_obs": np.moveaxis(GOOD["next_obs"], -1, 1)},
         f"next_obs: expected shape {SHAPE}, as obs, found shape ({N}, 5, 3, 3)",
     ),
-    "next_obs short": ({"next_obs": GOOD["obs"][1:]}, f"next_obs: expected shape {SHAPE}, as obs, found shape (23,"),
+    "next_obs short": (
+        {"next_obs": GOOD["obs"][1:]},
+        f"next_obs: expected shape {SHAPE}, as obs, found shape (23,",
+    ),
     "next_obs of text": ({"next_obs": GOOD["obs"].astype(str)}, "next_obs: expected numbers, found dtype <U"),
     "next_obs of 1/2": (
         value("next_obs", (3, 0, 0, 3), 0.5),
@@ -439,7 +503,10 @@ REFUSED = {
         {"rewards": np.zeros(N - 1)},
         f"rewards: expected shape ({N}, 2), one a hunter, or ({N},), the observer's, found shape (23,)",
     ),
-    "rewards of three": ({"rewards": np.zeros((N, 3))}, f"rewards: expected shape ({N}, 2), one a hunter, or ({N},)"),
+    "rewards of three": (
+        {"rewards": np.zeros((N, 3))},
+        f"rewards: expected shape ({N}, 2), one a hunter, or ({N},)",
+    ),
     "rewards of text": ({"rewards": np.full((N, 2), "a")}, "rewards: expected numbers, found dtype <U1"),
     "nobody anywhere": (
         {"obs": np.zeros_like(GOOD["obs"])},
@@ -481,11 +548,19 @@ def test_too_few_to_split(tmp_path):
     def rows(n, next_obs):
         return {key: a[:n] for key, a in GOOD.items() if key != "next_obs" or next_obs}
 
-    for n, next_obs, fits in ((10, True, True), (9, True, False), (21, False, True), (20, False, False), (10, False, False)):
+    for n, next_obs, fits in (
+        (10, True, True),
+        (9, True, False),
+        (21, False, True),
+        (20, False, False),
+        (10, False, False),
+    ):
         assert len(load_rows(tmp_path, rows(n, next_obs), "hop")) == n - (not next_obs)
         if fits:
             x = load_rows(tmp_path, rows(n, next_obs), "hop", split=True)
             assert all(len(x.splits[name]) for name in ("train", "val", "test"))
         else:
-            with pytest.raises(DataError, match=r"flat\.npz: expected at least [12]0 (rows|transitions) to split 80/10/10"):
+            with pytest.raises(
+                DataError, match=r"flat\.npz: expected at least [12]0 (rows|transitions) to split 80/10/10"
+            ):
                 load_rows(tmp_path, rows(n, next_obs), "hop", split=True)

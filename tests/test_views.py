@@ -64,13 +64,26 @@ def test_make_vec_takes_the_batched_view_by_default():
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert StagHuntVectorEnv.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     obs, infos = env.reset(seed=1)
-    assert obs in env.observation_space and env.observation_space.shape == (8, 5, 8, 8) and obs.dtype == np.uint8
+    assert (
+        obs in env.observation_space and env.observation_space.shape == (8, 5, 8, 8) and obs.dtype == np.uint8
+    )
     actions = env.action_space.sample()
     assert actions in env.action_space
     obs, rewards, terminated, truncated, infos = env.step(actions)
-    assert obs in env.observation_space and infos["action_mask"].shape == (8, 7) and infos["action_mask"].dtype == np.int8
+    assert (
+        obs in env.observation_space
+        and infos["action_mask"].shape == (8, 7)
+        and infos["action_mask"].dtype == np.int8
+    )
     assert rewards.dtype == np.float32 and terminated.dtype == truncated.dtype == bool
-    assert rewards.shape == terminated.shape == truncated.shape == infos["seat"].shape == infos["tick"].shape == (8,)
+    assert (
+        rewards.shape
+        == terminated.shape
+        == truncated.shape
+        == infos["seat"].shape
+        == infos["tick"].shape
+        == (8,)
+    )
 
 
 def test_the_mask_samples_legal_actions():
@@ -214,7 +227,12 @@ def test_epsilon_is_how_often_co_players_stray():
 
 
 def test_the_default_co_players_fit_any_number_of_hunters():
-    for hunters, names in [(1, ()), (2, ("NS",)), (4, ("NS", "NS", "NH")), (6, ("NS", "NS", "NH", "NS", "NS"))]:
+    for hunters, names in [
+        (1, ()),
+        (2, ("NS",)),
+        (4, ("NS", "NS", "NH")),
+        (6, ("NS", "NS", "NH", "NS", "NS")),
+    ]:
         env = make_vec(3, hunters=hunters, horizon=6)
         assert env.unwrapped.co_players == names
         play(env, 20)
@@ -252,7 +270,10 @@ def test_the_episode_ends_with_the_learner_and_the_last_observation_is_kept():
         for i in range(64):
             if done[i]:
                 np.testing.assert_array_equal(infos["final_obs"][i], before.obs[i, seats[i]])
-                assert infos["final_info"]["tick"][i] == before.tick[i] and infos["final_info"]["seat"][i] == seats[i]
+                assert (
+                    infos["final_info"]["tick"][i] == before.tick[i]
+                    and infos["final_info"]["seat"][i] == seats[i]
+                )
                 assert infos["final_obs"][i][0].sum() == (0 if terminated[i] else 1)
                 kinds.add((bool(terminated[i]), float(rewards[i])))
             else:
@@ -265,7 +286,11 @@ def test_a_learner_that_never_hunts_is_truncated_at_the_horizon():
     env = make_vec(50, horizon=6)
     steps = play(env, 12, actions=np.full((12, 50), STAY))
     for tick, (_, rewards, terminated, truncated, infos) in enumerate(steps[1:], 1):
-        assert not terminated.any() and truncated.all() == truncated.any() == (tick % 6 == 0) and not rewards.any()
+        assert (
+            not terminated.any()
+            and truncated.all() == truncated.any() == (tick % 6 == 0)
+            and not rewards.any()
+        )
         if truncated.any():
             assert (infos["final_info"]["tick"] == 6).all() and (infos["tick"] == 0).all()
 
@@ -397,7 +422,11 @@ def test_an_unknown_render_mode_is_an_error():
 
 def test_rules_are_taken_whole_or_by_keyword():
     rules = Rules(**SMALL)
-    for env in (StagHuntEnv(rules), StagHuntEnv(**SMALL), gymnasium.make("StagHunt-v0", rules=rules).unwrapped):
+    for env in (
+        StagHuntEnv(rules),
+        StagHuntEnv(**SMALL),
+        gymnasium.make("StagHunt-v0", rules=rules).unwrapped,
+    ):
         assert env.core.rules == rules
 
 
@@ -568,7 +597,10 @@ def test_importing_envs_needs_neither_pettingzoo_nor_torch():
 
 def test_a_stag_is_shared_through_the_vector_view():
     """Two hunters on a board of three cells: a learner and an NS take the stag together, 5 each."""
-    env, rng = make_vec(20, hunters=2, hares=0, blocks=0, height=1, width=3, epsilon=0.0), np.random.default_rng(0)
+    env, rng = (
+        make_vec(20, hunters=2, hares=0, blocks=0, height=1, width=3, epsilon=0.0),
+        np.random.default_rng(0),
+    )
     env.reset(seed=1)
     rewards = np.zeros(20)
     for _ in range(12):

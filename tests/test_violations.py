@@ -54,7 +54,10 @@ def test_none_in_collected_data(name):
     rules = GAMES[name]
     t = collect(Args(samples=3000, seed=7, rules=rules, strategies=("NS", "NH", "RANDOM")))
     joint = planes_to_joint(t.obs)
-    assert no_violation(joint[t.obs_row], t.actions, joint[t.obs_row + 1], t.rewards, rules) and (t.rewards != 0).sum() > 50
+    assert (
+        no_violation(joint[t.obs_row], t.actions, joint[t.obs_row + 1], t.rewards, rules)
+        and (t.rewards != 0).sum() > 50
+    )
 
 
 @PROPERTY
@@ -65,7 +68,9 @@ def test_none_in_play(rules, seed):
 
 def test_chosen_and_effective_actions_are_judged_alike():
     before, actions, after, rewards = play(Rules(), 0)
-    own = np.take_along_axis(before[:, :4].reshape(-1, 4, 64), resolve(before, actions, Rules()).here[..., None] % 64, 2)
+    own = np.take_along_axis(
+        before[:, :4].reshape(-1, 4, 64), resolve(before, actions, Rules()).here[..., None] % 64, 2
+    )
     assert ((actions < STAY) & own[..., 0].astype(bool)).any() and (rewards > 4).any()
     stays = resolve(before, actions, Rules()).to == resolve(before, actions, Rules()).here
     assert no_violation(before, np.where(stays & (actions < STAY), STAY, actions), after, rewards, Rules())
@@ -75,7 +80,13 @@ def test_chosen_and_effective_actions_are_judged_alike():
 
 BOARD = Rules(hunters=5, stags=2, hares=3, blocks=3, height=6, width=6)
 BLOCKS = [(1, 2), (5, 5), (0, 1)]
-HUNTERS = [(2, 2), (4, 4), (4, 4), None, (0, 5)]  # goes right; two capture the stag; has left; stays on a hare
+HUNTERS = [
+    (2, 2),
+    (4, 4),
+    (4, 4),
+    None,
+    (0, 5),
+]  # goes right; two capture the stag; has left; stays on a hare
 PREY = [(4, 4), (3, 0), (0, 5), (0, 0), (5, 2)]
 ACTIONS = np.array([[RIGHT, HUNT_STAG, HUNT_STAG, STAY, STAY]])
 B, S, H = 5, 6, 7  # the planes BLOCKS, STAGS, HARES
@@ -149,7 +160,10 @@ MOVING = {
     "both beside their cells": (put((H, 5, 2, 0), (H, 4, 2, 1), (S, 3, 0, 0), (S, 2, 0, 1)), ""),
     "a hare on the hunter": (moved(H, (0, 5), (0, 4)), ""),
     "one beside its cell, one gone": (put((H, 5, 2, 0), (H, 4, 2, 1), (H, 0, 0, 0)), "prey_lost"),
-    "one beside its cell, one far away": (put((H, 5, 2, 0), (H, 4, 2, 1), (H, 0, 0, 0), (H, 2, 0, 1)), "prey_moved"),
+    "one beside its cell, one far away": (
+        put((H, 5, 2, 0), (H, 4, 2, 1), (H, 0, 0, 0), (H, 2, 0, 1)),
+        "prey_moved",
+    ),
     "a hare on a stag": (
         put((H, 0, 0, 0), (H, 1, 0, 1), (S, 3, 0, 0), (S, 2, 0, 1), (H, 5, 2, 0), (H, 3, 0, 1)),
         "prey_moved",
@@ -182,7 +196,9 @@ def test_each_kind_counts_what_it_names(prey_moves):
 
     per_10k = counts(found)
     wrong = sum(bool(kinds) for _, kinds in cases.values())
-    assert list(per_10k) == ["total", *KINDS] and per_10k["total"] == pytest.approx(10_000 * wrong / len(cases))
+    assert list(per_10k) == ["total", *KINDS] and per_10k["total"] == pytest.approx(
+        10_000 * wrong / len(cases)
+    )
     assert per_10k["lost"] == pytest.approx(10_000 * 2 / len(cases))
 
 
@@ -195,7 +211,14 @@ ROWS = {  # prey before, stags first, of which `captured`; stags after, hares af
     "the captured hare is still there": (0, [2, 3], [3], [], [2, 3], "capture_without_reward"),
     "and the other one beside": (0, [2, 3], [3], [], [1, 3], "capture_without_reward"),
     "two for one, neither captured": (0, [2, 5], [5], [], [1, 3], "prey_created"),
-    "two for one, and the captured one": (0, [2, 5], [5], [], [1, 3, 5], "prey_created capture_without_reward"),
+    "two for one, and the captured one": (
+        0,
+        [2, 5],
+        [5],
+        [],
+        [1, 3, 5],
+        "prey_created capture_without_reward",
+    ),
     "still there, the other one gone": (0, [0, 5], [5], [], [5], "prey_lost capture_without_reward"),
 }
 
@@ -203,7 +226,9 @@ ROWS = {  # prey before, stags first, of which `captured`; stags after, hares af
 @pytest.mark.parametrize("name", ROWS)
 def test_prey_that_move_on_one_row(name):
     stags, prey, captured, stags_to, hares_to, kinds = ROWS[name]
-    rules = Rules(hunters=1, stags=stags, hares=len(prey) - stags, blocks=0, height=1, width=6, prey_moves=0.5)
+    rules = Rules(
+        hunters=1, stags=stags, hares=len(prey) - stags, blocks=0, height=1, width=6, prey_moves=0.5
+    )
     hunter = captured[0] if captured else 4
     before, after = np.zeros((2, 1, 4, 1, 6), np.uint8)
     before[0, 0, 0, hunter] = 1
@@ -219,7 +244,10 @@ def test_within_a_hundredth_is_right():
     """The bound itself is within; either side; paid nothing and paid a share."""
     before = np.zeros((1, 4, 1, 3), np.uint8)
     before[0, 0, 0, 0] = before[0, 3, 0, 0] = 1
-    for action, kind, right in ((STAY, "reward_without_capture", 0.0), (HUNT_HARE, "capture_without_reward", 0.5)):
+    for action, kind, right in (
+        (STAY, "reward_without_capture", 0.0),
+        (HUNT_HARE, "capture_without_reward", 0.5),
+    ):
         rules = Rules(hunters=1, stags=0, hares=1, blocks=0, height=1, width=3, hare_reward=right)
         after = before * np.uint8(action == STAY)
         for off, wrong in ((0.0099, False), (0.0101, True), (0.01, False)):
@@ -291,7 +319,9 @@ def test_matching_is_as_large_as_can_be(still):
     assert (found > 0).any(1).all()
     for row in range(M):
         prey, cells = np.flatnonzero(left[row]), np.flatnonzero(now[row])
-        reach = {p: {p} if still else {p, *(to for to in ways[p] if to < 9 and not closed[row, to])} for p in prey}
+        reach = {
+            p: {p} if still else {p, *(to for to in ways[p] if to < 9 and not closed[row, to])} for p in prey
+        }
         slots = [*cells.tolist(), *[None] * len(prey)]
         best = max(
             (len(used), -len(used & set(np.flatnonzero(captured[row]).tolist())))
@@ -300,14 +330,20 @@ def test_matching_is_as_large_as_can_be(still):
             for used in [{to for to in choice if to is not None}]
         )
         on_captured = int((now & captured)[row].sum()) + best[1]
-        assert found[:, row].tolist() == [len(prey) - best[0], len(cells) - best[0] - on_captured, on_captured]
+        assert found[:, row].tolist() == [
+            len(prey) - best[0],
+            len(cells) - best[0] - on_captured,
+            on_captured,
+        ]
 
 
 def test_a_rollout_goes_on_from_impossible_boards():
     """A model's own prediction as `before`: no error, and what was wrong before is not counted once more if it stays."""
     rules = Rules(hunters=2, stags=1, hares=1, blocks=1, height=3, width=3, prey_moves=0.5)
     before = np.zeros((1, 5, 3, 3), np.uint8)
-    before[0, 0, 0, :2] = before[0, 1, 2, 2] = before[0, 2, 1, 1] = before[0, 3:, 1, 1] = 1  # both prey on the block
+    before[0, 0, 0, :2] = before[0, 1, 2, 2] = before[0, 2, 1, 1] = before[0, 3:, 1, 1] = (
+        1  # both prey on the block
+    )
     before[0, 3, 0, 0] = 1
     after = before.copy()
     after[0, 0, 0, 1] = 0

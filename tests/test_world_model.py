@@ -32,7 +32,15 @@ from data.trajectories import save_arrays
 from data.transitions import load_transitions
 from envs import Rules
 from metrics.laws import next_state_log_prob
-from train_world_model import COUNTS, OWN, Cells, JointState, ObjectWorldModel, effective_actions, log_likelihood_terms
+from train_world_model import (
+    COUNTS,
+    OWN,
+    Cells,
+    JointState,
+    ObjectWorldModel,
+    effective_actions,
+    log_likelihood_terms,
+)
 
 CPU = torch.device("cpu")
 ROOT = Path(train_world_model.__file__).resolve().parent
@@ -41,7 +49,9 @@ CROWDED = Rules(height=4, width=4, blocks=2, hares=3, hunters=4, prey_moves=0.5,
 
 def transitions(tmp_path, rules=None, samples=1500, seed=1, **flags):
     path = tmp_path / f"{seed}.npz"
-    save_arrays(path, collect(CollectArgs(samples=samples, rules=rules or Rules(), seed=seed, **flags)).arrays())
+    save_arrays(
+        path, collect(CollectArgs(samples=samples, rules=rules or Rules(), seed=seed, **flags)).arrays()
+    )
     return load_transitions(path, split=False)
 
 
@@ -60,7 +70,9 @@ def shaken(model, scale=0.5, seed=0):
 def pair(data, index=slice(None)):
     """States, actions, next states, rewards, ends of some transitions as tensors."""
     states = torch.as_tensor(flat_states(data))
-    tensors = (torch.as_tensor(a[index]) for a in (data.before, data.actions, data.after, data.rewards, data.ends))
+    tensors = (
+        torch.as_tensor(a[index]) for a in (data.before, data.actions, data.after, data.rewards, data.ends)
+    )
     before, actions, after, rewards, ends = tensors
     return states[before], actions, states[after], rewards, ends
 
@@ -76,7 +88,16 @@ def pair(data, index=slice(None)):
     seed=st.integers(0, 99),
 )
 def test_every_way_leads_to_the_next_state(tmp_path_factory, prey_moves, size, hares, seed):
-    rules = Rules(height=size[0], width=size[1], blocks=1, hares=hares, stags=2, hunters=3, prey_moves=prey_moves, horizon=9)
+    rules = Rules(
+        height=size[0],
+        width=size[1],
+        blocks=1,
+        hares=hares,
+        stags=2,
+        hunters=3,
+        prey_moves=prey_moves,
+        horizon=9,
+    )
     data = transitions(tmp_path_factory.mktemp("x"), rules, samples=150, seed=seed)
     states, K = flat_states(data), size[0] * size[1]
     outcomes = outcomes_of(states[data.before], states[data.after], size, 2, hares)
@@ -107,7 +128,14 @@ def test_two_hares_that_look_alike():
 def test_what_goes_too_far_is_not_possible():
     base = np.zeros((1, 4, 9), np.uint8)
     base[0, 0, 0] = base[0, 2, 4] = 1
-    for plane, cell in ((0, 2), (0, 4), (2, 8), (2, 0), (1, 3), (3, 7)):  # hunter, hunter, stag, stag, block, a new hare
+    for plane, cell in (
+        (0, 2),
+        (0, 4),
+        (2, 8),
+        (2, 0),
+        (1, 3),
+        (3, 7),
+    ):  # hunter, hunter, stag, stag, block, a new hare
         after = base.copy()
         after[0, plane] = 0
         after[0, plane, cell] = 1
@@ -189,7 +217,10 @@ def test_a_count_that_was_never_shown_reads_as_the_largest_that_was():
 def test_ends_that_are_not_known_cost_nothing(kind, tmp_path):
     data = transitions(tmp_path, samples=600)
     model = shaken(kind(8, 8, [0.0, 1.0, 10.0]))
-    (with_, _), index = log_likelihood_terms(model, every(data), np.arange(len(data)), False, False), np.arange(len(data))
+    (with_, _), index = (
+        log_likelihood_terms(model, every(data), np.arange(len(data)), False, False),
+        np.arange(len(data)),
+    )
     data.ends = np.full_like(data.ends, np.nan)
     without, _ = log_likelihood_terms(model, every(data), index, False, False)
     assert (without[:, 3] == 0).all() and with_[:, 3].sum() < -10
@@ -213,10 +244,15 @@ def test_the_end_hangs_on_whether_a_hunter_is_left():
 def test_a_wrong_class_is_any_of_the_others():
     """One object of three classes, 1 is right: 0 and 2 come equally often, 1 never; what is not there has none."""
     torch.manual_seed(0)
-    log_probs, right = torch.tensor([-1.0, -2.0, -4.0]).expand(4000, 1, 3), torch.ones(4000, 1, dtype=torch.int64)
+    log_probs, right = (
+        torch.tensor([-1.0, -2.0, -4.0]).expand(4000, 1, 3),
+        torch.ones(4000, 1, dtype=torch.int64),
+    )
     model, there = ObjectWorldModel(3, 3, [0.0, 1.0]), torch.ones(4000, 1, dtype=torch.bool)
     found = model._wrong(log_probs, right, there)
-    assert found.unique().tolist() == [-2.0, 1.0] and float((found == 1.0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert found.unique().tolist() == [-2.0, 1.0] and float((found == 1.0).float().mean()) == pytest.approx(
+        0.5, abs=0.03
+    )
     assert (model._wrong(log_probs, right, ~there) < -1e8).all()
 
 
@@ -256,7 +292,9 @@ def test_expected_rewards_by_hand():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        model.hunter.rest[2].bias[1] = math.log(3.0 * 5) / 4  # logits: 0 of the four steps and of staying, log 15 of leaving
+        model.hunter.rest[2].bias[1] = (
+            math.log(3.0 * 5) / 4
+        )  # logits: 0 of the four steps and of staying, log 15 of leaving
         model.reward[0].weight[0, -1] = model.reward[2].weight[0, 0] = 1.0  # the bit "leaves"
         model.reward[4].weight[1, 0], model.reward[4].bias[1] = 20.0, -10.0
     states, actions = one_hunter(4, 4)
@@ -284,7 +322,9 @@ def test_cells_by_hand():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        model.hunter[-1].bias[:] = torch.tensor([-20.0] * 4 + [1.0] + [-20.0] * 4 + [0.0, 1.0])  # on its own cell; paid 2
+        model.hunter[-1].bias[:] = torch.tensor(
+            [-20.0] * 4 + [1.0] + [-20.0] * 4 + [0.0, 1.0]
+        )  # on its own cell; paid 2
         model.prey[-1].bias[:] = torch.tensor([-20.0, -1.0])
     states, actions = one_hunter(0, 3)  # in the corner: five cells of its window are off the board
     said = model.predict(states, actions)
@@ -301,7 +341,10 @@ def test_cells_by_hand():
     )
     for cell, reward in ((5, 2.0), (0, 1.5)):  # two cells further on; a reward that is no class
         after, _ = one_hunter(cell, 0)
-        assert float(model.log_prob(states, actions, after, torch.tensor([[reward]]), torch.tensor([0.0]))) < -1e8
+        assert (
+            float(model.log_prob(states, actions, after, torch.tensor([[reward]]), torch.tensor([0.0])))
+            < -1e8
+        )
     blocked = states.clone()
     blocked[0, 1, 8] = 1
     assert float(model.log_prob(states, actions, blocked, torch.tensor([[2.0]]), torch.tensor([0.0]))) < -1e8
@@ -377,7 +420,11 @@ def test_samples_come_as_often_as_their_probability_says(tmp_path):
     (first, second), draws = ({}, {}), []
     for counts in (first, second):  # which outcomes to look at, and how often they come
         draws.append(model.sample(one, act))
-        rows = torch.cat([draws[-1][0].flatten(1), draws[-1][1] * 60, draws[-1][2][:, None]], 1).round().to(torch.int16)
+        rows = (
+            torch.cat([draws[-1][0].flatten(1), draws[-1][1] * 60, draws[-1][2][:, None]], 1)
+            .round()
+            .to(torch.int16)
+        )
         for i, row in enumerate(rows.numpy()):
             # A network that was not trained may put two prey on one cell: then a plane does not tell what happened.
             if draws[-1][0][i, -2:].sum() == prey:
@@ -405,7 +452,11 @@ def test_a_prediction_is_what_is_said(tmp_path):
         np.testing.assert_allclose((rewards > 0).float().mean(0), said.positive[0], atol=0.015)
         np.testing.assert_allclose(rewards.mean(0), said.expected_rewards[0], atol=0.015)
         gone = 1 - hunter.sum()
-        assert said.likely[0, 0].argmax() == hunter.argmax() if hunter.max() > gone else said.likely[0, 0].sum() == 0
+        assert (
+            said.likely[0, 0].argmax() == hunter.argmax()
+            if hunter.max() > gone
+            else said.likely[0, 0].sum() == 0
+        )
 
 
 def test_directions_are_alike_by_construction(tmp_path):
@@ -439,7 +490,9 @@ def test_with_own_actions_the_others_are_not_told(tmp_path):
     for random in (False, True, True):
         states, actions, *_ = batches.take(index, random)
         known = actions >= 0
-        assert (known.sum(1) == 1).all() and (states[:, :-3].any(2) | ~known).all()  # somebody who is on the board
+        assert (known.sum(1) == 1).all() and (
+            states[:, :-3].any(2) | ~known
+        ).all()  # somebody who is on the board
         assert torch.equal(actions[known], torch.as_tensor(data.actions)[known])
         told.append(known.int().argmax(1))
     there = states[:, :-3].any(2)
@@ -453,7 +506,9 @@ def test_unknown_rewards_cost_nothing(tmp_path):
     model, hidden = shaken(ObjectWorldModel(8, 8, [0.0, 1.0, 10.0])), torch.full_like(rewards, float("nan"))
     outcome = outcomes_of(states.numpy(), after.numpy(), (8, 8), 1, 4).batch(np.arange(len(data)))
     boards = JointState.of(states, 1, 4)
-    (with_, _), (without, _) = (model.terms(boards, actions, outcome, r, ends.float()) for r in (rewards, hidden))
+    (with_, _), (without, _) = (
+        model.terms(boards, actions, outcome, r, ends.float()) for r in (rewards, hidden)
+    )
     assert (without[:, 2] == 0).all() and with_[:, 2].sum() < -100
     assert torch.equal(with_[:, [0, 1, 3]], without[:, [0, 1, 3]])
 
@@ -469,7 +524,9 @@ def test_what_a_capture_pays_in_all(tmp_path):
 
 def command(*flags, cwd):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return [sys.executable, str(ROOT / "train_world_model.py"), *map(str, flags)], dict(cwd=cwd, env=environment, text=True)
+    return [sys.executable, str(ROOT / "train_world_model.py"), *map(str, flags)], dict(
+        cwd=cwd, env=environment, text=True
+    )
 
 
 def call(monkeypatch, *flags):
@@ -509,8 +566,17 @@ def test_what_it_prints_and_saves(finished, data_file):
     assert "[WM] Begin offline training..." in lines and "[Epoch 1/12]" in lines
     assert f"[WM] model saved to: {folder.relative_to(cwd).as_posix()}" in lines
     loss = pd.read_csv(folder / "loss.csv")
-    assert list(loss.epoch) == list(range(12)) and {"hunters", "prey", "rewards", "end", "total", "val_nll"} <= set(loss)
-    assert loss.total.iloc[-1] == pytest.approx(loss[["hunters", "prey", "rewards", "end"]].iloc[-1].sum(), abs=1e-5)
+    assert list(loss.epoch) == list(range(12)) and {
+        "hunters",
+        "prey",
+        "rewards",
+        "end",
+        "total",
+        "val_nll",
+    } <= set(loss)
+    assert loss.total.iloc[-1] == pytest.approx(
+        loss[["hunters", "prey", "rewards", "end"]].iloc[-1].sum(), abs=1e-5
+    )
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"run", "seed", "args", "seconds", "transitions_per_second", "transitions", "test"} <= set(metrics)
     training = 12 * metrics["transitions"]["train"] / metrics["transitions_per_second"]  # seconds
@@ -527,7 +593,11 @@ def test_it_learns_the_rules_and_takes_them_to_other_boards(finished, tmp_path):
     """A few thousand transitions of 4 hunters on 8x8: exact on a fresh file, on RANDOM hunters, and on a larger board."""
     model, _ = train_world_model.load_world_model(run_folder(finished[0]))
     large = Rules(hunters=6, stags=2, hares=8, blocks=12, height=12, width=12)
-    for seed, rules, names in ((7, Rules(), ("NS", "NH")), (8, Rules(), ("RANDOM",)), (9, large, ("NS", "NH"))):
+    for seed, rules, names in (
+        (7, Rules(), ("NS", "NH")),
+        (8, Rules(), ("RANDOM",)),
+        (9, large, ("NS", "NH")),
+    ):
         data = transitions(tmp_path, rules, samples=6000, seed=seed, strategies=names)
         states, actions, after, rewards, ends = pair(data)
         said = model.on(rules.height, rules.width).predict(states, actions)
@@ -550,7 +620,9 @@ def test_random_games_get_their_law(tmp_path, monkeypatch):
     data = transitions(tmp_path, rules, samples=4000, seed=5)
     states, actions, after, rewards, ends = pair(data)
     nll = -model.log_prob(states, actions, after, rewards, ends).mean().item()
-    floor = -next_state_log_prob(data.states[data.before], data.actions, data.states[data.after], rules).mean()
+    floor = -next_state_log_prob(
+        data.states[data.before], data.actions, data.states[data.after], rules
+    ).mean()
     assert floor < nll < 1.05 * floor
 
 
@@ -571,14 +643,19 @@ def test_flat_files_go_the_whole_way(own, tmp_path, monkeypatch, capsys):
 def test_the_contrastive_loss_is_logged(coef, data_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     saved, write = [], tracking.save_checkpoint
-    monkeypatch.setattr(tracking, "save_checkpoint", lambda path, kept: (saved.append(kept), write(path, kept)))
+    monkeypatch.setattr(
+        tracking, "save_checkpoint", lambda path, kept: (saved.append(kept), write(path, kept))
+    )
     flags = ("--epochs", 2, "--max-transitions", 600, "--contrastive-coef", coef)
     assert call(monkeypatch, "--data", data_file, *flags) == 0
     assert saved[0]["train_seconds"] == saved[0]["epoch"] == saved[0]["step"] == 0
     loss = pd.read_csv(run_folder(tmp_path) / "loss.csv")
     assert ("contrastive" in loss) == (coef > 0)
     parts = loss.hunters + loss.prey + loss.rewards + loss.end + (coef * loss.contrastive if coef else 0)
-    assert loss.total.iloc[1] == pytest.approx(parts.iloc[1], rel=1e-3) and loss.total.iloc[1] < loss.total.iloc[0]
+    assert (
+        loss.total.iloc[1] == pytest.approx(parts.iloc[1], rel=1e-3)
+        and loss.total.iloc[1] < loss.total.iloc[0]
+    )
     metrics = json.loads((run_folder(tmp_path) / "metrics.json").read_text())
     assert metrics["transitions"]["train"] == 600 and metrics["test"]["nll"] > 0
 
@@ -589,9 +666,13 @@ def test_a_regression_learns(network, tmp_path):
     """The earlier kind, which benchmarks/ keeps: its error falls, and every parameter is trained."""
     data = transitions(tmp_path, CROWDED, samples=1500)
     batches, index = every(data), np.arange(len(data))
-    first, last = (regression.train(batches, index, (4, 4), network, 1, n, learning_rate=5e-3) for n in (1, 60))
+    first, last = (
+        regression.train(batches, index, (4, 4), network, 1, n, learning_rate=5e-3) for n in (1, 60)
+    )
     states, actions, after, *_ = pair(data)
-    errors = [float((model.predict(states, actions).expected - after).square().mean()) for model in (first, last)]
+    errors = [
+        float((model.predict(states, actions).expected - after).square().mean()) for model in (first, last)
+    ]
     assert errors[1] < 0.9 * errors[0]
     loss = last.loss(*batches.take(index, random=False)[:4], contrast=0.1)
     last.zero_grad()
@@ -629,7 +710,10 @@ def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(data_file, tmp_path):
-    torchrun, losses = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], []
+    torchrun, losses = (
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        [],
+    )
     for name, launch in (("one", [sys.executable]), ("two", torchrun)):
         (tmp_path / name).mkdir()
         words, how = command("--data", data_file, "--epochs", 2, cwd=tmp_path / name)
@@ -675,7 +759,9 @@ def test_a_vae_is_no_world_model(finished, tmp_path, monkeypatch, capsys):
     checkpoint = torch.load(run_folder(finished[0]) / "last.pt", weights_only=True)
     torch.save(checkpoint | {"kind": "pretrain_vae"}, tmp_path / "last.pt")
     assert call(monkeypatch, "--resume", tmp_path) == 2
-    assert re.search("expected a checkpoint of train_world_model.py, found one of pretrain_vae", capsys.readouterr().err)
+    assert re.search(
+        "expected a checkpoint of train_world_model.py, found one of pretrain_vae", capsys.readouterr().err
+    )
 
 
 def test_files_that_cannot_teach(data_file, tmp_path, monkeypatch, capsys):

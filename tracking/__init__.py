@@ -82,7 +82,9 @@ def _given_flags(args, argv: list[str]) -> set[str]:
     return words & {field.name for field in fields(args)}
 
 
-def check_ranges(args, least: dict[str, int], above_zero: tuple[str, ...] = (), from_zero: tuple[str, ...] = ()) -> None:
+def check_ranges(
+    args, least: dict[str, int], above_zero: tuple[str, ...] = (), from_zero: tuple[str, ...] = ()
+) -> None:
     """least: whole numbers and the smallest that each may be. above_zero, from_zero: finite numbers.
 
     Raises: UsageError: a setting is out of its range, --exp-name is no name, or flags exclude each other.
@@ -123,10 +125,14 @@ def newest_run(root: str | Path, script: str) -> Path:
 
     Args: script: what trains such a run, for the message. Raises: UsageError: there is none.
     """
-    seconds = {run: run.name.rpartition("__")[2] for run in Path(root).glob("*__*") if any(run.glob("**/best.pt"))}
+    seconds = {
+        run: run.name.rpartition("__")[2] for run in Path(root).glob("*__*") if any(run.glob("**/best.pt"))
+    }
     seconds = {run: int(digits) for run, digits in seconds.items() if digits.isdecimal()}
     if not seconds:
-        raise UsageError(f"{Path(root).as_posix()}: no trained run there; train one with `python {script}`, or name another")
+        raise UsageError(
+            f"{Path(root).as_posix()}: no trained run there; train one with `python {script}`, or name another"
+        )
     return max(seconds, key=lambda run: (seconds[run], run.name))
 
 
@@ -141,12 +147,16 @@ def new_run(prefix: str, ckpt_root: str | Path, log_root: str | Path = "runs") -
         try:
             Path(ckpt_root).mkdir(parents=True, exist_ok=True)
             if not (Path(log_root) / name).exists():
-                (Path(ckpt_root) / name).mkdir()  # fails if a run beside this one was first: the folder is the claim
+                (
+                    Path(ckpt_root) / name
+                ).mkdir()  # fails if a run beside this one was first: the folder is the claim
                 (Path(log_root) / name).mkdir(parents=True)
                 return name
         except FileExistsError as error:
             if not (Path(ckpt_root) / name).is_dir():
-                raise UsageError(f"{error.filename}: expected a folder to write to, found a file; move it away") from None
+                raise UsageError(
+                    f"{error.filename}: expected a folder to write to, found a file; move it away"
+                ) from None
         except OSError as error:
             raise UsageError(
                 f"{error.filename}: cannot make this folder ({error.strerror}); choose one to write to"
@@ -207,7 +217,9 @@ def load_checkpoint(path: str | Path, kind: str, device: str | torch.device = "c
         raise UsageError(f"{path}: the checkpoint is cut short or damaged ({reason})") from None
     found = checkpoint.get("kind") if isinstance(checkpoint, dict) else None
     if found != kind:
-        raise UsageError(f"{path}: expected a checkpoint of {kind}.py, found one of {found or 'another program'}")
+        raise UsageError(
+            f"{path}: expected a checkpoint of {kind}.py, found one of {found or 'another program'}"
+        )
     return checkpoint
 
 
@@ -217,7 +229,9 @@ def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> Non
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UsageError(f"{path}: the checkpoint is of other sizes than the network it describes: {reason}") from None
+        raise UsageError(
+            f"{path}: the checkpoint is of other sizes than the network it describes: {reason}"
+        ) from None
 
 
 def resumed_args(args, checkpoint: dict, free: tuple[str, ...]):
@@ -243,7 +257,9 @@ def build(make: Callable[..., torch.nn.Module], checkpoint: dict, path: str | Pa
     try:
         model = make(**checkpoint["sizes"])
     except TypeError:
-        raise UsageError(f"{path}: the checkpoint was made by another version of this script: train anew") from None
+        raise UsageError(
+            f"{path}: the checkpoint was made by another version of this script: train anew"
+        ) from None
     load_weights(model, checkpoint["model"], path)
     return model
 
@@ -326,7 +342,9 @@ def join_world(cuda: bool):
 # ---- TensorBoard
 
 
-def open_log(run_name: str, args: dict, log_root: str | Path = "runs", purge_step: int | None = None) -> SummaryWriter:
+def open_log(
+    run_name: str, args: dict, log_root: str | Path = "runs", purge_step: int | None = None
+) -> SummaryWriter:
     """The run's event file, its first text a table of the settings. purge_step: what a killed run logged from it on goes."""
     # An absolute path: the writer's own thread opens the file anew when it flushes, wherever the program is by then.
     writer = SummaryWriter(str((Path(log_root) / run_name).resolve()), purge_step=purge_step)

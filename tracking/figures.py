@@ -28,13 +28,19 @@ def save(figure: Figure, path: str | Path, writer=None, step: int = 0) -> None:
         writer.add_figure(f"figures/{Path(path).stem}", figure, step)
 
 
-def curves(panels: dict[str, dict[str, Sequence[float]]], lines: dict[str, dict[str, float]], xlabel: str) -> Figure:
+def curves(
+    panels: dict[str, dict[str, Sequence[float]]], lines: dict[str, dict[str, float]], xlabel: str
+) -> Figure:
     """One panel a unit, so that each term can be read: panels[title][label] is a curve, lines[title][label] a level."""
     figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
-    for axis, (title, series) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+    for axis, (title, series) in zip(
+        np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
+    ):
         for colour, (label, values) in zip(COLOURS, series.items(), strict=False):
             axis.plot(np.arange(1, len(values) + 1), values, "o-", ms=3, color=colour, label=label)
-        for style, (label, level) in zip(("-.", "--", ":", (0, (1, 3))), lines.get(title, {}).items(), strict=False):
+        for style, (label, level) in zip(
+            ("-.", "--", ":", (0, (1, 3))), lines.get(title, {}).items(), strict=False
+        ):
             axis.axhline(level, color="0.35", lw=1, ls=style, label=f"{label} {level:.3f}")
         axis.set(title=title, xlabel=xlabel)
         axis.grid(alpha=0.25)
@@ -48,7 +54,9 @@ def bars(groups: Sequence[str], series: dict[str, Sequence[float]], ylabel: str,
     axis, width = figure.subplots(), 0.8 / len(series)
     for i, (label, values) in enumerate(series.items()):
         offset = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
-        axis.bar(offset, np.nan_to_num(np.asarray(values, float)), width * 0.92, color=COLOURS[i], label=label)
+        axis.bar(
+            offset, np.nan_to_num(np.asarray(values, float)), width * 0.92, color=COLOURS[i], label=label
+        )
     axis.set(xticks=range(len(groups)), xticklabels=groups, ylabel=ylabel, title=title)
     axis.grid(axis="y", alpha=0.25)
     axis.set_axisbelow(True)
@@ -65,7 +73,9 @@ def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
         axis.text(j, i, f"{matrix[i, j]}\n{share[i, j]:.0%}", ha="center", va="center", fontsize=7,
                   color="white" if share[i, j] > 0.55 else "black")  # fmt: skip
     ticks = range(len(names))
-    axis.set(xticks=ticks, yticks=ticks, yticklabels=names, xlabel="predicted (top-1)", ylabel="taken", title=title)
+    axis.set(
+        xticks=ticks, yticks=ticks, yticklabels=names, xlabel="predicted (top-1)", ylabel="taken", title=title
+    )
     axis.set_xticklabels(names, rotation=35, ha="right")
     figure.colorbar(image, ax=axis, shrink=0.8, label="share of the row")
     return figure
@@ -79,7 +89,13 @@ def reliability(bins: dict[str, np.ndarray], title: str) -> Figure:
     for colour, (label, (confidence, accuracy, share)) in zip(COLOURS, bins.items(), strict=False):
         axis.plot(confidence, accuracy, color=colour, lw=1, label=label)
         axis.scatter(confidence, accuracy, 8 + 250 * share, color=colour, alpha=0.6, lw=0)
-    axis.set(xlabel="confidence (p of the most likely action)", ylabel="accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
+    axis.set(
+        xlabel="confidence (p of the most likely action)",
+        ylabel="accuracy",
+        title=title,
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     return figure
@@ -89,9 +105,13 @@ def by_tick(panels: dict[str, dict[str, dict[int, float]]], title: str) -> Figur
     """One panel a figure, one curve a predictor: panels[title][label][tick]."""
     figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
     figure.suptitle(title, fontsize=9)
-    for axis, (name, series) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+    for axis, (name, series) in zip(
+        np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
+    ):
         for i, (label, values) in enumerate(series.items()):
-            axis.plot(values.keys(), values.values(), "-o" if i == 0 else "--", ms=3, color=COLOURS[i], label=label)
+            axis.plot(
+                values.keys(), values.values(), "-o" if i == 0 else "--", ms=3, color=COLOURS[i], label=label
+            )
         axis.set(title=name, xlabel="tick")
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
@@ -122,7 +142,9 @@ def planes(rows: dict[str, np.ndarray], channels: Sequence[str], columns: Sequen
             image = np.ones((2 * frame.shape[1], 2 * frame.shape[2], 3))
             quarters = (np.s_[::2, ::2], np.s_[::2, 1::2], np.s_[:, :], np.s_[1::2, ::2], np.s_[1::2, 1::2])
             for plane, colour, quarter in zip(frame, tint, quarters, strict=True):
-                shade = (plane if image[quarter].shape[0] == len(plane) else np.kron(plane, np.ones((2, 2))))[..., None]
+                shade = (plane if image[quarter].shape[0] == len(plane) else np.kron(plane, np.ones((2, 2))))[
+                    ..., None
+                ]
                 image[quarter] = image[quarter] * (1 - shade) + colour * shade
             axis.imshow(image.clip(0, 1), extent=(-0.5, frame.shape[2] - 0.5, frame.shape[1] - 0.5, -0.5))
             axis.set(xticks=np.arange(-0.5, frame.shape[2]), yticks=np.arange(-0.5, frame.shape[1]))
@@ -161,7 +183,10 @@ def _places(hunters: int, pixels: int) -> list[tuple[tuple[slice, slice], str]]:
     seats = [divmod(seat, columns) for seat in range(hunters)]
     places = [(slice(y[r], y[r + 1]), slice(x[c], x[c + 1])) for r, c in seats]
     places += [(slice(0, pixels), slice(0, pixels))]
-    places += [(slice(lower, pixels), slice(0, pixels // 2)), (slice(lower, pixels), slice(pixels // 2, pixels))]
+    places += [
+        (slice(lower, pixels), slice(0, pixels // 2)),
+        (slice(lower, pixels), slice(pixels // 2, pixels)),
+    ]
     colours = [COLOURS[seat % 6] for seat in range(hunters)]
     return list(zip(places, [*colours, "#444444", "#8C2D04", "#9BB814"], strict=True))
 
@@ -201,17 +226,24 @@ def joint_boards(rows: dict[str, Sequence[np.ndarray]], columns: Sequence[str], 
 
 
 def joint_film(
-    boards: dict[str, Sequence[np.ndarray]], titles: Sequence[str], path: str | Path, notes: Sequence[dict] | None = None
+    boards: dict[str, Sequence[np.ndarray]],
+    titles: Sequence[str],
+    path: str | Path,
+    notes: Sequence[dict] | None = None,
 ) -> None:
     """A GIF of joint boards side by side: boards[label][i] stands in frame i, which is titled titles[i]. notes[i]: what is
     written beside hunters on the first board, {seat: text}."""
     frames, side = [], 3.0 if len(boards) > 1 else 6.0  # as wide as the legend
     for i, title in enumerate(titles):
         figure = Figure(figsize=(side * len(boards), side + 0.9), dpi=80)
-        figure.subplots_adjust(0.02, 0.14, 0.98, 0.83, 0.06)  # a layout that is solved for each frame takes most of the time
+        figure.subplots_adjust(
+            0.02, 0.14, 0.98, 0.83, 0.06
+        )  # a layout that is solved for each frame takes most of the time
         canvas = FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=8)
-        for axis, (label, film) in zip(np.atleast_1d(figure.subplots(1, len(boards))), boards.items(), strict=True):
+        for axis, (label, film) in zip(
+            np.atleast_1d(figure.subplots(1, len(boards))), boards.items(), strict=True
+        ):
             _show_joint(axis, film[i])
             axis.set_title(label, fontsize=8)
             if notes is not None and film is next(iter(boards.values())):
@@ -232,7 +264,13 @@ def _write_beside(axis, board: np.ndarray, notes: dict[int, str]) -> None:
             line = shared[y, x] = shared.get((y, x), -1) + 1
             down = -1 if y == board.shape[1] - 1 else 1
             style = dict(color=COLOURS[seat % 6], fontsize=6.5, weight="bold", ha="center", va="center")
-            axis.text(x, y + down * (0.68 + 0.36 * line), text, bbox=dict(fc="white", alpha=0.75, lw=0, pad=0.6), **style)
+            axis.text(
+                x,
+                y + down * (0.68 + 0.36 * line),
+                text,
+                bbox=dict(fc="white", alpha=0.75, lw=0, pad=0.6),
+                **style,
+            )
 
 
 def calibration(panels: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
@@ -243,13 +281,21 @@ def calibration(panels: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
     figure.suptitle(title, fontsize=9)
     low, ticks = 1e-5, (1e-5, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - 1e-5)
     names = ("0", ".001", ".1", ".5", ".9", ".999", "1")
-    for axis, (name, series) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+    for axis, (name, series) in zip(
+        np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
+    ):
         axis.plot([low, 1 - low], [low, 1 - low], color="0.35", lw=1, ls="--", label="calibrated")
         for i, (label, (said, found, count)) in enumerate(series.items()):
             x, y = (np.clip(values, low, 1 - low) for values in (said, found))
             axis.plot(x, y, color=COLOURS[i % 7], lw=0.8, label=label)
             axis.scatter(x, y, 6 + 8 * np.log10(np.maximum(count, 1)), color=COLOURS[i % 7], alpha=0.6, lw=0)
-        axis.set(xscale="logit", yscale="logit", xlim=(low / 2, 1 - low / 2), ylim=(low / 2, 1 - low / 2), title=name)
+        axis.set(
+            xscale="logit",
+            yscale="logit",
+            xlim=(low / 2, 1 - low / 2),
+            ylim=(low / 2, 1 - low / 2),
+            title=name,
+        )
         axis.set(xlabel="predicted probability", ylabel="frequency")
         for one in (axis.xaxis, axis.yaxis):
             one.set_ticks(ticks, names)
@@ -273,15 +319,24 @@ def _numbers(values: Sequence[float]) -> str:
     return " ".join("0" if abs(value) < 5e-4 else f"{value:.3g}" for value in values)
 
 
-def predicted_boards(before, after, expected, actions, rewards, predicted, heads: Sequence[str], title: str) -> Figure:
+def predicted_boards(
+    before, after, expected, actions, rewards, predicted, heads: Sequence[str], title: str
+) -> Figure:
     """n transitions as joint boards [n, A+3, H, W], under heads[i], the actions [n, A], the rewards and those predicted."""
-    rows = {"before": before, "true next": after, "predicted next": expected, "error": np.abs(expected - after)}
+    rows = {
+        "before": before,
+        "true next": after,
+        "predicted next": expected,
+        "error": np.abs(expected - after),
+    }
     titles = [f"{head}\n{told_and_paid(told, paid)}\npredicted {_numbers(pays)}"
               for head, told, paid, pays in zip(heads, actions, rewards, predicted, strict=True)]  # fmt: skip
     return joint_boards(rows, titles, title)
 
 
-def of_predictions(reliable: dict[str, np.ndarray], ticks: dict, depths: dict, title: str) -> dict[str, Figure]:
+def of_predictions(
+    reliable: dict[str, np.ndarray], ticks: dict, depths: dict, title: str
+) -> dict[str, Figure]:
     """File name -> figure. reliable: curves as `calibration` has them, of channels and of `reward > 0`; ticks[name][tick]
     and depths[name][step]: errors of one step, and of open-loop rollouts."""
     cells = {name: curve for name, curve in reliable.items() if name != "reward > 0"}
@@ -289,5 +344,7 @@ def of_predictions(reliable: dict[str, np.ndarray], ticks: dict, depths: dict, t
     return {
         "calibration": calibration({"cells, by channel": cells} | rest, title),
         "error_by_tick": by_tick({name: {"one step": values} for name, values in ticks.items()}, title),
-        "error_by_depth": curves({name: {"open loop": values} for name, values in depths.items()}, {}, "step of a rollout"),
+        "error_by_depth": curves(
+            {name: {"open loop": values} for name, values in depths.items()}, {}, "step of a rollout"
+        ),
     }
