@@ -13,12 +13,11 @@ import torch.nn.functional as F
 
 from data import DataError, training_file
 from data.transitions import load_transitions
-from envs.grid import joint_to_planes
-from envs.scripted import STRATEGIES
-from envs.stag_hunt import Rules, distance_fields
-from envs.teams import LEARNER, Teams, parse_team
+from envs.grid import distance_fields, joint_to_planes, neighbours
+from envs.scripted import STRATEGIES, parse_team
+from envs.stag_hunt import Rules, ended_by_rule, first_hunt_after
+from envs.teams import LEARNER, Teams
 from goals import TabularMOA
-from metrics.laws import neighbours
 from train_world_model import JointState, ObjectWorldModel
 
 NEVER = 99  # steps to a prey that is gone or cannot be reached
@@ -91,24 +90,6 @@ def clock_of(tick: torch.Tensor, first_hunt: torch.Tensor, rules: Rules) -> torc
     counts = (first_hunt >= 0) & (rules.end_after_first_hunt is not None)
     left = (first_hunt + (rules.end_after_first_hunt or 0) + 1).clamp(max=rules.horizon) - tick
     return torch.stack([tick / rules.horizon, counts.float(), torch.where(counts, left / 8, 0.0)], 1)
-
-
-def first_hunt_of(first_hunt, tick, before, prey, gone: int) -> torch.Tensor:
-    """The tick of the first capture, -1 before it, int64 [N], brought up to date after a tick. first_hunt, tick: int64 [N],
-    as they were before the tick; before, prey: int64 [N, P], cells before and after it, `gone` for captured prey."""
-    captured = ((prey == gone) & (before != gone)).any(1)
-    return torch.where((first_hunt < 0) & captured, tick, first_hunt)
-
-
-def ended_by_rule(
-    tick: torch.Tensor, first_hunt: torch.Tensor, hunters: torch.Tensor, rules: Rules
-) -> torch.Tensor:
-    """Which boards terminate with this tick, bool [N]: no hunter is left, or `end_after_first_hunt` ticks have followed the
-    first capture. tick: int64 [N], of the tick just played; first_hunt: int64 [N], hunters: int64 [N, A], after it."""
-    ended = (hunters == rules.cells).all(1)
-    if rules.end_after_first_hunt is not None:
-        ended |= (first_hunt >= 0) & (tick - first_hunt >= rules.end_after_first_hunt)
-    return ended
 
 
 def sample(log_probs: torch.Tensor) -> torch.Tensor:
@@ -284,9 +265,9 @@ class Imagined:
         boards = JointState(self.blocks.float(), self.hunters, self.prey, self.rules.stags)
         after, rewards, _ = self.world.step(boards, joint)
         self.actions, self.hunters, self.prey = joint, after.hunters, after.prey
-        self.first_hunt = first_hunt_of(self.first_hunt, self.tick, before, self.prey, K)
+        self.first_hunt = first_hunt_after(self.first_hunt, self.tick, before, self.prey, K)
         left = self.hunters == K
-        ends = ended_by_rule(self.tick, self.first_hunt, self.hunters, self.rules)
+        ends = ended_by_rule(self.tick, self.first_hunt, self.hunters < K, self.rules)
         self.tick = self.tick + 1
         cut = ~ends & (self.tick >= self.rules.horizon)
         self.ended = self.ended | ends | cut

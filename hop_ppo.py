@@ -26,9 +26,9 @@ import tracking
 from boards import NEVER, Imagined, Observation, Real, recorded_starts, sample, sights
 from data import DEFAULT_DATA, DataError
 from envs import STRATEGIES, Rules, planes_to_joint
-from envs.scripted import chase
-from envs.stag_hunt import FAR
-from envs.teams import LEARNER, parse_team
+from envs.grid import FAR
+from envs.scripted import chase, parse_team
+from envs.teams import LEARNER
 from others import GoalBelief, LatentInfo, Told
 from plan import Planner
 from pretrain_vae import load_vae

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from boards import NEVER, Observation, Real, clock_of, ended_by_rule, first_hunt_of, remember, sample
+from boards import NEVER, Observation, Real, clock_of, remember, sample
 from envs.cells import Cells, cells_probs, step_cells
+from envs.grid import FAR
 from envs.scripted import DATA_EPSILON, STRATEGIES
-from envs.stag_hunt import FAR, STAY
+from envs.stag_hunt import STAY, ended_by_rule, first_hunt_after
 from goals import TabularMOA
 from others import NS, GoalBelief
 from train_world_model import JointState
@@ -249,9 +250,11 @@ class Planner:
         if self.kind == "learned":
             blocks = self.game.blocks[board].float()
             after, rewards, _ = self.world.step(JointState(blocks, hunters, prey, rules.stags), joint)
-            first_hunt = first_hunt_of(first_hunt, tick, prey, after.prey, rules.cells)
+            first_hunt = first_hunt_after(first_hunt, tick, prey, after.prey, rules.cells)
             now = after.hunters, after.prey, tick + 1, first_hunt
-            over = ended_by_rule(tick, first_hunt, after.hunters, rules) | (tick + 1 >= rules.horizon)
+            over = ended_by_rule(tick, first_hunt, after.hunters < rules.cells, rules) | (
+                tick + 1 >= rules.horizon
+            )
         else:
             now, rewards, over = self._rules(board, state, joint)
         over = over | (now[0].gather(1, seat[:, None])[:, 0] == rules.cells)

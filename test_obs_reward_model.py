@@ -27,8 +27,9 @@ from data import DEFAULT_DATA, DataError, default_or_fresh
 from data.trajectories import save_arrays
 from data.transitions import Transitions, load_transitions
 from envs import Rules
+from envs.grid import neighbours
 from metrics import observers
-from metrics.laws import neighbours, next_state_log_prob, outcomes, resolve
+from metrics.laws import next_state_log_prob, outcomes, resolve
 from metrics.violations import KINDS, TOLERANCE, violations
 from tracking import figures
 from train_world_model import Prediction, load_world_model

@@ -34,7 +34,7 @@ from data import DEFAULT_DATA, DataError, training_file
 from data.batches import TransitionBatches
 from data.outcomes import LEAVE, STAYED, Outcomes, outcomes_of
 from data.transitions import Transitions, load_transitions
-from metrics.laws import neighbours
+from envs.grid import neighbours
 from tracking import figures
 
 KIND = "train_world_model"  # what a checkpoint says it is

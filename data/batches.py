@@ -11,8 +11,8 @@ import torch
 
 from data.outcomes import LEAVE, AllOutcomes, outcomes_of
 from data.samples import Samples
-from data.symmetries import symmetries
 from data.transitions import Transitions
+from envs.grid import symmetries
 
 
 class Batch(NamedTuple):

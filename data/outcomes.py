@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from metrics.laws import neighbours
+from envs.grid import neighbours
 
 UP, DOWN, LEFT, RIGHT, STAYED, LEAVE = range(6)
 

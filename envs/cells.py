@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.grid import FAR
 from envs.scripted import chase
-from envs.stag_hunt import FAR, HUNT_HARE, HUNT_STAG, STAY, Rules
+from envs.stag_hunt import HUNT_HARE, HUNT_STAG, STAY, Rules
 
 
 class Cells(NamedTuple):

@@ -6,11 +6,13 @@ NS goes for the nearest stag, NH for the nearest hare, RANDOM is uniform over le
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from envs.stag_hunt import FAR, HUNT_HARE, HUNT_STAG, LEGAL, STAY, StagHunt
+from envs.grid import FAR
+from envs.stag_hunt import HUNT_HARE, HUNT_STAG, LEGAL, STAY, StagHunt
 
 STRATEGIES = ("NS", "NH", "RANDOM")
 DATA_EPSILON = 0.1  # of the recorded data, and wherever scripted co-players train or judge a policy
@@ -102,3 +104,17 @@ def random_actions(env: StagHunt, rng: np.random.Generator) -> np.ndarray:
     """Uniform over each hunter's legal actions, without forming probabilities. Returns: int8 [B, A]."""
     codes = env.legal_codes()
     return _NTH_LEGAL.take(codes * np.intp(_LCM) + rng.integers(0, _LCM, codes.shape, dtype=np.uint16))
+
+
+def parse_team(text: str, co_players: int) -> tuple[str, ...]:
+    """`1NS2NH` -> ("NS", "NH", "NH"); `mixed` and `self` -> (). Raises: ValueError: another form or number."""
+    if text in ("mixed", "self"):
+        return ()
+    parts = re.findall(r"(\d+)([A-Z]+)", text)
+    names = tuple(name for count, name in parts for _ in range(min(int(count), 99)))
+    if "".join(map("".join, parts)) != text or len(names) != co_players or not set(names) <= set(STRATEGIES):
+        raise ValueError(
+            f"co-players: expected mixed, self, or {co_players} co-players of {', '.join(STRATEGIES)} "
+            f"such as {co_players}NS, got {text!r}"
+        )
+    return names

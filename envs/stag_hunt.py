@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from envs.grid import FAR, distance_fields
+
 UP, DOWN, LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE = range(7)
 ACTIONS = ("UP", "DOWN", "LEFT", "RIGHT", "STAY", "HUNT_STAG", "HUNT_HARE")
 PLANES = ("SELF", "OTHERS", "BLOCKS", "STAGS", "HARES")
-FAR = np.int16(2**14)  # the distance to a prey that is gone or cannot be reached
 MAX_CELLS = 2**14  # no way is as long as FAR, and a cell's number fits 16 bits
 
 # What is legal on a cell is one byte, bit a for action a. Tables over all 128 bytes replace per-action work.
@@ -134,33 +135,25 @@ def stream_keys(seed: int, boards: np.ndarray) -> np.ndarray:
     return splitmix64(base, np.asarray(boards, np.uint64))
 
 
-def distance_fields(blocks: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Shortest-path length around blocks from every cell to the nearest source (a source itself is 0).
+def first_hunt_after(first_hunt, tick, before, prey, gone: int):
+    """The tick of the first capture on each board, -1 before it, once `tick` has been played. NumPy arrays or tensors.
 
-    Args: blocks, sources: bool [N, H, W]. Returns: int16 [N, H, W]; FAR on blocks and where no source is reached.
+    Args: first_hunt, tick: int [B], before the tick; before, prey: int [B, P], cells before and after it, `gone` if captured.
     """
-    n, h, w = sources.shape
-    free = np.zeros((n, h + 2, w + 2), bool)
-    free[:, 1:-1, 1:-1] = ~blocks
-    reached = np.zeros_like(free)
-    reached[:, 1:-1, 1:-1] = sources
-    reached &= free
-    steps = np.zeros((n, h, w), np.int16)
-    inner = reached[:, 1:-1, 1:-1]
-    while True:  # one wave a turn; a cell's distance is the number of waves that had not reached it
-        before = inner.copy()
-        wave = (
-            before
-            | reached[:, :-2, 1:-1]
-            | reached[:, 2:, 1:-1]
-            | reached[:, 1:-1, :-2]
-            | reached[:, 1:-1, 2:]
-        )
-        wave &= free[:, 1:-1, 1:-1]
-        if (wave == before).all():
-            return np.where(before, steps, FAR)
-        steps += ~before
-        inner[...] = wave
+    captured = ((prey == gone) & (before != gone)).any(1)
+    is_first = (first_hunt < 0) & captured
+    return first_hunt * ~is_first + tick * is_first
+
+
+def ended_by_rule(tick, first_hunt, active, rules: Rules):
+    """Which boards terminate with this tick, bool [B]. NumPy arrays or tensors.
+
+    Args: tick: int [B], the one just played; first_hunt: int [B], active: bool [B, A], hunters on the board, both after it.
+    """
+    ended = ~active.any(1)
+    if rules.end_after_first_hunt is not None:
+        ended |= (first_hunt >= 0) & (tick - first_hunt >= rules.end_after_first_hunt)
+    return ended
 
 
 class StagHunt:
@@ -484,11 +477,8 @@ class StagHunt:
     def _end(self, live, terminated, truncated):
         """Count the tick; end the boards that are over by rule, by an empty board, or by the horizon."""
         r, active = self.rules, self.active
-        over = ~active.any(1)
-        if r.end_after_first_hunt is not None:
-            over |= (self.first_hunt >= 0) & (self.tick - self.first_hunt >= r.end_after_first_hunt)
-            over &= live
-            terminated |= over[:, None] & active
+        over = ended_by_rule(self.tick, self.first_hunt, active, r) & live
+        terminated |= over[:, None] & active
         self.tick += live
         cut = live & ~over & (self.tick >= r.horizon)
         truncated |= cut[:, None] & active

@@ -6,30 +6,15 @@ co-player NS or NH with probability 1/2. `self`: every seat learns.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 
 import numpy as np
 
-from envs.scripted import DATA_EPSILON, STRATEGIES, sample_actions, strategy_probs
+from envs.scripted import DATA_EPSILON, STRATEGIES, parse_team, sample_actions, strategy_probs
 from envs.stag_hunt import Rules, StagHunt, State
 
 LEARNER = -1  # in `who`
 EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws
-
-
-def parse_team(text: str, co_players: int) -> tuple[str, ...]:
-    """`1NS2NH` -> ("NS", "NH", "NH"); `mixed` and `self` -> (). Raises: ValueError: another form or number."""
-    if text in ("mixed", "self"):
-        return ()
-    parts = re.findall(r"(\d+)([A-Z]+)", text)
-    names = tuple(name for count, name in parts for _ in range(min(int(count), 99)))
-    if "".join(map("".join, parts)) != text or len(names) != co_players or not set(names) <= set(STRATEGIES):
-        raise ValueError(
-            f"co-players: expected mixed, self, or {co_players} co-players of {', '.join(STRATEGIES)} "
-            f"such as {co_players}NS, got {text!r}"
-        )
-    return names
 
 
 class Teams:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.grid import neighbours
 from envs.stag_hunt import HUNT_HARE, HUNT_STAG, Rules
 
 
@@ -69,18 +70,6 @@ def resolve(before: np.ndarray, actions: np.ndarray, rules: Rules) -> Tick:
         paid[took] = reward / team[took]
         captured[np.nonzero(took)[0], kind, here[took]] = True
     return Tick(here, to, caught, paid, captured[..., :K], (prey & ~captured)[..., :K])
-
-
-@lru_cache(maxsize=16)
-def neighbours(height: int, width: int) -> np.ndarray:
-    """int64 [K+1, 7]: the cell that each action leads to, K off the board; the last row is all K."""
-    K = height * width
-    grid = np.pad(np.arange(K).reshape(height, width), 1, constant_values=K)
-    inner = grid[1:-1, 1:-1]
-    ways = np.stack(
-        [grid[:-2, 1:-1], grid[2:, 1:-1], grid[1:-1, :-2], grid[1:-1, 2:], inner, inner, inner], -1
-    )
-    return np.concatenate([ways.reshape(K, 7), np.full((1, 7), K)])
 
 
 def next_state_log_prob(

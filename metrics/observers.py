@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.trajectories import CHUNK, DataError, Trajectories
-from envs.stag_hunt import FAR, distance_fields
+from envs.grid import FAR, distance_fields
 
 TABLE_DISTANCES = (
     24  # shortest paths are told apart up to this length; the last value is "this or more, or none left"

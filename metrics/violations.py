@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.grid import neighbours
 from envs.stag_hunt import Rules
-from metrics.laws import neighbours, resolve
+from metrics.laws import resolve
 
 KINDS = (
     "jump", "against_action", "into_block", "doubled", "lost", "prey_created", "prey_moved", "prey_lost", "block_changed",

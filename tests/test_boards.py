@@ -21,8 +21,6 @@ from boards import (
     Minds,
     Real,
     Remembered,
-    ended_by_rule,
-    first_hunt_of,
     recorded_starts,
     remember,
     sample,
@@ -34,7 +32,7 @@ from data.collect import collect
 from data.trajectories import save_arrays
 from data.transitions import load_transitions
 from envs import Rules
-from envs.stag_hunt import STAY
+from envs.stag_hunt import STAY, ended_by_rule, first_hunt_after
 from envs.teams import LEARNER
 from online import OpponentTracker
 from others import GoalBelief, Score
@@ -89,12 +87,18 @@ def test_ends_by_the_rule_by_hand():
     after = torch.tensor(
         [[3, gone], [gone, gone], [3, gone], [3, 9], [3, 8]]
     )  # captured, again, long ago, walked, stayed
-    first_hunt = first_hunt_of(torch.tensor([-1, 0, 3, -1, -1]), tick, before, after, gone)
+    first_hunt = first_hunt_after(torch.tensor([-1, 0, 3, -1, -1]), tick, before, after, gone)
     assert first_hunt.tolist() == [4, 0, 3, -1, -1]
     hunters = torch.tensor([[gone, gone, 2]] * 4 + [[gone] * 3])
-    assert ended_by_rule(tick, first_hunt, hunters, HIDDEN).tolist() == [False, True, True, False, True]
+    assert ended_by_rule(tick, first_hunt, hunters < gone, HIDDEN).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
     on = replace(HIDDEN, end_after_first_hunt=None)
-    assert ended_by_rule(tick, first_hunt, hunters, on).tolist() == [False] * 4 + [True]
+    assert ended_by_rule(tick, first_hunt, hunters < gone, on).tolist() == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize("world", ["exact", pytest.param("learned", marks=pytest.mark.slow)])

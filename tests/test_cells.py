@@ -5,7 +5,7 @@ import pytest
 
 from envs import STRATEGIES, Rules, StagHunt, random_actions, strategy_probs
 from envs.cells import Cells, cells_probs, legal_cells, step_cells
-from envs.stag_hunt import FAR
+from envs.grid import FAR
 
 GAMES = {
     "4p5b 8x8": Rules(),

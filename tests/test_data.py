@@ -386,7 +386,8 @@ def test_values_far_into_a_long_file_are_found(default_path):
     t = check(arrays)
     step = int(np.flatnonzero(t.active[:, 1])[-1])
     arrays["active"][step, 1] = False
-    with pytest.raises(DataError, match=re.escape(f"active: expected True exactly where the SELF plane has a cell, found False at [{step}, 1]")):  # fmt: skip
+    said = f"active: expected True exactly where the SELF plane has a cell, found False at [{step}, 1]"
+    with pytest.raises(DataError, match=re.escape(said)):
         check(arrays)
     arrays["active"][step, 1] = True
     arrays["policy_probs"][step, 2, 1] = 0

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from reference import MOVES, Reference, distances, neighbour, place, positions, repeat, some_rules, splitmix
 
 from envs import Rules, StagHunt, State, sample_actions, strategy_probs
-from envs.stag_hunt import FAR, distance_fields, splitmix64
+from envs.grid import FAR, distance_fields
+from envs.stag_hunt import splitmix64
 
 UP, DOWN, LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE = range(7)
 PROPERTY = settings(max_examples=150, deadline=None, derandomize=True, database=None)

@@ -21,8 +21,9 @@ import tracking
 from boards import NEVER, Imagined, Real, Remembered, sample
 from data import DataError
 from envs import Rules, strategy_probs
-from envs.stag_hunt import FAR
-from envs.teams import LEARNER, Teams, parse_team
+from envs.grid import FAR
+from envs.scripted import parse_team
+from envs.teams import LEARNER, Teams
 from hop_ppo import Agent, Args, advantages_of, rollout, team_advantages_of
 from others import GoalBelief, Score, Told
 from pretrain_vae import VAE

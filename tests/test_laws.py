@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from reference import MOVES, neighbour, place, positions, repeat
 
 from envs import Rules, StagHunt, planes_to_joint
-from metrics.laws import neighbours, next_state_log_prob, outcomes, resolve
+from envs.grid import neighbours
+from metrics.laws import next_state_log_prob, outcomes, resolve
 
 STAY, HUNT_STAG, HUNT_HARE = 4, 5, 6
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True, database=None)

@@ -24,7 +24,7 @@ from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.trajectories import legal_actions, save_arrays
 from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
-from envs.stag_hunt import FAR, distance_fields
+from envs.grid import FAR, distance_fields
 from metrics import observers, reports, scores
 from online import OpponentTracker
 

@@ -11,7 +11,8 @@ from reference import place, positions, some_rules
 
 from data.collect import Args, collect
 from envs import Rules, StagHunt, planes_to_joint, sample_actions, strategy_probs
-from metrics.laws import neighbours, next_state_log_prob, outcomes, resolve
+from envs.grid import neighbours
+from metrics.laws import next_state_log_prob, outcomes, resolve
 from metrics.violations import KINDS, _unmatched, counts, violations
 
 UP, DOWN, LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE = range(7)

@@ -27,10 +27,10 @@ from data.collect import collect
 from data.flatten import Args as FlatArgs
 from data.flatten import flatten
 from data.outcomes import LEAVE, STAYED, outcomes_of
-from data.symmetries import symmetries
 from data.trajectories import save_arrays
 from data.transitions import load_transitions
 from envs import Rules
+from envs.grid import symmetries
 from metrics.laws import next_state_log_prob
 from train_world_model import (
     COUNTS,
