@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.grid import FAR
-from envs.stag_hunt import HUNT_HARE, HUNT_STAG, LEGAL, STAY, StagHunt
+from envs.grid import FAR, neighbours
+from envs.stag_hunt import HUNT_HARE, HUNT_STAG, LEGAL, STAY, Cells, Rules, StagHunt, legal_cells
 
 STRATEGIES = ("NS", "NH", "RANDOM")
 DATA_EPSILON = 0.1  # of the recorded data, and wherever scripted co-players train or judge a policy
@@ -41,53 +41,92 @@ def strategy_probs(env: StagHunt, names: Sequence[str], epsilon: float = 0.0) ->
     uniform = legal / legal.sum(-1, keepdims=True)  # [B, A, 7]
     probs = np.repeat(uniform[:, :, None], len(names), 2)
     if set(names) & {"NS", "NH"}:
-        chase = _chase(env, legal)
+        chase = _chase(env.distances(), env.hunters, legal, env.rules)
         for s, name in enumerate(names):
             if name != "RANDOM":
                 probs[:, :, s] = (1.0 - epsilon) * chase[name] + epsilon * uniform
     return probs
 
 
-def _chase(env: StagHunt, legal: np.ndarray) -> dict[str, np.ndarray]:
-    # One cell more than the board, FAR from everything: where hunters that have left stand.
-    distance = np.pad(env.distances(), ((0, 0), (0, 0), (0, 1)), constant_values=FAR)
-    neighbour = np.vstack([env.neighbours, np.full(4, env.rules.cells)])
-    return chase(distance, env.hunters, neighbour, legal, env.rules.stags)
-
-
-def chase(distance: np.ndarray, cell: np.ndarray, neighbour: np.ndarray, legal: np.ndarray, stags: int):
-    """NS and NH without epsilon, each float64 [B, A, 7]: nearest prey of the kind, else of the other, else STAY.
+def cells_probs(
+    cells: Cells,
+    names: Sequence[str],
+    who: np.ndarray,
+    epsilon: float,
+    distance: np.ndarray,
+    blocks: np.ndarray,
+    rules: Rules,
+) -> np.ndarray:
+    """Exact action probabilities of each hunter on bare cells, as `strategy_probs` gives them on a core.
 
     Args:
-        distance: int16 [B, P, K+1], from each cell to each prey, stags first; FAR where there is no way or no prey.
-        cell: [B, A], of each hunter, K once it has left; neighbour: [K+1, 4], K off the board; legal: bool [B, A, 7].
+        who: int [B, A], each hunter's strategy, an index into `names`.
+        distance: int16 [B, P, K], from each cell to where each prey stands or, if it is captured, stood.
+        blocks: bool [B, K].
+    Returns: float64 [B, A, 7].
     """
-    board, prey = np.arange(len(cell))[:, None, None], np.arange(distance.shape[1])
-    here = distance[board, prey, cell[:, :, None]]  # [B, A, P]
-    there = distance[board[..., None], prey[:, None], neighbour[cell][:, :, None, :]]  # [B, A, P, 4]
-    toward = (there == here[..., None] - 1) & legal[:, :, None, :4]
-    toward = toward / np.maximum(toward.sum(-1, keepdims=True), 1)
+    legal = legal_cells(cells.hunters, cells.prey, blocks, rules)
+    uniform = legal / legal.sum(-1, keepdims=True)
+    captured = cells.prey == rules.cells
+    chase = _chase(np.where(captured[..., None], FAR, distance), cells.hunters, legal, rules)
+    probs = uniform.copy()
+    for index, name in enumerate(names):
+        if name != "RANDOM":
+            plays = (who == index)[..., None]
+            probs = np.where(plays, (1.0 - epsilon) * chase[name] + epsilon * uniform, probs)
+    return probs
 
-    stay = np.zeros(legal.shape)
-    stay[..., STAY] = 1.0
+
+def _chase(
+    distance: np.ndarray, hunters: np.ndarray, legal: np.ndarray, rules: Rules
+) -> dict[str, np.ndarray]:
+    """`chase_probs` of hunters [B, A] on cells, K once they have left; distance: int16 [B, P, K].
+
+    What is read for cell K plays no part: a move off the board is not legal, and a hunter that has left stays.
+    """
+    board = np.arange(len(hunters))[:, None, None]
+    prey = np.arange(rules.prey)
+    inside = rules.cells - 1
+    own = np.minimum(hunters, inside)
+    around = np.minimum(neighbours(rules.height, rules.width)[hunters, :4], inside)  # [B, A, 4]
+    own_distance = distance[board, prey, own[:, :, None]]  # [B, A, P]
+    neighbour_distance = distance[board[..., None], prey[:, None], around[:, :, None, :]]  # [B, A, P, 4]
+    return chase_probs(own_distance, neighbour_distance, legal, rules.stags)
+
+
+def chase_probs(
+    own_distance: np.ndarray, neighbour_distance: np.ndarray, legal: np.ndarray, stags: int
+) -> dict[str, np.ndarray]:
+    """NS and NH without epsilon: the nearest prey of the kind, else of the other kind, else STAY.
+
+    Args:
+        own_distance: int16 [B, A, P], from each hunter to each prey, stags first; FAR: no way, or no prey.
+        neighbour_distance: int16 [B, A, P, 4], from the four cells around it.
+        legal: bool [B, A, 7]; a hunter that has left, or whose board has ended, may only STAY.
+    Returns: {"NS": float64 [B, A, 7], "NH": ...}.
+    """
+    toward = (neighbour_distance == own_distance[..., None] - 1) & legal[:, :, None, :4]
+    toward = toward / np.maximum(toward.sum(-1, keepdims=True), 1)  # [B, A, P, 4]
+    stay = np.eye(7)[STAY]
 
     def nearest(kind: slice, hunt: int, otherwise: np.ndarray) -> np.ndarray:
-        near = here[:, :, kind].min(-1, initial=FAR)  # [B, A]
-        chosen = (here[:, :, kind] == near[..., None]) & (near < FAR)[..., None]
+        distance = own_distance[:, :, kind]
+        least = distance.min(-1, initial=FAR)[..., None]  # [B, A, 1]
+        chosen = (distance == least) & (least < FAR)
         weight = chosen / np.maximum(chosen.sum(-1, keepdims=True), 1)
         probs = np.zeros(legal.shape)
         probs[..., :4] = (weight[..., None] * toward[:, :, kind]).sum(2)
-        probs[near == 0] = np.eye(7)[hunt]
-        return np.where((near < FAR)[..., None], probs, otherwise)
+        probs[least[..., 0] == 0] = np.eye(7)[hunt]
+        return np.where(least < FAR, probs, otherwise)
 
-    stag, hare = slice(0, stags), slice(stags, None)
-    playing = (legal.sum(-1) > 1)[
-        ..., None
-    ]  # a hunter that has left, or whose board has ended, can only STAY
-    stag_else_stay, hare_else_stay = nearest(stag, HUNT_STAG, stay), nearest(hare, HUNT_HARE, stay)
+    stag = slice(0, stags)
+    hare = slice(stags, None)
+    stag_else_stay = nearest(stag, HUNT_STAG, stay)
+    hare_else_stay = nearest(hare, HUNT_HARE, stay)
+    active = legal.sum(-1, keepdims=True) > 1
     return {
-        "NS": np.where(playing, nearest(stag, HUNT_STAG, hare_else_stay), stay),
-        "NH": np.where(playing, nearest(hare, HUNT_HARE, stag_else_stay), stay),
+        "NS": np.where(active, nearest(stag, HUNT_STAG, hare_else_stay), stay),
+        "NH": np.where(active, nearest(hare, HUNT_HARE, stag_else_stay), stay),
     }
 
 

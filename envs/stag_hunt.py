@@ -7,10 +7,11 @@ A cell is a number, row * W + column; row 0 is the top. The rules stand in `docs
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
-from envs.grid import FAR, distance_fields
+from envs.grid import FAR, distance_fields, neighbours
 
 UP, DOWN, LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE = range(7)
 ACTIONS = ("UP", "DOWN", "LEFT", "RIGHT", "STAY", "HUNT_STAG", "HUNT_HARE")
@@ -135,10 +136,87 @@ def stream_keys(seed: int, boards: np.ndarray) -> np.ndarray:
     return splitmix64(base, np.asarray(boards, np.uint64))
 
 
+def hunt_actions(rules: Rules) -> np.ndarray:
+    """int64 [P]: the action that hunts each prey, stags first."""
+    return np.repeat([HUNT_STAG, HUNT_HARE], [rules.stags, rules.hares])
+
+
+def legal_on(
+    cells: np.ndarray, blocks: np.ndarray, on_stag: np.ndarray, on_hare: np.ndarray, rows: int, columns: int
+) -> np.ndarray:
+    """What a hunter may do on each of these cells; one that has left, cell K, may STAY.
+
+    Args:
+        cells: int [B, n]; blocks: bool [B, K] with K = rows * columns.
+        on_stag, on_hare: bool [B, n], whether a stag or a hare stands on the cell.
+    Returns: bool [B, n, 7].
+    """
+    closed = np.pad(blocks, ((0, 0), (0, 1)), constant_values=True)  # off the board is as good as a block
+    board = np.arange(len(cells))[:, None, None]
+    around = neighbours(rows, columns)[cells, :4]  # [B, n, 4]
+    legal = np.ones((*cells.shape, 7), bool)
+    legal[..., :4] = ~closed[board, around]
+    legal[..., HUNT_STAG] = on_stag
+    legal[..., HUNT_HARE] = on_hare
+    return legal
+
+
+def effective_actions(actions: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    """An illegal action counts as STAY. actions: int [...], 0..6; legal: bool [..., 7]. Returns: int [...]."""
+    is_legal = np.take_along_axis(legal, actions[..., None].astype(np.intp), -1)[..., 0]
+    return np.where(is_legal, actions, STAY)
+
+
+def resolve_hunts(
+    cells: np.ndarray, actions: np.ndarray, rules: Rules, dtype: type = np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which hunters capture a prey in a tick, and what each earns. Prey of a kind never share a cell: hunters that
+    play the same hunt on the same cell hunt the same prey.
+
+    Args: cells: int [B, A], where the hunters stand; actions: int [B, A], their effective ones.
+    Returns: captures: bool [B, A], the hunters that take part; rewards: [B, A] of `dtype`.
+    """
+    same_cell = cells[:, :, None] == cells[:, None, :]
+    same_action = actions[:, :, None] == actions[:, None, :]
+    team = (same_cell & same_action).sum(2)  # [B, A], hunters on its prey
+    hunts_stag = actions == HUNT_STAG
+    needed = np.where(hunts_stag, rules.hunters_needed, 1)
+    captures = (actions >= HUNT_STAG) & (team >= needed)
+    reward = np.where(hunts_stag, dtype(rules.stag_reward), dtype(rules.hare_reward))
+    return captures, np.where(captures, reward / team.astype(dtype), dtype(0))
+
+
+def step_prey(prey: np.ndarray, blocks: np.ndarray, uniform: np.ndarray, rules: Rules) -> np.ndarray:
+    """Prey step one after another, stags first: each sees the steps of the earlier ones.
+
+    Args:
+        prey: int [B, P], cells, K if captured; blocks: bool [B, K].
+        uniform: float64 [B, P, 2] in [0, 1): of each prey, whether it steps, and to which of its free neighbour cells.
+    Returns: int [B, P], the cells after.
+    """
+    table, K = neighbours(rules.height, rules.width)[:, :4], rules.cells
+    prey = prey.copy()
+    steps = (uniform[..., 0] < rules.prey_moves) & (prey != K)
+    for slot in range(rules.prey):  # the rule is sequential; all boards go at once
+        board = np.flatnonzero(steps[:, slot])
+        around = table[prey[board, slot]]  # [n, 4]
+        inside = np.minimum(around, K - 1)
+        free = (around < K) & ~blocks[board[:, None], inside]
+        free &= (around[:, :, None] != prey[board][:, None, :]).all(2)
+        number = free.sum(1)
+        pick = (uniform[board, slot, 1] * number).astype(np.intp)
+        way = (np.cumsum(free, 1) > pick[:, None]).argmax(1)
+        goes = number > 0
+        prey[board[goes], slot] = around[goes, way[goes]]
+    return prey
+
+
 def first_hunt_after(first_hunt, tick, before, prey, gone: int):
     """The tick of the first capture on each board, -1 before it, once `tick` has been played. NumPy arrays or tensors.
 
-    Args: first_hunt, tick: int [B], before the tick; before, prey: int [B, P], cells before and after it, `gone` if captured.
+    Args:
+        first_hunt, tick: int [B], before the tick.
+        before, prey: int [B, P], cells before and after it, `gone` if captured.
     """
     captured = ((prey == gone) & (before != gone)).any(1)
     is_first = (first_hunt < 0) & captured
@@ -154,6 +232,64 @@ def ended_by_rule(tick, first_hunt, active, rules: Rules):
     if rules.end_after_first_hunt is not None:
         ended |= (first_hunt >= 0) & (tick - first_hunt >= rules.end_after_first_hunt)
     return ended
+
+
+class Cells(NamedTuple):
+    """What changes on B boards, as cells, without planes; K = H * W stands for off the board."""
+
+    hunters: np.ndarray
+    """int64 [B, A]"""
+    prey: np.ndarray
+    """int64 [B, P], stags first"""
+    tick: np.ndarray
+    """int64 [B]"""
+    first_hunt: np.ndarray
+    """int64 [B], the tick of the first capture, -1 before it"""
+
+
+def legal_cells(hunters: np.ndarray, prey: np.ndarray, blocks: np.ndarray, rules: Rules) -> np.ndarray:
+    """bool [B, n, 7]: what each hunter may do; one that has left may STAY.
+
+    Args: hunters: int [B, n]; prey: int [B, P], stags first; blocks: bool [B, K]. Cells, K if gone.
+    """
+    active = hunters < rules.cells
+    on_prey = (hunters[:, :, None] == prey[:, None, :]) & active[..., None]  # [B, n, P]
+    on_stag = on_prey[..., : rules.stags].any(2)
+    on_hare = on_prey[..., rules.stags :].any(2)
+    return legal_on(hunters, blocks, on_stag, on_hare, rules.height, rules.width)
+
+
+def step_cells(
+    cells: Cells,
+    actions: np.ndarray,
+    blocks: np.ndarray,
+    rules: Rules,
+    rng: np.random.Generator | None = None,
+) -> tuple[Cells, np.ndarray, np.ndarray]:
+    """One tick on cells alone: what a search in the rules plays, many boards at once.
+
+    Args: actions: integers [B, A], an illegal one counts as STAY; blocks: bool [B, K]; rng: for prey that move.
+    Returns: the cells after, rewards float32 [B, A], over bool [B]: by the rules or at the horizon.
+    Raises: ValueError: prey move, and there is no rng.
+    """
+    hunters, prey, tick, first_hunt = cells
+    K = rules.cells
+    legal = legal_cells(hunters, prey, blocks, rules)
+    actions = effective_actions(actions, legal)
+    captures, rewards = resolve_hunts(hunters, actions, rules)
+    captured = ((hunters[:, :, None] == prey[:, None, :]) & captures[..., None]).any(1)  # [B, P]
+    moved = neighbours(rules.height, rules.width)[hunters, actions]
+    hunters_after = np.where(captures, K, moved)
+    prey_after = np.where(captured, K, prey)
+    first_hunt = first_hunt_after(first_hunt, tick, prey, prey_after, K)
+    if rules.prey_moves > 0.0:
+        if rng is None:
+            raise ValueError("prey move at random: step_cells needs rng")
+        uniform = rng.random((*prey.shape, 2))
+        prey_after = step_prey(prey_after, blocks, uniform, rules)
+    over = ended_by_rule(tick, first_hunt, hunters_after < K, rules)
+    over |= tick + 1 >= rules.horizon
+    return Cells(hunters_after, prey_after, tick + 1, first_hunt), rewards, over
 
 
 class StagHunt:
