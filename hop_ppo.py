@@ -27,7 +27,7 @@ from boards import NEVER, Imagined, Observation, Real, recorded_starts, sample, 
 from data import DEFAULT_DATA, DataError
 from envs import STRATEGIES, Rules, planes_to_joint
 from envs.grid import FAR
-from envs.scripted import chase, parse_team
+from envs.scripted import chase_probs, parse_team
 from envs.teams import LEARNER
 from others import GoalBelief, LatentInfo, Told
 from plan import Planner
@@ -437,11 +437,10 @@ class Script:
     def __call__(self, seen: Observation) -> tuple[torch.Tensor, None]:
         distance = torch.cat([seen.steps[:, :, :1], seen.ways], 2).numpy().astype(np.int16)  # [N, P, 5]
         distance[distance == NEVER] = FAR
-        here, around = (
-            np.zeros((len(distance), 1), np.int64),
-            np.array([[1, 2, 3, 4]]),
-        )  # places in its last axis
-        probs = chase(distance, here, around, seen.legal[:, None].numpy(), self.rules.stags)
+        distance = distance[:, None]  # [N, 1, P, 5]: one hunter a row
+        probs = chase_probs(
+            distance[..., 0], distance[..., 1:], seen.legal[:, None].numpy(), self.rules.stags
+        )
         late = (seen.clock[:, :1] * self.rules.horizon).round() >= self.switch
         return torch.where(late, *(torch.as_tensor(probs[name][:, 0]) for name in ("NH", "NS"))).log(), None
 

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from boards import NEVER, Observation, Real, clock_of, remember, sample
-from envs.cells import Cells, cells_probs, step_cells
 from envs.grid import FAR
-from envs.scripted import DATA_EPSILON, STRATEGIES
-from envs.stag_hunt import STAY, ended_by_rule, first_hunt_after
+from envs.scripted import DATA_EPSILON, STRATEGIES, cells_probs
+from envs.stag_hunt import STAY, Cells, ended_by_rule, first_hunt_after, step_cells
 from goals import TabularMOA
 from others import NS, GoalBelief
 from train_world_model import JointState
@@ -269,14 +268,14 @@ class Planner:
 
     def _strategies(self, board: torch.Tensor, state: tuple, who: torch.Tensor) -> np.ndarray:
         cells, maps = Cells(*(part.numpy() for part in state)), self.game.maps
-        distance = maps.steps[board].numpy().astype(np.int16)
+        distance = maps.steps[board][..., :-1].numpy().astype(np.int16)
         distance[distance == NEVER] = FAR
-        walls = maps.walls[board].numpy()
-        return cells_probs(cells, STRATEGIES, who.numpy(), DATA_EPSILON, distance, walls, self.game.rules)
+        blocks = self.game.blocks[board].numpy()
+        return cells_probs(cells, STRATEGIES, who.numpy(), DATA_EPSILON, distance, blocks, self.game.rules)
 
     def _rules(
         self, board: torch.Tensor, state: tuple, joint: torch.Tensor
     ) -> tuple[tuple, torch.Tensor, torch.Tensor]:
-        cells, walls = Cells(*(part.numpy() for part in state)), self.game.maps.walls[board].numpy()
-        after, rewards, over = step_cells(cells, joint.numpy(), walls, self.game.rules, self.rng)
+        cells, blocks = Cells(*(part.numpy() for part in state)), self.game.blocks[board].numpy()
+        after, rewards, over = step_cells(cells, joint.numpy(), blocks, self.game.rules, self.rng)
         return tuple(map(torch.as_tensor, after)), torch.as_tensor(rewards), torch.as_tensor(over)

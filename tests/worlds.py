@@ -5,7 +5,7 @@ import torch
 
 from boards import Remembered
 from envs import Rules
-from envs.cells import Cells, step_cells
+from envs.stag_hunt import Cells, step_cells
 from train_world_model import JointState
 
 
@@ -19,9 +19,9 @@ class TrueWorld:
         return self
 
     def step(self, boards: JointState, actions):
-        walls = np.pad(boards.blocks.bool().numpy(), ((0, 0), (0, 1)), constant_values=True)
+        blocks = boards.blocks.bool().numpy()
         zero = np.zeros(len(actions), np.int64)
         cells = Cells(boards.hunters.numpy(), boards.prey.numpy(), zero, zero - 1)
-        after, rewards, _ = step_cells(cells, actions.numpy(), walls, self.rules)
+        after, rewards, _ = step_cells(cells, actions.numpy(), blocks, self.rules)
         boards = boards._replace(hunters=torch.as_tensor(after.hunters), prey=torch.as_tensor(after.prey))
         return boards, torch.as_tensor(rewards), torch.rand(len(actions)) < 0.1
