@@ -1,7 +1,8 @@
 """The exact law of the next joint state: the floor of a world model's NLL where prey move at random.
 
-Hunters and captures are certain; prey then step one after another, stags first. Planes do not say in which order prey of
-one kind step, so every order counts the same, and all ways in which the prey can have gone to the cells after add up.
+Hunters and captures are deterministic; prey then step one after another, stags first. The planes do not show in
+which order prey of one kind step, so each order is equally likely, and the probabilities of all ways in which the
+prey can reach the cells after the tick are added.
 """
 
 from __future__ import annotations
@@ -13,94 +14,103 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.grid import neighbours
-from envs.stag_hunt import HUNT_HARE, HUNT_STAG, Rules
+from envs.stag_hunt import HUNT_HARE, Rules, effective_actions, legal_on, resolve_hunts
 
 
-class Tick(NamedTuple):
-    """What is certain of M ticks: all but the prey's steps. K = H * W cells; K as a cell: not on the board."""
+class DeterministicStep(NamedTuple):
+    """The part of M ticks that is certain: all but the steps of prey. Cell K = H * W stands for off the board."""
 
-    here: np.ndarray
-    """int64 [M, A], the cell of each hunter before"""
-    to: np.ndarray
+    hunters: np.ndarray
+    """int64 [M, A], the cell of each hunter before the tick"""
+    destinations: np.ndarray
     """int64 [M, A], the cell that its effective action leads to"""
-    caught: np.ndarray
+    captures: np.ndarray
     """bool [M, A], takes part in a capture, and so leaves the board"""
-    paid: np.ndarray
-    """float64 [M, A], its reward"""
-    captured: np.ndarray
-    """bool [M, 2, K], stags and hares that leave the board"""
-    left: np.ndarray
-    """bool [M, 2, K], stags and hares that are left, where they stood before"""
+    rewards: np.ndarray
+    """float64 [M, A]"""
+    captured_prey: np.ndarray
+    """bool [M, 2, K], the stags and hares that are captured"""
+    remaining_prey: np.ndarray
+    """bool [M, 2, K], the stags and hares that are not, on their cells before the tick"""
 
 
-def resolve(before: np.ndarray, actions: np.ndarray, rules: Rules) -> Tick:
-    """Moves and hunts of M ticks, by `hunters_needed`, `stag_reward` and `hare_reward`; the arrays say all sizes.
+def deterministic_step(before: np.ndarray, actions: np.ndarray, rules: Rules) -> DeterministicStep:
+    """Moves and hunts of M ticks on joint states, which may be impossible ones that a model predicted.
 
     Args:
         before: uint8 or bool [M, A+3, H, W], joint states; of a hunter that is on several cells the first counts.
         actions: integers [M, A], as chosen: illegal ones count as STAY.
+        rules: `hunters_needed`, `stag_reward` and `hare_reward` are used; the arrays give all sizes.
     Raises: ValueError: a wrong shape or dtype, or an action outside 0..6.
     """
+    _check(before, actions)
+    M, planes, H, W = before.shape
+    A, K = planes - 3, H * W
+    flat = before.reshape(M, planes, K).astype(bool)
+    on_cell = flat[:, :A]
+    hunters = np.where(on_cell.any(2), on_cell.argmax(2), K)  # [M, A]
+    prey = np.pad(flat[:, A + 1 :], ((0, 0), (0, 0), (0, 1)))  # [M, 2, K+1], none off the board
+    row = np.arange(M)[:, None]
+    on_stag = prey[row, 0, hunters]
+    on_hare = prey[row, 1, hunters]
+    legal = legal_on(hunters, flat[:, A], on_stag, on_hare, H, W)
+    actions = effective_actions(actions, legal)
+    destinations = neighbours(H, W)[hunters, actions]
+    captures, rewards = resolve_hunts(hunters, actions, rules, np.float64)
+    kind = (actions == HUNT_HARE).astype(np.intp)
+    captured = np.zeros_like(prey)
+    captured[np.nonzero(captures)[0], kind[captures], hunters[captures]] = True
+    remaining = prey & ~captured
+    return DeterministicStep(hunters, destinations, captures, rewards, captured[..., :K], remaining[..., :K])
+
+
+def _check(before: np.ndarray, actions: np.ndarray) -> None:
     if before.ndim != 4 or before.shape[1] < 4:
         raise ValueError(f"before: expected joint states of shape [M, A+3, H, W], got {before.shape}")
-    M, seats, K = len(before), before.shape[1] - 3, before.shape[2] * before.shape[3]
-    if actions.shape != (M, seats) or actions.dtype.kind not in "iu":
-        raise ValueError(
-            f"actions: expected integers of shape {(M, seats)}, got {actions.dtype} {actions.shape}"
-        )
+    shape = (len(before), before.shape[1] - 3)
+    if actions.shape != shape or actions.dtype.kind not in "iu":
+        raise ValueError(f"actions: expected integers of shape {shape}, got {actions.dtype} {actions.shape}")
     if actions.size and (actions.min() < 0 or actions.max() > HUNT_HARE):
         raise ValueError(f"actions: must be in 0..6, got {actions.min()} to {actions.max()}")
-    # One cell more, number K: off the board, where nothing stands but a wall.
-    flat = np.pad(before.reshape(M, seats + 3, K).astype(bool), ((0, 0), (0, 0), (0, 1)))
-    hunters, walls, prey = flat[:, :seats], flat[:, seats], flat[:, seats + 1 :]
-    walls[:, K] = True
-    row = np.arange(M)[:, None]
-    here = np.where(hunters.any(2), hunters.argmax(2), K)
-    to = neighbours(*before.shape[2:])[here, actions]
-    to = np.where(walls[row, to], here, to)
-    caught, paid, captured = np.zeros((M, seats), bool), np.zeros((M, seats)), np.zeros_like(prey)
-    hunts = (HUNT_STAG, rules.hunters_needed, rules.stag_reward), (HUNT_HARE, 1, rules.hare_reward)
-    for kind, (hunt, needed, reward) in enumerate(hunts):
-        hunting = (actions == hunt) & prey[row, kind, here]
-        team = (hunting[:, None, :] & (here[:, :, None] == here[:, None, :])).sum(
-            2
-        )  # [M, A], who hunt on its cell
-        took = hunting & (team >= needed)
-        caught |= took
-        paid[took] = reward / team[took]
-        captured[np.nonzero(took)[0], kind, here[took]] = True
-    return Tick(here, to, caught, paid, captured[..., :K], (prey & ~captured)[..., :K])
 
 
 def next_state_log_prob(
     before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: Rules
 ) -> np.ndarray:
-    """float64 [M]: log P(after | before, actions) in nats; -inf for what the rules rule out.
+    """float64 [M]: log P(after | before, actions) in nats; -inf for what the rules exclude.
 
-    Each order of a kind's prey counts the same. That is exact at tick 0; later a board can hint at the order, and to be
-    told it would be worth 0.015 nats a tick on the default board at `prey_moves` 0.5, 0.07 at 1.
+    Each order of a kind's prey is equally likely. That is exact at tick 0; later a board can give a hint of the order,
+    and to know it would be worth 0.015 nats a tick on the default board at `prey_moves` 0.5, 0.07 at 1.
+
     Args:
         before, after: uint8 or bool [M, A+3, H, W], joint states; `before` on a board that is still played.
         actions: integers [M, A], as chosen: illegal ones count as STAY.
     Raises: ValueError: a wrong shape or dtype, or an action outside 0..6.
     """
-    tick, (M, planes, H, W) = resolve(before, actions, rules), before.shape
+    step = deterministic_step(before, actions, rules)
     if after.shape != before.shape:
         raise ValueError(f"after: expected the shape of before, {before.shape}, got {after.shape}")
+    M, planes, H, W = before.shape
     A, K = planes - 3, H * W
-    old, new = (x.reshape(M, planes, K).astype(bool) for x in (before, after))
-    hunters = np.where(tick.caught, K, tick.to)[..., None] == np.arange(K)  # [M, A, K]
-    possible = (new[:, :A] == hunters).all((1, 2)) & (new[:, A] == old[:, A]).all(1)
+    old_blocks = before[:, A].reshape(M, K).astype(bool)
+    new = after.reshape(M, planes, K).astype(bool)
+    new_prey = new[:, A + 1 :]  # [M, 2, K]
+    possible = (new[:, :A] == _hunter_planes(step, K)).all((1, 2))
+    possible &= (new[:, A] == old_blocks).all(1)
     if rules.prey_moves == 0.0:
-        return np.where(possible & (new[:, A + 1 :] == tick.left).all((1, 2)), 0.0, -np.inf)
+        possible &= (new_prey == step.remaining_prey).all((1, 2))
+        return np.where(possible, 0.0, -np.inf)
+    possible &= (new_prey.sum(2) == step.remaining_prey.sum(2)).all(1)
     probs = np.zeros(M)
-    for row in np.flatnonzero(possible & (new[:, A + 1 :].sum(2) == tick.left.sum(2)).all(1)):
-        stags, hares = (np.flatnonzero(plane).tolist() for plane in tick.left[row])
-        stags_to, hares_to = (np.flatnonzero(plane).tolist() for plane in new[row, A + 1 :])
-        blocks = frozenset([K, *np.flatnonzero(old[row, A]).tolist()])
-        probs[row] = _herd_prob(stags, stags_to, blocks.union(hares), rules.prey_moves, (H, W))
+    for row in np.flatnonzero(possible):
+        stags, hares = map(_cells, step.remaining_prey[row])
+        stags_after, hares_after = map(_cells, new_prey[row])
+        blocks = frozenset([K, *_cells(old_blocks[row])])
+        closed = blocks.union(hares)
+        probs[row] = _group_prob(stags, stags_after, closed, rules.prey_moves, (H, W))
         if probs[row]:
-            probs[row] *= _herd_prob(hares, hares_to, blocks.union(stags_to), rules.prey_moves, (H, W))
+            closed = blocks.union(stags_after)
+            probs[row] *= _group_prob(hares, hares_after, closed, rules.prey_moves, (H, W))
     with np.errstate(divide="ignore"):
         return np.log(probs)
 
@@ -108,85 +118,109 @@ def next_state_log_prob(
 def outcomes(before: np.ndarray, actions: np.ndarray, rules: Rules) -> list[tuple[np.ndarray, float]]:
     """The whole law of one tick, for small cases: each possible next joint state, once, and its probability.
 
-    Args: before: uint8 or bool [A+3, H, W]; actions: integers [A]. Returns: (uint8 [A+3, H, W], probability) pairs.
+    Args: before: uint8 or bool [A+3, H, W]; actions: integers [A].
+    Returns: (uint8 [A+3, H, W], probability) pairs.
     Raises: ValueError: a wrong shape or dtype, or an action outside 0..6.
     """
-    tick, (planes, H, W) = resolve(before[None], np.asarray(actions)[None], rules), before.shape
-    A, K, p = planes - 3, H * W, rules.prey_moves
-    stags, hares = (frozenset(np.flatnonzero(plane).tolist()) for plane in tick.left[0])
-    blocks = frozenset([K, *np.flatnonzero(before[A]).tolist()])
+    step = deterministic_step(before[None], np.asarray(actions)[None], rules)
+    planes, H, W = before.shape
+    A, K = planes - 3, H * W
+    certain = np.zeros((planes, K), np.uint8)
+    certain[:A] = _hunter_planes(step, K)[0]
+    certain[A] = before[A].reshape(K)
+    blocks = frozenset([K, *_cells(before[A])])
+    stags, hares = (frozenset(_cells(plane)) for plane in step.remaining_prey[0])
     law = []
-    for stags_to, q in _herd_law(_ways(stags, blocks | hares, (H, W)), p).items():
-        for hares_to, r in _herd_law(_ways(hares, blocks | stags_to, (H, W)), p).items():
-            after = np.zeros((planes, K), np.uint8)
-            after[:A] = np.where(tick.caught[0], K, tick.to[0])[:, None] == np.arange(K)
-            after[A] = before[A].reshape(K)
-            after[A + 1, list(stags_to)] = after[A + 2, list(hares_to)] = 1
-            law.append((after.reshape(planes, H, W), q * r))
+    stag_law = _group_law(_options(stags, blocks | hares, (H, W)), rules.prey_moves)
+    for stags_after, stag_prob in stag_law.items():
+        hare_law = _group_law(_options(hares, blocks | stags_after, (H, W)), rules.prey_moves)
+        for hares_after, hare_prob in hare_law.items():
+            after = certain.copy()
+            after[A + 1, list(stags_after)] = 1
+            after[A + 2, list(hares_after)] = 1
+            law.append((after.reshape(planes, H, W), stag_prob * hare_prob))
     return law
 
 
-# ---- one kind's prey: its cells, and for each the neighbour cells without a block or prey of the other kind
+def _hunter_planes(step: DeterministicStep, K: int) -> np.ndarray:
+    """bool [M, A, K]: where the hunters are after the tick."""
+    cells = np.where(step.captures, K, step.destinations)
+    return cells[..., None] == np.arange(K)
 
 
-def _ways(cells, closed: frozenset, size: tuple[int, int]) -> frozenset:
+def _cells(plane: np.ndarray) -> list[int]:
+    return np.flatnonzero(plane).tolist()
+
+
+# ---- Prey of one kind. Each is (cell, options): its cell, and the neighbour cells without a block or prey of the
+# other kind. The law of `envs.stag_hunt.step_prey`, if each order of the prey is equally likely.
+
+
+def _options(cells, closed: frozenset, size: tuple[int, int]) -> frozenset:
     around = neighbours(*size)[:, :4]
     return frozenset((cell, tuple(to for to in around[cell].tolist() if to not in closed)) for cell in cells)
 
 
-def _step(cell: int, ways: tuple, taken: frozenset, p: float) -> list[tuple[int, float]]:
-    """Where one prey goes, and how likely, while others of its kind stand on `taken`."""
-    free = [to for to in ways if to not in taken]
+def _step_law(cell: int, options: tuple, taken: frozenset, p: float) -> list[tuple[int, float]]:
+    """(cell after, probability) of one prey, while others of its kind stand on `taken`."""
+    free = [to for to in options if to not in taken]
     if not free:
         return [(cell, 1.0)]
     return [(cell, 1.0 - p), *((to, p / len(free)) for to in free)]
 
 
-def _herd_law(herd: frozenset, p: float) -> dict[frozenset, float]:
-    """Cells after -> probability: one of those that wait goes next, each as likely."""
-    law = {(herd, frozenset()): 1.0}  # (who waits, cells of those that went)
-    for _ in herd:
-        step = defaultdict(float)
-        for (waiting, gone), q in law.items():
+def _taken(waiting: frozenset, moved: frozenset) -> frozenset:
+    """The cells of the prey that still have to step and of those that have."""
+    return moved.union(cell for cell, _ in waiting)
+
+
+def _group_law(group: frozenset, p: float) -> dict[frozenset, float]:
+    """Cells after -> probability. Each of those that wait is equally likely to step next."""
+    law = {(group, frozenset()): 1.0}  # (prey that wait, cells of those that have stepped) -> probability
+    for _ in group:
+        next_law = defaultdict(float)
+        for (waiting, moved), prob in law.items():
             for prey in waiting:
                 rest = waiting - {prey}
-                for to, r in _step(*prey, gone.union(cell for cell, _ in rest), p):
-                    if r:
-                        step[rest, gone | {to}] += q * r / len(waiting)
-        law = step
-    return {cells: q for (_, cells), q in law.items()}
+                for to, step_prob in _step_law(*prey, _taken(rest, moved), p):
+                    if step_prob:
+                        next_law[rest, moved | {to}] += prob * step_prob / len(waiting)
+        law = next_law
+    return {cells: prob for (_, cells), prob in law.items()}
 
 
-def _herd_prob(
+def _group_prob(
     cells: list[int], after: list[int], closed: frozenset, p: float, size: tuple[int, int]
 ) -> float:
-    """P(a kind's prey on `cells` go to the cells `after`). Prey three or more steps apart have no cell in common, whatever
-    either does: groups of nearer ones go independently, and a cell after belongs to the one group beside it."""
-    left, prob = set(cells), 1.0
-    while left and prob:
-        group, grown = set(), [left.pop()]
-        while grown:
-            group.update(grown)
-            grown = [b for b in left if any(_steps(a, b, size[1]) <= 2 for a in grown)]
-            left.difference_update(grown)
-        target = frozenset(to for to in after if any(_steps(a, to, size[1]) <= 1 for a in group))
-        prob *= (
-            _arrive(_ways(group, closed, size), frozenset(), target, p) if len(target) == len(group) else 0.0
-        )
+    """P(a kind's prey on `cells` go to the cells `after`). Prey three or more steps apart have no cell in common,
+    whatever either does: clusters of nearer ones go independently, and each cell after belongs to one cluster."""
+    remaining = set(cells)
+    prob = 1.0
+    while remaining and prob:
+        cluster = set()
+        added = [remaining.pop()]
+        while added:
+            cluster.update(added)
+            added = [b for b in remaining if any(_distance(a, b, size[1]) <= 2 for a in added)]
+            remaining.difference_update(added)
+        target = frozenset(to for to in after if any(_distance(a, to, size[1]) <= 1 for a in cluster))
+        if len(target) != len(cluster):
+            return 0.0
+        prob *= _arrive_prob(_options(cluster, closed, size), frozenset(), target, p)
     return prob
 
 
-def _steps(a: int, b: int, width: int) -> int:
+def _distance(a: int, b: int, width: int) -> int:
     return abs(a // width - b // width) + abs(a % width - b % width)
 
 
 @lru_cache(maxsize=2**16)
-def _arrive(waiting: frozenset, gone: frozenset, target: frozenset, p: float) -> float:
-    """P(those that wait end on the cells of `target` that those that went, now on `gone`, leave over)."""
+def _arrive_prob(waiting: frozenset, moved: frozenset, target: frozenset, p: float) -> float:
+    """P(the prey that wait end on the cells of `target` that those which have stepped do not cover)."""
     prob = 0.0 if waiting else 1.0
     for prey in waiting:
         rest = waiting - {prey}
-        for to, r in _step(*prey, gone.union(cell for cell, _ in rest), p):
-            if r and to in target:
-                prob += r / len(waiting) * _arrive(rest, gone | {to}, target, p)
+        for to, step_prob in _step_law(*prey, _taken(rest, moved), p):
+            if step_prob and to in target:
+                prob += step_prob / len(waiting) * _arrive_prob(rest, moved | {to}, target, p)
     return prob

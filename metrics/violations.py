@@ -1,4 +1,4 @@
-"""Rule violations of predicted next joint states and rewards, by kind. On what the game itself plays every count is zero."""
+"""Rule violations of predicted next joint states and rewards, by kind. What the game itself plays has none."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import numpy as np
 
 from envs.grid import neighbours
 from envs.stag_hunt import Rules
-from metrics.laws import resolve
+from metrics.laws import DeterministicStep, deterministic_step
 
 KINDS = (
-    "jump", "against_action", "into_block", "doubled", "lost", "prey_created", "prey_moved", "prey_lost", "block_changed",
-    "reward_without_capture", "capture_without_reward",
-)  # fmt: skip
+    "jump",
+    "against_action",
+    "into_block",
+    "doubled",
+    "lost",
+    "prey_created",
+    "prey_moved",
+    "prey_lost",
+    "block_changed",
+    "reward_without_capture",
+    "capture_without_reward",
+)
 TOLERANCE = 0.01  # a reward this near is right
 
 
@@ -20,128 +29,174 @@ def violations(
 ) -> dict[str, np.ndarray]:
     """Which of M predictions break the rules, and how: one array a kind, in the order of `KINDS`.
 
-    A mistake counts under the kind that names it; a prediction with several mistakes counts under several. Captures are
-    those by the rules from `before` and `actions`: a prediction that captures where the rules do not has lost its hunters
-    and its prey and pays without a capture; one that overlooks a capture is a `capture_without_reward`, and nothing else.
+    A mistake counts under the kind that names it; a prediction with several mistakes counts under several. Captures
+    are those by the rules from `before` and `actions`: a prediction that captures where the rules do not has lost its
+    hunters and its prey and pays without a capture; one that misses a capture is a `capture_without_reward`, and
+    nothing else.
 
     Of a hunter that is on the board before and on one cell after:
     - `jump`: that cell is not where it was and not one of the four neighbour cells.
     - `into_block`: that cell is a block of `before`.
-    - `against_action`: neither of these, and not the cell that its effective action leads to. Not asked of a hunter that
-      a capture takes off the board.
+    - `against_action`: neither of these, and not the cell that its effective action leads to. Not asked of a hunter
+      that a capture takes off the board.
 
     Of the other hunters:
     - `doubled`: on several cells after, wherever they are; or on the board after, though it had left before.
     - `lost`: on no cell after, though no capture takes it off the board.
 
-    Of each kind of prey, among the cells after: prey that are left after the captures are matched, as many as can be, with
-    cells after that one prey each can have gone to: its own, or where `prey_moves` is above 0 also a neighbour cell without
-    a block or prey of the other kind (stags go first: hares where they were, stags where they are). That a prey stays where
-    `prey_moves` is 1 is let pass. A cell of a captured prey is matched last; unmatched, the prey is still there. Then
+    Of each kind of prey: the prey that remain after the captures are matched, as many as possible, with the cells
+    after. A prey can go to its own cell, or where `prey_moves` is above 0 also to a neighbour cell without a block or
+    prey of the other kind (stags go first: hares where they were, stags where they are). That a prey stays where
+    `prey_moves` is 1 is allowed. A cell of a captured prey is matched last; unmatched, the prey is still there. Then
     - `prey_moved`: both a prey and a cell are unmatched.
     - `prey_created`, `prey_lost`: more cells than prey are unmatched, or fewer. A stag that turns into a hare is both.
 
     - `block_changed`: BLOCKS differs from `before`.
     - `reward_without_capture`: a hunter that takes part in no capture is not paid 0, within 0.01.
-    - `capture_without_reward`: a hunter that takes part in a capture is not paid its share, within 0.01, or is still on the
-      board, or the captured prey is still there.
+    - `capture_without_reward`: a hunter that takes part in a capture is not paid its share, within 0.01, or is still
+      on the board, or the captured prey is still there.
 
     Args:
-        before: uint8 or bool [M, A+3, H, W], joint states. In a rollout they may be impossible themselves: a hunter that is
-            on several cells is judged from the first, and prey on a wrong cell may stay there.
+        before: uint8 or bool [M, A+3, H, W], joint states. In a rollout they may be impossible themselves: a hunter
+            that is on several cells is judged from the first, and prey on a wrong cell may stay there.
         actions: integers [M, A], as chosen: illegal ones count as STAY.
         after: uint8 or bool [M, A+3, H, W], the predictions, any 0 or 1 in each cell.
         rewards: float [M, A]; NaN is never right.
-        rules: `hunters_needed`, `stag_reward`, `hare_reward`, `prey_moves` are used; the arrays say all sizes.
+        rules: `hunters_needed`, `stag_reward`, `hare_reward`, `prey_moves` are used; the arrays give all sizes.
     Returns: kind -> bool [M].
     Raises: ValueError: a wrong shape or dtype, or an action outside 0..6.
     """
-    tick, (M, planes, H, W) = resolve(before, actions, rules), before.shape
-    for name, array, shape in (("after", after, before.shape), ("rewards", rewards, actions.shape)):
-        if array.shape != shape:
-            raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    step = deterministic_step(before, actions, rules)
+    if after.shape != before.shape:
+        raise ValueError(f"after: expected shape {before.shape}, got {after.shape}")
+    if rewards.shape != actions.shape:
+        raise ValueError(f"rewards: expected shape {actions.shape}, got {rewards.shape}")
+    M, planes, H, W = before.shape
     A, K = planes - 3, H * W
-    new, blocks = after.reshape(M, planes, K).astype(bool), before[:, A].reshape(M, K).astype(bool)
-    found = {kind: np.zeros(M, bool) for kind in KINDS}
-
-    cells, on_board = np.count_nonzero(new[:, :A], axis=2), tick.here < K  # [M, A]
-    one, at = on_board & (cells == 1), new[:, :A].argmax(2)
-    near = (neighbours(H, W)[tick.here, :5] == at[..., None]).any(2)  # STAY leads to where it is
-    block = blocks[np.arange(M)[:, None], at]
-    found["jump"] = (one & ~near).any(1)
-    found["against_action"] = (one & near & ~block & (at != tick.to) & ~tick.caught).any(1)
-    found["into_block"] = (one & block).any(1)
-    found["doubled"] = ((cells > 1) | (~on_board & (cells > 0))).any(1)
-    found["lost"] = (on_board & (cells == 0) & ~tick.caught).any(1)
-
-    right = np.abs(rewards - tick.paid) <= TOLERANCE
-    found["reward_without_capture"] = (~tick.caught & ~right).any(1)
-    found["capture_without_reward"] = (tick.caught & (~right | (cells > 0))).any(1)
-
+    new = after.reshape(M, planes, K).astype(bool)
+    blocks = before[:, A].reshape(M, K).astype(bool)
+    by_kind = {kind: np.zeros(M, bool) for kind in KINDS}
+    by_kind |= _hunter_violations(step, new[:, :A], blocks, H, W)
+    by_kind |= _reward_violations(step, new[:, :A], rewards)
+    table = neighbours(H, W)[:, :4] if rules.prey_moves > 0.0 else None
     stags, hares = new[:, A + 1], new[:, A + 2]
-    for kind, now, closed in ((0, stags, blocks | tick.left[:, 1]), (1, hares, blocks | stags)):
-        ways = neighbours(H, W)[:, :4] if rules.prey_moves > 0.0 else None
-        prey, cell, still = _unmatched(tick.left[:, kind], now, tick.captured[:, kind], closed, ways)
-        found["prey_created"] |= cell > prey
-        found["prey_moved"] |= np.minimum(cell, prey) > 0
-        found["prey_lost"] |= cell < prey
-        found["capture_without_reward"] |= still > 0
-    found["block_changed"] = (new[:, A] != blocks).any(1)
-    return found
+    closed_to_stags = blocks | step.remaining_prey[:, 1]
+    closed_to_hares = blocks | stags
+    for kind, cells_after, closed in ((0, stags, closed_to_stags), (1, hares, closed_to_hares)):
+        remaining, captured = step.remaining_prey[:, kind], step.captured_prey[:, kind]
+        prey, cells, still_there = count_unmatched(remaining, cells_after, captured, closed, table)
+        by_kind["prey_created"] |= cells > prey
+        by_kind["prey_moved"] |= np.minimum(cells, prey) > 0
+        by_kind["prey_lost"] |= cells < prey
+        by_kind["capture_without_reward"] |= still_there > 0
+    by_kind["block_changed"] = (new[:, A] != blocks).any(1)
+    return by_kind
 
 
-def counts(found: dict[str, np.ndarray]) -> dict[str, float]:
+def _hunter_violations(
+    step: DeterministicStep, new: np.ndarray, blocks: np.ndarray, height: int, width: int
+) -> dict[str, np.ndarray]:
+    """new: bool [M, A, K], the hunters after; blocks: bool [M, K]."""
+    K = new.shape[2]
+    cells = np.count_nonzero(new, axis=2)  # [M, A]
+    cell = new.argmax(2)
+    was_active = step.hunters < K
+    on_one_cell = was_active & (cells == 1)
+    reachable = neighbours(height, width)[step.hunters, :5]  # [M, A, 5]; STAY leads to where it is
+    near = (reachable == cell[..., None]).any(2)
+    on_block = np.take_along_axis(blocks, cell, 1)
+    wrong_cell = near & ~on_block & (cell != step.destinations) & ~step.captures
+    return {
+        "jump": (on_one_cell & ~near).any(1),
+        "against_action": (on_one_cell & wrong_cell).any(1),
+        "into_block": (on_one_cell & on_block).any(1),
+        "doubled": ((cells > 1) | (~was_active & (cells > 0))).any(1),
+        "lost": (was_active & (cells == 0) & ~step.captures).any(1),
+    }
+
+
+def _reward_violations(
+    step: DeterministicStep, new: np.ndarray, rewards: np.ndarray
+) -> dict[str, np.ndarray]:
+    """new: bool [M, A, K], the hunters after; rewards: float [M, A]."""
+    right = np.abs(rewards - step.rewards) <= TOLERANCE
+    still_there = new.any(2)
+    return {
+        "reward_without_capture": (~step.captures & ~right).any(1),
+        "capture_without_reward": (step.captures & (~right | still_there)).any(1),
+    }
+
+
+def counts(by_kind: dict[str, np.ndarray]) -> dict[str, float]:
     """Per 10,000 predictions: `total`, those with at least one violation; then those with one of each kind.
 
     Raises: ValueError: there are no predictions.
     """
-    if not len(found["jump"]):
+    if not len(by_kind["jump"]):
         raise ValueError("no predictions to count violations of")
-    total = np.any(list(found.values()), axis=0)
-    return {kind: float(10_000 * broken.mean()) for kind, broken in {"total": total, **found}.items()}
+    total = np.any(list(by_kind.values()), axis=0)
+    return {kind: float(10_000 * broken.mean()) for kind, broken in {"total": total, **by_kind}.items()}
 
 
-def _unmatched(left, now, captured, closed, ways) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prey that are left, cells after, and captured prey's cells after that a largest matching leaves over: int [M] each.
+def count_unmatched(
+    remaining: np.ndarray,
+    after: np.ndarray,
+    captured: np.ndarray,
+    closed: np.ndarray,
+    table: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many prey and cells a largest matching of one kind's prey with its cells after leaves over.
 
-    All but `ways` are bool [M, K]; ways: int [K+1, 4], the neighbour cells, or None: prey stand still.
+    Args:
+        remaining, after, captured: bool [M, K]: the prey that were not captured, the cells after, the captured prey.
+        closed: bool [M, K], cells that no prey of the kind can go to.
+        table: int [K+1, 4], the neighbour cells, or None: prey stand still.
+    Returns: int [M] each: prey, cells, and cells of captured prey that are unmatched.
     """
-    prey, cell = left & ~now, now & ~left & ~captured  # what is left over when all stay that can
-    still = now & captured
-    if ways is None:
-        return prey.sum(1), cell.sum(1), still.sum(1)
-    changed = np.flatnonzero(prey.any(1) | cell.any(1))
-    p, c = prey[changed], cell[changed]
-    for d in range(4):  # then each prey that is left over goes to a cell beside it, if there is one
-        free = np.pad(c & ~closed[changed], ((0, 0), (0, 1)))
-        row, where = np.nonzero(p & free[:, ways[:-1, d]])
-        p[row, where] = c[row, ways[where, d]] = False
-    prey[changed], cell[changed] = p, c
-    counted = [x.sum(1) for x in (prey, cell, still)]
-    # That is a largest matching unless prey are left over, and cells too: then one may have made room for another.
-    for row in np.flatnonzero(prey.any(1) & (cell.any(1) | still.any(1))):
-        for x, value in zip(
-            counted, _exact(left[row], now[row], captured[row], closed[row], ways), strict=True
-        ):
-            x[row] = value
+    prey = remaining & ~after  # what is left over if each prey stays that can
+    cells = after & ~remaining & ~captured
+    still_there = after & captured
+    if table is None:
+        return prey.sum(1), cells.sum(1), still_there.sum(1)
+    _match_neighbours(prey, cells, closed, table)
+    counted = np.stack([prey.sum(1), cells.sum(1), still_there.sum(1)])  # [3, M]
+    # That is a largest matching unless both prey and cells are left over: then one may make room for another.
+    for row in np.flatnonzero(prey.any(1) & (cells.any(1) | still_there.any(1))):
+        counted[:, row] = _exact_unmatched(remaining[row], after[row], captured[row], closed[row], table)
     return tuple(counted)
 
 
-def _exact(left, now, captured, closed, ways) -> tuple[int, int, int]:
-    """The same for one board, by augmenting paths (Kuhn 1955), captured prey's cells last: what is matched stays so."""
-    from_cell = {}  # cell after -> the prey that is matched with it
+def _match_neighbours(prey: np.ndarray, cells: np.ndarray, closed: np.ndarray, table: np.ndarray) -> None:
+    """In place: each prey that is left over goes to a cell beside it, if there is one."""
+    changed = np.flatnonzero(prey.any(1) | cells.any(1))
+    some_prey = prey[changed]
+    some_cells = cells[changed]
+    for direction in range(4):
+        free = np.pad(some_cells & ~closed[changed], ((0, 0), (0, 1)))
+        to = table[:-1, direction]  # [K]
+        row, cell = np.nonzero(some_prey & free[:, to])
+        some_prey[row, cell] = False
+        some_cells[row, to[cell]] = False
+    prey[changed] = some_prey
+    cells[changed] = some_cells
 
-    def place(prey: int, barred: set) -> bool:
-        for to in (prey, *(to for to in ways[prey].tolist() if to < len(now) and not closed[to])):
-            if now[to] and to not in barred:
+
+def _exact_unmatched(remaining, after, captured, closed, table) -> tuple[int, int, int]:
+    """`count_unmatched` of one board by augmenting paths (Kuhn 1955); cells of captured prey are matched last."""
+    match = {}  # cell after -> the prey that is matched with it
+
+    def augment(prey: int, barred: set) -> bool:
+        options = [to for to in table[prey].tolist() if to < len(after) and not closed[to]]
+        for to in (prey, *options):
+            if after[to] and to not in barred:
                 barred.add(to)
-                if to not in from_cell or place(from_cell[to], barred):
-                    from_cell[to] = prey
+                if to not in match or augment(match[to], barred):
+                    match[to] = prey
                     return True
         return False
 
-    prey, last = np.flatnonzero(left).tolist(), set(np.flatnonzero(now & captured).tolist())
-    waiting = [one for one in prey if not place(one, set(last))]
-    waiting = [one for one in waiting if not place(one, set())]
-    still = len(last - from_cell.keys())
-    return len(waiting), int(now.sum()) - len(from_cell) - still, still
+    last = set(np.flatnonzero(after & captured).tolist())
+    unmatched = [prey for prey in np.flatnonzero(remaining).tolist() if not augment(prey, set(last))]
+    unmatched = [prey for prey in unmatched if not augment(prey, set())]
+    still_there = len(last - match.keys())
+    return len(unmatched), int(after.sum()) - len(match) - still_there, still_there

@@ -11,7 +11,7 @@ from reference import MOVES, neighbour, place, positions, repeat
 
 from envs import Rules, StagHunt, planes_to_joint
 from envs.grid import neighbours
-from metrics.laws import next_state_log_prob, outcomes, resolve
+from metrics.laws import deterministic_step, next_state_log_prob, outcomes
 
 STAY, HUNT_STAG, HUNT_HARE = 4, 5, 6
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -184,17 +184,16 @@ def test_a_tick_resolved_by_hand():
     before[0, 10].flat[[5, 6]] = 1
     before[0, 11].flat[[3, 11]] = 1
     actions = np.array([[HUNT_STAG] * 4 + [HUNT_HARE, 3, 0, HUNT_HARE, 1]])
-    tick = resolve(before, actions, rules)
-    assert tick.here.tolist() == [[5, 5, 5, 6, 3, 8, 0, 12, 7]] and tick.to.tolist() == [
-        [5, 5, 5, 6, 3, 8, 0, 12, 11]
-    ]
-    assert tick.caught.tolist() == [[True] * 3 + [False, True] + [False] * 4]
-    assert tick.paid.tolist() == [[2.0, 2.0, 2.0, 0, -1.0, 0, 0, 0, 0]]
-    assert [np.flatnonzero(plane).tolist() for plane in tick.captured[0]] == [[5], [3]]
-    assert [np.flatnonzero(plane).tolist() for plane in tick.left[0]] == [[6], [11]]
-    assert tick.captured.shape == tick.left.shape == (1, 2, 12)
-    two = resolve(before, np.where(np.arange(9) == 0, STAY, actions), rules)
-    assert not two.caught[0, :3].any() and not two.captured[0, 0].any(), "two are too few"
+    step = deterministic_step(before, actions, rules)
+    assert step.hunters.tolist() == [[5, 5, 5, 6, 3, 8, 0, 12, 7]]
+    assert step.destinations.tolist() == [[5, 5, 5, 6, 3, 8, 0, 12, 11]]
+    assert step.captures.tolist() == [[True] * 3 + [False, True] + [False] * 4]
+    assert step.rewards.tolist() == [[2.0, 2.0, 2.0, 0, -1.0, 0, 0, 0, 0]]
+    assert [np.flatnonzero(plane).tolist() for plane in step.captured_prey[0]] == [[5], [3]]
+    assert [np.flatnonzero(plane).tolist() for plane in step.remaining_prey[0]] == [[6], [11]]
+    assert step.captured_prey.shape == step.remaining_prey.shape == (1, 2, 12)
+    two = deterministic_step(before, np.where(np.arange(9) == 0, STAY, actions), rules)
+    assert not two.captures[0, :3].any() and not two.captured_prey[0, 0].any(), "two are too few"
 
 
 def chi_square(name, prey_moves, shuffle, boards=40_000):
@@ -269,11 +268,11 @@ def test_bad_arguments():
     before, actions = np.zeros((2, 6, 3, 3), np.uint8), np.zeros((2, 3), int)
     for shape in ((6, 3, 3), (2, 3, 3, 3), (1, 2, 6, 3, 3)):
         with pytest.raises(ValueError, match=rf"before: .* got {re.escape(str(shape))}"):
-            resolve(np.zeros(shape, np.uint8), actions, Rules())
+            deterministic_step(np.zeros(shape, np.uint8), actions, Rules())
     with pytest.raises(ValueError, match=r"actions: .* \(2, 3\), got float64 \(2, 3\)"):
-        resolve(before, actions * 1.0, Rules())
+        deterministic_step(before, actions * 1.0, Rules())
     with pytest.raises(ValueError, match=r"actions: must be in 0..6, got -1 to 0"):
-        resolve(before, actions - [0, 1, 0], Rules())
+        deterministic_step(before, actions - [0, 1, 0], Rules())
     assert next_state_log_prob(before[:0], actions[:0], before[:0], Rules()).shape == (0,)
     with pytest.raises(ValueError, match=r"actions: .* \(2, 3\), got int64 \(2, 2\)"):
         next_state_log_prob(before, actions[:, :2], before, Rules())

@@ -12,8 +12,8 @@ from reference import place, positions, some_rules
 from data.collect import Args, collect
 from envs import Rules, StagHunt, planes_to_joint, sample_actions, strategy_probs
 from envs.grid import neighbours
-from metrics.laws import next_state_log_prob, outcomes, resolve
-from metrics.violations import KINDS, _unmatched, counts, violations
+from metrics.laws import deterministic_step, next_state_log_prob, outcomes
+from metrics.violations import KINDS, count_unmatched, counts, violations
 
 UP, DOWN, LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE = range(7)
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -69,11 +69,10 @@ def test_none_in_play(rules, seed):
 
 def test_chosen_and_effective_actions_are_judged_alike():
     before, actions, after, rewards = play(Rules(), 0)
-    own = np.take_along_axis(
-        before[:, :4].reshape(-1, 4, 64), resolve(before, actions, Rules()).here[..., None] % 64, 2
-    )
+    step = deterministic_step(before, actions, Rules())
+    own = np.take_along_axis(before[:, :4].reshape(-1, 4, 64), step.hunters[..., None] % 64, 2)
     assert ((actions < STAY) & own[..., 0].astype(bool)).any() and (rewards > 4).any()
-    stays = resolve(before, actions, Rules()).to == resolve(before, actions, Rules()).here
+    stays = step.destinations == step.hunters
     assert no_violation(before, np.where(stays & (actions < STAY), STAY, actions), after, rewards, Rules())
 
 
@@ -286,7 +285,8 @@ def test_no_violation_is_what_the_law_allows(position, seed):
                 to = rng.choice(neighbours(*size)[cell]) if rng.random() < 0.8 else rng.integers(rules.cells)
                 if to < rules.cells:
                     row[plane, cell], row[plane, to] = rng.random() < 0.1, 1
-    many = [np.repeat(x, 80, 0) for x in (before, actions, resolve(before, actions, rules).paid)]
+    rewards = deterministic_step(before, actions, rules).rewards
+    many = [np.repeat(x, 80, 0) for x in (before, actions, rewards)]
     after = after.reshape(80, *before.shape[1:])
     broken = np.any(list(violations(*many[:2], after, many[2], rules).values()), 0)
     assert np.array_equal(~broken, np.isfinite(next_state_log_prob(*many[:2], after, rules)))
@@ -316,7 +316,7 @@ def test_matching_is_as_large_as_can_be(still):
     M, ways = 500, None if still else neighbours(3, 3)[:, :4]
     left, now, captured, closed = rng.random((4, M, 9)) < [[[0.35]], [[0.35]], [[0.2]], [[0.2]]]
     captured &= ~left
-    found = np.array(_unmatched(left, now, captured, closed, ways))
+    found = np.array(count_unmatched(left, now, captured, closed, ways))
     assert (found > 0).any(1).all()
     for row in range(M):
         prey, cells = np.flatnonzero(left[row]), np.flatnonzero(now[row])
