@@ -29,7 +29,7 @@ from data.transitions import Transitions, load_transitions
 from envs import Rules
 from envs.grid import neighbours
 from metrics import observers
-from metrics.laws import next_state_log_prob, outcomes, resolve
+from metrics.laws import deterministic_step, next_state_log_prob, outcomes
 from metrics.violations import KINDS, TOLERANCE, violations
 from tracking import figures
 from train_world_model import Prediction, load_world_model
@@ -192,7 +192,7 @@ def shown_actions(before: np.ndarray, actions: np.ndarray, after: np.ndarray, ru
         return actions
     (M, A), (H, W) = actions.shape, before.shape[2:]
     K = H * W
-    here = resolve(before, np.full_like(actions, STAY), rules).here
+    here = deterministic_step(before, np.full_like(actions, STAY), rules).hunters
     new = after[:, :A].reshape(M, A, K).astype(bool)
     at = np.where(new.any(2), new.argmax(2), K)
     step = (neighbours(H, W)[here, :4] == at[..., None]) & (at < K)[..., None]
@@ -209,7 +209,7 @@ def broken_rules(before: np.ndarray, actions: np.ndarray, after: np.ndarray, rew
     rewards are judged where they are `known`, bool [M, A]."""
     actions = shown_actions(before, actions, after, rules)
     if not known.all():
-        rewards = np.where(known, rewards, resolve(before, actions, rules).paid)
+        rewards = np.where(known, rewards, deterministic_step(before, actions, rules).rewards)
     return np.stack(list(violations(before, actions, after, rewards, rules).values()), 1)
 
 
@@ -440,27 +440,27 @@ def law_of(
     weight = np.prod(probs[np.arange(len(probs)), actions], 1)
     weight /= weight.sum()
     many = np.broadcast_to(before, (len(actions), *before.shape))
-    tick, (planes, H, W) = resolve(many, actions, rules), before.shape
+    step, (planes, H, W) = deterministic_step(many, actions, rules), before.shape
     A, K = planes - 3, H * W
     expected = np.zeros((planes, K))
     expected[A] = before[A].reshape(K)
-    at = np.where(tick.caught, K, tick.to)
+    at = np.where(step.captures, K, step.destinations)
     expected[:A] = [np.bincount(cells, weight, K + 1)[:K] for cells in at.T]
     _, first, which = np.unique(
-        tick.captured.reshape(len(actions), -1), axis=0, return_index=True, return_inverse=True
+        step.captured_prey.reshape(len(actions), -1), axis=0, return_index=True, return_inverse=True
     )
     for i, q in zip(
         first, np.bincount(which.ravel(), weight), strict=True
     ):  # prey only care who of them is left
         if rules.prey_moves == 0.0:
-            expected[A + 1 :] += q * tick.left[i]
+            expected[A + 1 :] += q * step.remaining_prey[i]
         else:
             expected[A + 1 :] += q * sum(
                 p * x[A + 1 :].reshape(2, K) for x, p in outcomes(before, actions[i], rules)
             )
-    mean = weight @ tick.paid
-    reward = (weight @ (tick.paid - mean) ** 2)[~np.isnan(rewards)]
-    right = np.flatnonzero(((np.abs(tick.paid - rewards) <= TOLERANCE) | np.isnan(rewards)).all(1))
+    mean = weight @ step.rewards
+    reward = (weight @ (step.rewards - mean) ** 2)[~np.isnan(rewards)]
+    right = np.flatnonzero(((np.abs(step.rewards - rewards) <= TOLERANCE) | np.isnan(rewards)).all(1))
     log_prob = next_state_log_prob(
         many[right], actions[right], np.broadcast_to(after, many[right].shape), rules
     )

@@ -25,7 +25,7 @@ from data.trajectories import save_arrays, split_episodes
 from data.transitions import load_transitions
 from envs import Rules
 from metrics import observers
-from metrics.laws import next_state_log_prob, resolve
+from metrics.laws import deterministic_step, next_state_log_prob
 from metrics.violations import KINDS
 from train_world_model import Prediction
 
@@ -69,11 +69,11 @@ class Stub(torch.nn.Module):
 
 class Oracle(Stub):
     def next(self, before, actions):
-        tick = resolve(before, actions, Rules())
+        step = deterministic_step(before, actions, Rules())
         after, K = before.reshape(*before.shape[:2], -1).copy(), before.shape[2] * before.shape[3]
-        after[:, :-3] = np.where(tick.caught, K, tick.to)[..., None] == np.arange(K)
-        after[:, -2:] = tick.left
-        return after.reshape(before.shape), tick.paid
+        after[:, :-3] = np.where(step.captures, K, step.destinations)[..., None] == np.arange(K)
+        after[:, -2:] = step.remaining_prey
+        return after.reshape(before.shape), step.rewards
 
 
 class Copycat(Stub):
@@ -430,7 +430,7 @@ def test_one_hunters_action(files, drawn_here, monkeypatch):
                 log_p = next_state_log_prob(
                     cases.before[i : i + 1], np.array([joint]), cases.after[i : i + 1], Rules()
                 )
-                paid = resolve(cases.before[i : i + 1], np.array([joint]), Rules()).paid[0]
+                paid = deterministic_step(cases.before[i : i + 1], np.array([joint]), Rules()).rewards[0]
                 total += p * np.exp(log_p[0]) * (np.abs(paid - cases.rewards[i]) < 0.01).all()
         brute.append(-np.log(total))
     floor = judge.floor_of(cases.take(rows), data, Rules(), True, 0)
