@@ -7,7 +7,7 @@ A cell is a number, row * W + column; row 0 is the top. The rules stand in `docs
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,17 +17,6 @@ UP, DOWN, LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE = range(7)
 ACTIONS = ("UP", "DOWN", "LEFT", "RIGHT", "STAY", "HUNT_STAG", "HUNT_HARE")
 PLANES = ("SELF", "OTHERS", "BLOCKS", "STAGS", "HARES")
 MAX_CELLS = 2**14  # no way is as long as FAR, and a cell's number fits 16 bits
-
-# What is legal on a cell is one byte, bit a for action a. Tables over all 128 bytes replace per-action work.
-_BITS = (1 << np.arange(7)).astype(np.uint8)
-_STAY_BIT, _STAG_BIT, _HARE_BIT = _BITS[STAY], _BITS[HUNT_STAG], _BITS[HUNT_HARE]
-LEGAL = (np.arange(128)[:, None] & _BITS).astype(bool)  # [128, 7]
-# [128 * 8]: (byte, action) -> the action that happens; an illegal one counts as STAY
-_EFFECTIVE = (
-    np.pad(np.where(LEGAL, np.arange(7), STAY), ((0, 0), (0, 1)), constant_values=STAY)
-    .astype(np.int8)
-    .ravel()
-)
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ class Rules:
     end_after_first_hunt: int | None = None
     """k: the board is terminated after the k-th tick that follows the tick of the first capture"""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         least = dict(hunters=1, stags=0, hares=0, blocks=0, height=1, width=1, horizon=1, hunters_needed=1)
         for name, low in least.items():
             value = getattr(self, name)
@@ -66,21 +55,19 @@ class Rules:
         if not 0.0 <= self.prey_moves <= 1.0:
             raise ValueError(f"rules: prey_moves must be in [0, 1], got {self.prey_moves!r}")
         if not (np.isfinite(self.stag_reward) and np.isfinite(self.hare_reward)):
-            raise ValueError(
-                f"rules: rewards must be finite, got {self.stag_reward!r} and {self.hare_reward!r}"
-            )
+            rewards = f"{self.stag_reward!r} and {self.hare_reward!r}"
+            raise ValueError(f"rules: rewards must be finite, got {rewards}")
         k = self.end_after_first_hunt
         if k is not None and (not isinstance(k, (int, np.integer)) or k < 0):
-            raise ValueError(
-                f"rules: end_after_first_hunt must be None or a whole number of at least 0, got {k!r}"
-            )
+            wanted = "None or a whole number of at least 0"
+            raise ValueError(f"rules: end_after_first_hunt must be {wanted}, got {k!r}")
+        board = f"{self.height}x{self.width}"
         if self.cells > MAX_CELLS:
-            raise ValueError(f"rules: a board has at most {MAX_CELLS} cells, got {self.height}x{self.width}")
-        things = self.blocks + self.stags + self.hares + self.hunters
-        if things > self.height * self.width:
+            raise ValueError(f"rules: a board has at most {MAX_CELLS} cells, got {board}")
+        things = self.blocks + self.prey + self.hunters
+        if things > self.cells:
             raise ValueError(
-                f"rules: {things} hunters, prey and blocks do not fit on {self.height}x{self.width} = "
-                f"{self.height * self.width} cells"
+                f"rules: {things} hunters, prey and blocks do not fit on {board} = {self.cells} cells"
             )
 
     @property
@@ -118,6 +105,9 @@ class State:
         return State(*(getattr(self, f.name)[boards].copy() for f in fields(self)))
 
 
+# ---- random numbers
+
+
 def splitmix64(key: np.ndarray, counter: np.ndarray) -> np.ndarray:
     """The `counter`-th number of the stream `key`: SplitMix64 (Steele, Lea & Flood 2014), random access.
 
@@ -136,9 +126,7 @@ def stream_keys(seed: int, boards: np.ndarray) -> np.ndarray:
     return splitmix64(base, np.asarray(boards, np.uint64))
 
 
-def hunt_actions(rules: Rules) -> np.ndarray:
-    """int64 [P]: the action that hunts each prey, stags first."""
-    return np.repeat([HUNT_STAG, HUNT_HARE], [rules.stags, rules.hares])
+# ---- the rules of a tick, each once
 
 
 def legal_on(
@@ -211,11 +199,11 @@ def step_prey(prey: np.ndarray, blocks: np.ndarray, uniform: np.ndarray, rules: 
     return prey
 
 
-def first_hunt_after(first_hunt, tick, before, prey, gone: int):
-    """The tick of the first capture on each board, -1 before it, once `tick` has been played. NumPy arrays or tensors.
+def first_hunt_after(first_hunt: Any, tick: Any, before: Any, prey: Any, gone: int) -> Any:
+    """int [B], the tick of the first capture on each board, -1 before it. NumPy arrays or tensors.
 
     Args:
-        first_hunt, tick: int [B], before the tick.
+        first_hunt: int [B], before the tick; tick: int [B], the tick just played.
         before, prey: int [B, P], cells before and after it, `gone` if captured.
     """
     captured = ((prey == gone) & (before != gone)).any(1)
@@ -223,15 +211,20 @@ def first_hunt_after(first_hunt, tick, before, prey, gone: int):
     return first_hunt * ~is_first + tick * is_first
 
 
-def ended_by_rule(tick, first_hunt, active, rules: Rules):
-    """Which boards terminate with this tick, bool [B]. NumPy arrays or tensors.
+def ended_by_rule(tick: Any, first_hunt: Any, active: Any, rules: Rules) -> Any:
+    """bool [B], the boards that terminate with this tick. NumPy arrays or tensors.
 
-    Args: tick: int [B], the one just played; first_hunt: int [B], active: bool [B, A], hunters on the board, both after it.
+    Args:
+        tick: int [B], the tick just played.
+        first_hunt: int [B]; active: bool [B, A], hunters on the board; both after the tick.
     """
     ended = ~active.any(1)
     if rules.end_after_first_hunt is not None:
         ended |= (first_hunt >= 0) & (tick - first_hunt >= rules.end_after_first_hunt)
     return ended
+
+
+# ---- the game on cells, without planes
 
 
 class Cells(NamedTuple):
@@ -292,6 +285,16 @@ def step_cells(
     return Cells(hunters_after, prey_after, tick + 1, first_hunt), rewards, over
 
 
+# ---- the batched core. The actions that are legal on a cell are one byte, bit a for action a: tables over all 128
+# bytes, made from the rules above, replace work on each action.
+
+_BITS = (1 << np.arange(7)).astype(np.uint8)
+_STAY_CODE = _BITS[STAY]
+LEGAL = (np.arange(128)[:, None] & _BITS).astype(bool)  # [128, 7]
+# [128 * 7]: code * 7 + action -> the action that happens
+_EFFECTIVE = effective_actions(np.tile(np.arange(7), (128, 1)), LEGAL[:, None]).astype(np.int8).ravel()
+
+
 class StagHunt:
     """B boards of the Markov stag hunt, played at once.
 
@@ -307,62 +310,62 @@ class StagHunt:
     def __init__(self, num_boards: int, rules: Rules | None = None):
         if num_boards < 1:
             raise ValueError(f"num_boards must be at least 1, got {num_boards!r}")
-        self.num_boards, self.rules = num_boards, rules or Rules()
-        r, B = self.rules, num_boards
-        A, P, K = r.hunters, r.prey, r.cells
-        # Every board has one cell more than the board, number K: where hunters and prey go that have left.
-        self._base = (np.arange(B, dtype=np.intp) * (K + 1))[
-            :, None
-        ]  # [B, 1], a board's first cell in flat arrays
-        self._delta = np.array([-r.width, r.width, -1, 1, 0, 0, 0], np.intp)
-        row, col = np.divmod(np.arange(K), r.width)
-        inside = np.stack([row > 0, row < r.height - 1, col > 0, col < r.width - 1], -1)  # [K, 4]
-        self.neighbours = np.where(
-            inside, np.arange(K)[:, None] + self._delta[:4], K
-        )  # [K, 4], K: off the board
-        # The planes live in one flat buffer; its last byte is a bin for the planes of hunters that have left.
-        self._flat = np.zeros(B * A * 5 * K + 1, np.uint8)
-        self.obs = self._flat[:-1].reshape(B, A, 5, r.height, r.width)
-        self._planes = self._flat[:-1].reshape(B, A, 5, K)
-        start = np.arange(B * A * 5).reshape(B, A, 5) * K  # where each plane starts
-        own = np.eye(A, dtype=bool)  # [observer, hunter]
-        self._start = (
-            np.where(own, start[:, :, 0, None], start[:, :, 1, None]) - self._base[..., None]
-        )  # [B, A, A]
-        self._bin = len(self._flat) - 1
-        self._where = np.zeros((B, A, A), np.intp)  # flat position of hunter j in the planes of observer i
-        self._shift = self._start.copy()  # add a hunter's flat cell to get `_where`
-        self._at = np.zeros((B, A), np.intp)  # flat cell of each hunter
-        self._prey = np.zeros((B, P), np.intp)  # flat cell of each prey
-        self._codes = np.zeros(B * (K + 1), np.uint8)  # what is legal on each cell
-        self._prey_on = np.full(B * (K + 1), -1, np.int16)  # which prey stands on each cell, -1: none
-        self._crowd = np.zeros(B * (K + 1), np.int16)  # scratch: hunters that hunt on each cell
-        self._distance = np.full((B, P, K), FAR, np.int16)
-        self._stale = np.ones((B, P), bool)  # distance fields to draw anew
+        self.num_boards = num_boards
+        self.rules = r = rules or Rules()
+        B, A, P, K = num_boards, r.hunters, r.prey, r.cells
         self.blocks = np.zeros((B, K), bool)
         self.tick = np.zeros(B, np.int32)
         self.first_hunt = np.full(B, -1, np.int32)
         self.ended = np.ones(B, bool)
-        self._key = np.zeros(B, np.uint64)
         self.counter = np.zeros(B, np.uint64)
+        self.effective_actions = np.full((B, A), STAY, np.int8)
+        self.neighbours = neighbours(r.height, r.width)  # int64 [K+1, 7]
+        self._key = np.zeros(B, np.uint64)
         self._seeded = False
+
+        # Flat cells: those of all boards in one row, K + 1 a board. Cell K is where hunters and prey go that are gone.
+        self._offset = np.arange(B, dtype=np.intp)[:, None] * (K + 1)  # [B, 1], of each board's cell 0
+        self._hunter_at = np.zeros((B, A), np.intp)  # flat cell
+        self._prey_at = np.zeros((B, P), np.intp)  # flat cell
+        self._codes = np.zeros(B * (K + 1), np.uint8)  # what is legal on each flat cell
+        self._prey_on = np.full(B * (K + 1), -1, np.int16)  # which prey stands on each flat cell, -1: none
+        self._step_of = _cell_steps(self.neighbours)  # [7]
+        self._hunt_code = np.repeat(_BITS[[HUNT_STAG, HUNT_HARE]], [r.stags, r.hares])  # [P]
+        self._prey_plane = np.repeat(
+            [PLANES.index("STAGS"), PLANES.index("HARES")], [r.stags, r.hares]
+        )  # [P]
+        self._distance = np.full((B, P, K), FAR, np.int16)
+        self._stale = np.ones((B, P), bool)  # distances that are out of date
+
+        # The planes are one flat buffer; its last byte is a bin for the planes of hunters that have left.
+        self._flat = np.zeros(B * A * 5 * K + 1, np.uint8)
+        self._bin = len(self._flat) - 1
+        self.obs = self._flat[:-1].reshape(B, A, 5, r.height, r.width)
+        self._planes = self._flat[:-1].reshape(B, A, 5, K)
+        start = np.arange(B * A * 5).reshape(B, A, 5, 1) * K  # of each plane in the buffer
+        is_self = np.eye(A, dtype=bool)  # [observer, hunter]
+        start = np.where(is_self, start[:, :, 0], start[:, :, 1])  # SELF or OTHERS
+        # Add a hunter's flat cell to get where it is in the planes of each observer.
+        self._start = start - self._offset[..., None]  # [B, A, A]
+        self._shift = self._start.copy()  # the same, but to the bin for hunters that have left
+        self._shown = np.zeros((B, A, A), np.intp)  # where hunters are in the buffer now
 
     # ---- what a player can ask
 
     @property
     def active(self) -> np.ndarray:
         """bool [B, A]: hunters on the board."""
-        return self._at != self._base + self.rules.cells
+        return self._hunter_at != self._offset + self.rules.cells
 
     @property
     def hunters(self) -> np.ndarray:
         """int64 [B, A]: the cell of each hunter, K once it has left."""
-        return self._at - self._base
+        return self._hunter_at - self._offset
 
     @property
     def prey(self) -> np.ndarray:
         """int64 [B, P]: the cell of each prey, stags first, K once it is captured."""
-        return self._prey - self._base
+        return self._prey_at - self._offset
 
     @property
     def ticks_left(self) -> np.ndarray:
@@ -370,42 +373,51 @@ class StagHunt:
         k = self.rules.end_after_first_hunt
         if k is None:
             return np.full(self.num_boards, -1, np.int32)
-        left = np.minimum(self.first_hunt + k + 1, self.rules.horizon) - self.tick
-        return np.where(self.first_hunt < 0, -1, np.where(self.ended, 0, left)).astype(np.int32)
+        last = np.minimum(self.first_hunt + k + 1, self.rules.horizon)
+        left = np.where(self.ended, 0, last - self.tick)
+        return np.where(self.first_hunt < 0, -1, left).astype(np.int32)
 
     def legal_actions(self) -> np.ndarray:
-        """bool [B, A, 7]: what each hunter may do; a hunter that has left, and every one of an ended board, may STAY."""
+        """bool [B, A, 7]: what each hunter may do; one that has left, and each of an ended board, may STAY."""
         return LEGAL[self.legal_codes()]
 
     def legal_codes(self) -> np.ndarray:
+        """uint8 [B, A]: `legal_actions` as bits, bit a for action a; `LEGAL[code]` is the row of 7."""
         self._need_boards()
-        codes = self._codes.take(self._at)
+        codes = self._codes.take(self._hunter_at)
         if self.ended.any():
-            codes[self.ended] = _STAY_BIT
+            codes[self.ended] = _STAY_CODE
         return codes
 
     def distances(self) -> np.ndarray:
         """int16 [B, P, K]: shortest-path length around blocks from each cell to each prey; FAR if there is no way."""
-        stale = self._stale & (self._prey != self._base + self.rules.cells)
+        r = self.rules
         self._distance[self._stale] = FAR
-        board, slot = np.nonzero(stale)
+        board, slot = np.nonzero(self._stale & (self.prey != r.cells))
         if len(board):
-            shape = (len(board), self.rules.height, self.rules.width)
-            source = np.zeros((len(board), self.rules.cells), bool)
-            source[np.arange(len(board)), self._prey[board, slot] - self._base[board, 0]] = True
+            source = np.zeros((len(board), r.cells), bool)
+            source[np.arange(len(board)), self.prey[board, slot]] = True
+            shape = (len(board), r.height, r.width)
             fields_ = distance_fields(self.blocks[board].reshape(shape), source.reshape(shape))
             self._distance[board, slot] = fields_.reshape(len(board), -1)
         self._stale[:] = False
         return self._distance
 
-    def _need_boards(self) -> None:
-        if not self._seeded:
-            raise ValueError("no boards are set up yet: call reset() or set_state() first")
-
     def uniform(self, n: int) -> np.ndarray:
         """float64 [B, n] in [0, 1): the next n numbers of each board's own stream."""
         self._need_boards()
         return (self.draw(np.arange(self.num_boards), n) >> np.uint64(11)) * 2.0**-53
+
+    def draw(self, boards: np.ndarray, n: int) -> np.ndarray:
+        """uint64 [len(boards), n]: the next n numbers of these boards' streams."""
+        counter = self.counter[boards, None] + np.arange(n, dtype=np.uint64)
+        numbers = splitmix64(self._key[boards, None], counter)
+        self.counter[boards] += np.uint64(n)
+        return numbers
+
+    def _need_boards(self) -> None:
+        if not self._seeded:
+            raise ValueError("no boards are set up yet: call reset() or set_state() first")
 
     # ---- state
 
@@ -413,48 +425,33 @@ class StagHunt:
     def state(self) -> State:
         """A copy of the whole state; `set_state` takes it back. Raises: ValueError: no boards are set up yet."""
         self._need_boards()
-        K, hunters, prey = self.rules.cells, self.hunters, self.prey
+        hunters, prey, K = self.hunters, self.prey, self.rules.cells
         return State(
-            self.blocks.copy(),
-            np.where(hunters == K, -1, hunters).astype(np.int16),
-            np.where(prey == K, -1, prey).astype(np.int16),
-            self.tick.copy(), self.first_hunt.copy(), self.ended.copy(), self._key.copy(), self.counter.copy(),
-        )  # fmt: skip
+            blocks=self.blocks.copy(),
+            hunters=np.where(hunters == K, -1, hunters).astype(np.int16),
+            prey=np.where(prey == K, -1, prey).astype(np.int16),
+            tick=self.tick.copy(),
+            first_hunt=self.first_hunt.copy(),
+            ended=self.ended.copy(),
+            key=self._key.copy(),
+            counter=self.counter.copy(),
+        )
 
     def set_state(self, state: State) -> np.ndarray:
         """Put all boards into `state` (as many boards as this core has) and return `obs`.
 
         Raises:
-            ValueError: an array's shape or dtype is not this core's, a cell is off the board or a block, or prey share one.
+            ValueError: an array's shape or dtype is not this core's, a cell is off the board or a block, or prey
+                share one.
         """
-        r, B = self.rules, self.num_boards
-        shapes = dict(blocks=(B, r.cells), hunters=(B, r.hunters), prey=(B, r.prey))
-        for f in fields(State):
-            value, shape = np.asarray(getattr(state, f.name)), shapes.get(f.name, (B,))
-            if value.shape != shape:
-                raise ValueError(f"state.{f.name}: expected shape {shape}, got {value.shape}")
-        if state.blocks.dtype != bool:
-            raise ValueError(f"state.blocks: expected bool, got {state.blocks.dtype}")
-        for name in ("hunters", "prey"):
-            cells = getattr(state, name)
-            if cells.dtype.kind not in "iu":
-                raise ValueError(f"state.{name}: expected integers, got {cells.dtype}")
-            if cells.size and (cells.min() < -1 or cells.max() >= r.cells):
-                raise ValueError(
-                    f"state.{name}: cells must be in [-1, {r.cells}), got {cells.min()} to {cells.max()}"
-                )
-            if (np.take_along_axis(state.blocks, cells.clip(0).astype(np.intp), 1) & (cells >= 0)).any():
-                raise ValueError(f"state.{name}: one stands on a block")
-        ranked = np.sort(state.prey, 1)
-        if ((ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)).any():
-            raise ValueError("state.prey: two prey share a cell")
-        self.tick, self.first_hunt, self.ended = (
-            state.tick.copy(),
-            state.first_hunt.copy(),
-            state.ended.copy(),
-        )
-        self._key, self.counter, self._seeded = state.key.copy(), state.counter.copy(), True
-        self._place(np.arange(B), state.blocks, state.hunters, state.prey)
+        _check_state(state, self.num_boards, self.rules)
+        self.tick = state.tick.copy()
+        self.first_hunt = state.first_hunt.copy()
+        self.ended = state.ended.copy()
+        self.counter = state.counter.copy()
+        self._key = state.key.copy()
+        self._seeded = True
+        self._place(np.arange(self.num_boards), state.blocks, state.hunters, state.prey)
         return self.obs
 
     def copy(self) -> StagHunt:
@@ -480,43 +477,33 @@ class StagHunt:
         Raises:
             ValueError: `seed` is given for some boards only or is negative; or no connected board comes up.
         """
+        every = np.arange(self.num_boards)
         if boards is None:
-            boards = np.arange(self.num_boards)
+            boards = every
             if seed is not None or not self._seeded:
-                if seed is not None and seed < 0:
-                    raise ValueError(f"seed must not be negative, got {seed}")
-                self._key = stream_keys(
-                    np.random.SeedSequence().entropy if seed is None else seed, boards + first_board
-                )
-                self.counter = np.zeros(self.num_boards, np.uint64)
-                self._seeded = True
+                self._start_streams(seed, every + first_board)
         elif seed is not None:
             raise ValueError("a seed starts all boards anew: reset some boards without one")
         elif not self._seeded:
             raise ValueError("reset all boards once before you reset some of them")
         else:
-            boards = np.atleast_1d(np.arange(self.num_boards)[boards])
+            boards = np.atleast_1d(every[boards])
         r = self.rules
-        things = np.zeros((len(boards), r.blocks + r.prey + r.hunters), np.intp)
-        todo = np.arange(len(boards))
-        for _ in range(10_000):
-            if not len(todo):
-                break
-            order = np.argsort(self.draw(boards[todo], r.cells), axis=1)
-            things[todo] = order[:, : things.shape[1]]
-            todo = todo[~self._connected(order[:, : r.blocks])]
-        else:
-            raise ValueError(
-                f"no board of {r.height}x{r.width} with {r.blocks} blocks came up connected in 10,000 draws"
-            )
+        things = self._draw_cells(boards)
         blocks = np.zeros((len(boards), r.cells), bool)
         np.put_along_axis(blocks, things[:, : r.blocks], True, 1)
-        self.tick[boards], self.first_hunt[boards], self.ended[boards] = 0, -1, False
-        self._place(boards, blocks, things[:, r.blocks + r.prey :], things[:, r.blocks : r.blocks + r.prey])
+        prey = things[:, r.blocks : r.blocks + r.prey]
+        hunters = things[:, r.blocks + r.prey :]
+        self.tick[boards] = 0
+        self.first_hunt[boards] = -1
+        self.ended[boards] = False
+        self._place(boards, blocks, hunters, prey)
         return self.obs
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Play one tick on all boards: moves, then hunts, then the prey's steps.
+
+        What hunters did, illegal actions as STAY, is then in `effective_actions`, int8 [B, A].
 
         Args: actions: integers [B, A] in 0..6; one that is not legal counts as STAY.
         Returns:
@@ -527,147 +514,197 @@ class StagHunt:
         Raises:
             ValueError: wrong shape, or an action outside 0..6.
         """
-        actions, r = np.asarray(actions), self.rules
-        if actions.shape != (self.num_boards, r.hunters) or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"actions: expected integers of shape {(self.num_boards, r.hunters)}, got {actions.dtype} {actions.shape}"
-            )
+        actions = np.asarray(actions)
+        shape = (self.num_boards, self.rules.hunters)
+        if actions.shape != shape or actions.dtype.kind not in "iu":
+            got = f"{actions.dtype} {actions.shape}"
+            raise ValueError(f"actions: expected integers of shape {shape}, got {got}")
         if actions.min() < 0 or actions.max() > HUNT_HARE:
             raise ValueError(f"actions: must be in 0..6, got {actions.min()} to {actions.max()}")
         live = ~self.ended
-        code_and_action = self.legal_codes() * np.intp(8) + actions.astype(np.intp)
-        self.effective_actions = effective = _EFFECTIVE.take(code_and_action)  # int8 [B, A]
-        self._at += self._delta.take(effective)
-        rewards = np.zeros(actions.shape, np.float32)
-        terminated, truncated = np.zeros((2, *actions.shape), bool)
-        hunting = np.flatnonzero(effective >= HUNT_STAG)
+        rewards = np.zeros(shape, np.float32)
+        terminated = np.zeros(shape, bool)
+        code_and_action = self.legal_codes() * np.intp(7) + actions.astype(np.intp)
+        self.effective_actions = _EFFECTIVE.take(code_and_action)
+        self._hunter_at += self._step_of.take(self.effective_actions)
+        hunting = np.flatnonzero(self.effective_actions >= HUNT_STAG)
         if len(hunting):
-            self._hunt(hunting, effective, rewards, terminated)
+            self._hunt(_unique(hunting // self.rules.hunters), rewards, terminated)
         self._show_hunters()
-        if r.prey_moves > 0.0:
-            self._move_prey(live)
-        self._end(live, terminated, truncated)
+        if self.rules.prey_moves > 0.0:
+            self._move_prey(np.flatnonzero(live))
+        truncated = self._end(live, terminated)
         return self.obs, rewards, terminated, truncated
 
     # ---- the parts of a tick
 
-    def _hunt(self, who, effective, rewards, terminated):
-        """Resolve the hunts of the hunters `who` (flat indices [n] into [B, A])."""
-        r, cell = self.rules, self._at.ravel()[who]
-        stag = effective.ravel()[who] == HUNT_STAG
-        np.add.at(self._crowd, cell, 1)  # prey never share a cell: all who hunt on a cell hunt the same prey
-        crowd = self._crowd[cell]
-        self._crowd[cell] = 0
-        caught = ~stag | (crowd >= r.hunters_needed)
-        if not caught.any():
+    def _hunt(self, boards: np.ndarray, rewards: np.ndarray, terminated: np.ndarray) -> None:
+        """Resolve the hunts on these boards (int [n]); fills rewards and terminated."""
+        r = self.rules
+        hunters = self._hunter_at[boards]  # [n, A]
+        captures, rewards[boards] = resolve_hunts(hunters, self.effective_actions[boards], r)
+        terminated[boards] = captures
+        row, seat = np.nonzero(captures)
+        if not len(row):
             return
-        who, cell, stag, crowd = who[caught], cell[caught], stag[caught], crowd[caught]
-        board, seat = np.divmod(who, r.hunters)
-        rewards.ravel()[who] = np.where(stag, np.float32(r.stag_reward), np.float32(r.hare_reward)) / crowd
-        terminated.ravel()[who] = True
-        off = self._base[board, 0] + r.cells
+        board = boards[row]
+        cell = hunters[row, seat]
         slot = self._prey_on[cell]
-        self._prey[board, slot] = off
-        self._prey_on[cell] = -1
-        self._stale[board, slot] = True
-        self._codes[cell] &= ~(_STAG_BIT | _HARE_BIT)
-        self._planes[board, :, np.where(stag, 3, 4), cell - self._base[board, 0]] = 0
-        self._at.ravel()[who] = off
-        self._shift[board, :, seat] = (self._bin - off)[:, None]
-        self.first_hunt[board] = np.where(
-            self.first_hunt[board] < 0, self.tick[board], self.first_hunt[board]
+        before = self.prey[boards]
+        self._take_off(board, slot)
+        gone = self._offset[board, 0] + r.cells
+        self._prey_at[board, slot] = gone
+        self._hunter_at[board, seat] = gone
+        self._shift[board, :, seat] = (self._bin - gone)[:, None]
+        self.first_hunt[boards] = first_hunt_after(
+            self.first_hunt[boards], self.tick[boards], before, self.prey[boards], r.cells
         )
 
-    def _show_hunters(self):
+    def _show_hunters(self) -> None:
         """Move the hunters in all planes SELF and OTHERS."""
-        self._flat[self._where] = 0
-        np.add(self._shift, self._at[:, None, :], out=self._where)
-        self._flat[self._where] = 1
+        self._flat[self._shown] = 0
+        np.add(self._shift, self._hunter_at[:, None, :], out=self._shown)
+        self._flat[self._shown] = 1
 
-    def _move_prey(self, live):
-        """Let each prey of the boards `live` (bool [B]) step, one after another: each sees the earlier ones' moves."""
-        r = self.rules
-        draws = self.draw(np.flatnonzero(live), r.prey)  # high half: does it step? low half: where to?
-        steps = (draws >> np.uint64(32)).astype(np.float64) < r.prey_moves * 2.0**32
-        for slot in range(r.prey):  # the rule itself is sequential; all boards go at once
-            prey_here = self._prey[live, slot] != self._base[live, 0] + r.cells
-            row = np.flatnonzero(steps[:, slot] & prey_here)
-            board = np.flatnonzero(live)[row]
-            cell = self._prey[board, slot]
-            to = self._base[board] + self.neighbours[cell - self._base[board, 0]]  # [n, 4]
-            free = LEGAL[self._codes[cell], :4] & (self._prey_on[to] < 0)
-            ways = free.sum(1)
-            pick = ((draws[row, slot] & np.uint64(0xFFFFFFFF)) * ways.astype(np.uint64)) >> np.uint64(32)
-            move = (np.cumsum(free, 1) > pick[:, None]).argmax(1)
-            go = ways > 0
-            board, cell, to = board[go], cell[go], to[go, move[go]]
-            bit, plane = (_STAG_BIT, 3) if slot < r.stags else (_HARE_BIT, 4)
-            self._codes[cell] &= ~bit
-            self._codes[to] |= bit
-            self._prey_on[cell], self._prey_on[to] = -1, slot
-            self._prey[board, slot] = to
-            self._planes[board, :, plane, cell - self._base[board, 0]] = 0
-            self._planes[board, :, plane, to - self._base[board, 0]] = 1
-            self._stale[board, slot] = True
+    def _move_prey(self, boards: np.ndarray) -> None:
+        """Let the prey of these boards (int [n]) step."""
+        draws = self.draw(boards, self.rules.prey)  # high half: does it step? low half: where to?
+        halves = np.stack([draws >> np.uint64(32), draws & np.uint64(0xFFFFFFFF)], -1)
+        before = self.prey[boards]
+        after = step_prey(before, self.blocks[boards], halves * 2.0**-32, self.rules)
+        row, slot = np.nonzero(after != before)
+        board = boards[row]
+        self._take_off(board, slot)
+        self._put_on(board, slot, after[row, slot])
 
-    def _end(self, live, terminated, truncated):
-        """Count the tick; end the boards that are over by rule, by an empty board, or by the horizon."""
-        r, active = self.rules, self.active
-        over = ended_by_rule(self.tick, self.first_hunt, active, r) & live
+    def _end(self, live: np.ndarray, terminated: np.ndarray) -> np.ndarray:
+        """Count the tick and end boards: by rule, which goes into terminated, or at the horizon. Returns: truncated."""
+        active = self.active
+        over = ended_by_rule(self.tick, self.first_hunt, active, self.rules) & live
         terminated |= over[:, None] & active
         self.tick += live
-        cut = live & ~over & (self.tick >= r.horizon)
-        truncated |= cut[:, None] & active
+        cut = live & ~over & (self.tick >= self.rules.horizon)
         self.ended |= over | cut
+        return cut[:, None] & active
+
+    # ---- prey on the board: their cells, planes, legal hunts
+
+    def _take_off(self, board: np.ndarray, slot: np.ndarray) -> None:
+        """Prey leave the cells on which they stand. board, slot: int [n]."""
+        cell = self._prey_at[board, slot]
+        self._codes[cell] &= ~self._hunt_code[slot]
+        self._prey_on[cell] = -1
+        self._planes[board, :, self._prey_plane[slot], cell - self._offset[board, 0]] = 0
+        self._stale[board, slot] = True
+
+    def _put_on(self, board: np.ndarray, slot: np.ndarray, cell: np.ndarray) -> None:
+        """Prey stand on these cells from now on. board, slot, cell: int [n]."""
+        self._planes[board, :, self._prey_plane[slot], cell] = 1
+        cell = cell + self._offset[board, 0]
+        self._prey_at[board, slot] = cell
+        self._prey_on[cell] = slot
+        self._codes[cell] |= self._hunt_code[slot]
+        self._stale[board, slot] = True
 
     # ---- setting up boards
 
-    def draw(self, boards: np.ndarray, n: int) -> np.ndarray:
-        """uint64 [len(boards), n]: the next n numbers of these boards' streams."""
-        numbers = splitmix64(
-            self._key[boards, None], self.counter[boards, None] + np.arange(n, dtype=np.uint64)
-        )
-        self.counter[boards] += np.uint64(n)
-        return numbers
+    def _start_streams(self, seed: int | None, boards: np.ndarray) -> None:
+        """boards: int [B], their numbers under this seed; None: a seed of the operating system."""
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        entropy = np.random.SeedSequence().entropy if seed is None else seed
+        self._key = stream_keys(entropy, boards)
+        self.counter = np.zeros(self.num_boards, np.uint64)
+        self._seeded = True
+
+    def _draw_cells(self, boards: np.ndarray) -> np.ndarray:
+        """int [n, blocks + P + A]: distinct cells of the blocks, the prey and the hunters, every free cell reachable."""
+        r = self.rules
+        things = np.zeros((len(boards), r.blocks + r.prey + r.hunters), np.intp)
+        todo = np.arange(len(boards))
+        for _ in range(10_000):
+            if not len(todo):
+                return things
+            order = np.argsort(self.draw(boards[todo], r.cells), axis=1)
+            things[todo] = order[:, : things.shape[1]]
+            todo = todo[~self._connected(order[:, : r.blocks])]
+        board = f"{r.height}x{r.width} with {r.blocks} blocks"
+        raise ValueError(f"no board of {board} came up connected in 10,000 draws")
 
     def _connected(self, blocks: np.ndarray) -> np.ndarray:
-        """Are all free cells one piece? blocks: int [n, b], cells. Returns: bool [n]."""
-        r, n = self.rules, len(blocks)
-        wall = np.zeros((n, r.cells), bool)
-        np.put_along_axis(wall, blocks, True, 1)
-        first = np.zeros_like(wall)
-        first[np.arange(n), (~wall).argmax(1)] = True
-        shape = (n, r.height, r.width)
-        reached = distance_fields(wall.reshape(shape), first.reshape(shape)) < FAR
-        return (reached.reshape(n, -1) | wall).all(1)
+        """bool [n]: are all free cells one piece? blocks: int [n, b], cells."""
+        n = len(blocks)
+        shape = (n, self.rules.height, self.rules.width)
+        is_block = np.zeros((n, self.rules.cells), bool)
+        np.put_along_axis(is_block, blocks, True, 1)
+        source = np.zeros_like(is_block)
+        source[np.arange(n), (~is_block).argmax(1)] = True  # the first free cell
+        reached = distance_fields(is_block.reshape(shape), source.reshape(shape)) < FAR
+        return (reached.reshape(n, -1) | is_block).all(1)
 
-    def _place(self, boards, blocks, hunters, prey):
+    def _place(self, boards: np.ndarray, blocks: np.ndarray, hunters: np.ndarray, prey: np.ndarray) -> None:
         """Set these boards up. blocks: bool [n, K]; hunters [n, A] and prey [n, P]: cells, -1: gone."""
-        r, n = self.rules, len(boards)
-        base, off = self._base[boards], self._base[boards] + r.cells
+        r, B, n = self.rules, self.num_boards, len(boards)
+        gone = self._offset[boards] + r.cells  # [n, 1]
+        cells = np.broadcast_to(np.arange(r.cells + 1), (n, r.cells + 1))
+        no_prey = np.zeros(cells.shape, bool)
+        legal = legal_on(cells, blocks, no_prey, no_prey, r.height, r.width)  # [n, K+1, 7]
         self.blocks[boards] = blocks
-        self._at[boards] = np.where(hunters < 0, off, base + hunters)
-        self._prey[boards] = np.where(prey < 0, off, base + prey)
+        self._codes.reshape(B, -1)[boards] = np.packbits(legal, -1, "little")[..., 0]
+        self._prey_on.reshape(B, -1)[boards] = -1
+        self._planes[boards] = 0
+        self._planes[boards, :, PLANES.index("BLOCKS")] = blocks[:, None]
+        self._prey_at[boards] = gone
         self._stale[boards] = True
-        padded = np.pad(blocks, ((0, 0), (0, 1)), constant_values=True)  # off the board is as good as a block
-        codes = np.zeros((n, r.cells + 1), np.uint8)
-        codes[:, :-1] = _STAY_BIT + (~padded[:, self.neighbours] @ _BITS[:4].astype(np.uint8))
-        codes[:, -1] = _STAY_BIT
-        prey_on = np.full((n, r.cells + 1), -1, np.int16)
-        planes = np.zeros((n, 5, r.cells), np.uint8)
-        planes[:, 2] = blocks
         row, slot = np.nonzero(prey >= 0)
-        cell = prey[row, slot]
-        prey_on[row, cell] = slot
-        codes[row, cell] |= np.where(slot < r.stags, _STAG_BIT, _HARE_BIT)
-        planes[row, np.where(slot < r.stags, 3, 4), cell] = 1
-        self._codes.reshape(self.num_boards, -1)[boards] = codes
-        self._prey_on.reshape(self.num_boards, -1)[boards] = prey_on
-        self._planes[boards] = planes[:, None]
-        gone = self._bin - off[:, :, None]  # [n, 1, 1]
-        self._shift[boards] = np.where((hunters < 0)[:, None, :], gone, self._start[boards])
-        self._where[boards] = self._shift[boards] + self._at[boards][:, None, :]
-        self._flat[self._where[boards]] = 1
+        self._put_on(boards[row], slot, prey[row, slot])
+        has_left = hunters < 0
+        self._hunter_at[boards] = np.where(has_left, gone, self._offset[boards] + hunters)
+        to_bin = self._bin - gone[:, :, None]  # [n, 1, 1]
+        self._shift[boards] = np.where(has_left[:, None, :], to_bin, self._start[boards])
+        shown = self._shift[boards] + self._hunter_at[boards][:, None, :]
+        self._shown[boards] = shown
+        self._flat[shown] = 1
+
+
+def _cell_steps(table: np.ndarray) -> np.ndarray:
+    """int [7]: what each legal action adds to a cell's number. table: int [K+1, 7], the neighbours."""
+    K = len(table) - 1
+    cell = (table[:K] < K).argmax(0)  # [7], the first from which the action stays on the board
+    return table[cell, np.arange(7)] - cell  # without such a cell the action is never legal
+
+
+def _unique(ordered: np.ndarray) -> np.ndarray:
+    """The numbers of an ordered array, each once."""
+    is_new = np.ones(len(ordered), bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_new]
+
+
+def _check_state(state: State, num_boards: int, rules: Rules) -> None:
+    shapes = dict(
+        blocks=(num_boards, rules.cells), hunters=(num_boards, rules.hunters), prey=(num_boards, rules.prey)
+    )
+    for field in fields(State):
+        value = np.asarray(getattr(state, field.name))
+        shape = shapes.get(field.name, (num_boards,))
+        if value.shape != shape:
+            raise ValueError(f"state.{field.name}: expected shape {shape}, got {value.shape}")
+    if state.blocks.dtype != bool:
+        raise ValueError(f"state.blocks: expected bool, got {state.blocks.dtype}")
+    for name in ("hunters", "prey"):
+        cells = getattr(state, name)
+        if cells.dtype.kind not in "iu":
+            raise ValueError(f"state.{name}: expected integers, got {cells.dtype}")
+        if cells.size and (cells.min() < -1 or cells.max() >= rules.cells):
+            limits = f"[-1, {rules.cells})"
+            raise ValueError(f"state.{name}: cells must be in {limits}, got {cells.min()} to {cells.max()}")
+        on_block = np.take_along_axis(state.blocks, cells.clip(0).astype(np.intp), 1)
+        if (on_block & (cells >= 0)).any():
+            raise ValueError(f"state.{name}: one stands on a block")
+    ranked = np.sort(state.prey, 1)
+    if ((ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)).any():
+        raise ValueError("state.prey: two prey share a cell")
 
 
 def _restore(num_boards: int, rules: Rules, state: State | None) -> StagHunt:
