@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data import DataError, training_file
-from data.transitions import load_transitions
+from data.datasets import load_transitions
 from envs.grid import distance_fields, joint_to_planes, neighbours
 from envs.scripted import STRATEGIES, parse_team
 from envs.stag_hunt import Rules, ended_by_rule, first_hunt_after

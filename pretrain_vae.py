@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import tracking
-from data import DEFAULT_DATA, DataError, Samples, default_or_fresh, load_samples, training_file
-from data.batches import Batch, Batches
+from data import DEFAULT_DATA, DataError, default_or_fresh, training_file
+from data.datasets import Batch, Batches, Samples, load_samples
 from data.trajectories import save_arrays
 from metrics import reports, scores
 from tracking import figures

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 import tracking
 from data import DEFAULT_DATA, DataError, default_or_fresh
+from data.datasets import Transitions, load_transitions
 from data.trajectories import save_arrays
-from data.transitions import Transitions, load_transitions
 from envs import Rules
 from envs.grid import neighbours
 from metrics import observers

@@ -31,9 +31,8 @@ from tqdm import tqdm
 
 import tracking
 from data import DEFAULT_DATA, DataError, training_file
-from data.batches import TransitionBatches
+from data.datasets import TransitionBatches, Transitions, load_transitions
 from data.outcomes import LEAVE, STAYED, Outcomes, outcomes_of
-from data.transitions import Transitions, load_transitions
 from envs.grid import neighbours
 from tracking import figures
 

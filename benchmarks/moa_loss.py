@@ -18,7 +18,8 @@ import torch
 import tracking
 from benchmarks import machine
 from benchmarks.pretrain_vae import train_earlier
-from data import DEFAULT_DATA, default_or_fresh, load_samples
+from data import DEFAULT_DATA, default_or_fresh
+from data.datasets import load_samples
 from metrics import scores
 from tracking import figures
 

@@ -34,8 +34,8 @@ from tqdm import tqdm
 import tracking
 from benchmarks import machine
 from benchmarks.pretrain_vae import EarlierRecipe
-from data import DEFAULT_DATA, default_or_fresh, load_samples
-from data.batches import Batch, Batches
+from data import DEFAULT_DATA, default_or_fresh
+from data.datasets import Batch, Batches, load_samples
 from metrics import scores
 from pretrain_vae import ACTIONS, BLOCKS, FAR, MASKED, MOA, OTHERS, SELF, VAE, batches_of
 

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import tracking
 from benchmarks import machine
-from data import DEFAULT_DATA, Samples, default_or_fresh, load_samples
-from data.batches import Batches
+from data import DEFAULT_DATA, default_or_fresh
+from data.datasets import Batches, Samples, load_samples
 from metrics import scores
 from pretrain_vae import MASKED, MOA, VAE, Args, batches_of, loss_terms, predict, run_epoch
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.batches import TransitionBatches
+from data.datasets import TransitionBatches
 from train_world_model import ACTIONS, Prediction
 
 NETWORKS = ("broadcast", "own cell", "shared")

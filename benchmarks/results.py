@@ -18,7 +18,8 @@ import torch
 
 import tracking
 from benchmarks import machine
-from data import default_or_fresh, load_samples
+from data import default_or_fresh
+from data.datasets import load_samples
 from metrics import scores
 from pretrain_vae import VAE, batches_of, predict
 from tracking import figures

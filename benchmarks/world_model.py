@@ -20,8 +20,7 @@ import tracking
 from benchmarks import machine, regression
 from benchmarks.results import ROOT, collected, run
 from data import DEFAULT_DATA, default_or_fresh
-from data.batches import TransitionBatches
-from data.transitions import load_transitions
+from data.datasets import TransitionBatches, load_transitions
 from envs import Rules, StagHunt, planes_to_joint, random_actions
 from tracking import figures
 from train_world_model import JointState, load_world_model

@@ -1,11 +1,5 @@
-"""Trajectories: collected, read, checked, turned round, and cut into samples and batches."""
+"""Trajectory files: collected, read, checked, split. `data.datasets` makes samples, transitions and batches of them."""
 
-from data.files import DEFAULT_DATA, default_or_fresh, training_file
-from data.samples import Samples, load_samples
-from data.trajectories import DataError, Trajectories, load
-from envs.grid import symmetries
+from data.trajectories import DEFAULT_DATA, DataError, Trajectories, default_or_fresh, load, training_file
 
-__all__ = [
-    "DEFAULT_DATA", "DataError", "Samples", "Trajectories", "default_or_fresh", "load", "load_samples", "symmetries",
-    "training_file",
-]  # fmt: skip
+__all__ = ["DEFAULT_DATA", "DataError", "Trajectories", "default_or_fresh", "load", "training_file"]

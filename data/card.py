@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import DEFAULT_DATA, default_or_fresh
-from data.trajectories import DataError, Trajectories, load, split_episodes
+from data.trajectories import DEFAULT_DATA, DataError, Trajectories, default_or_fresh, load, split_episodes
 from envs import ACTIONS
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.files import DEFAULT_DATA
-from data.trajectories import CHUNK, OPTIONAL, SPEC, STAY, Trajectories, save_arrays
+from data.trajectories import CHUNK, DEFAULT_DATA, OPTIONAL, SPEC, STAY, Trajectories, save_arrays
 from envs import (
     ACTIONS,
     DATA_EPSILON,

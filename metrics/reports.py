@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.samples import Samples
+from data.datasets import Samples
 from envs import ACTIONS
 from metrics import scores
 

@@ -29,8 +29,8 @@ from boards import (
 from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
+from data.datasets import load_transitions
 from data.trajectories import save_arrays
-from data.transitions import load_transitions
 from envs import Rules
 from envs.stag_hunt import STAY, ended_by_rule, first_hunt_after
 from envs.teams import LEARNER

@@ -11,7 +11,6 @@ import pytest
 from reference import STAY, Reference
 
 import data.collect
-import data.files
 import data.trajectories
 from data import DEFAULT_DATA, DataError, default_or_fresh, load, training_file
 from data.collect import Args, collect, collect_to_file
@@ -400,9 +399,9 @@ def test_the_default_file_is_collected_on_first_use(tmp_path, monkeypatch, capsy
         wanted.append(args)
         collect_to_file(replace(args, samples=20, steps=0))
 
-    monkeypatch.setattr(data.files, "DEFAULT_FILE", tmp_path / "default.npz")
-    monkeypatch.setattr(data.files, "FRESH_FILE", tmp_path / "fresh.npz")
-    monkeypatch.setattr(data.files, "UNMASKED_FILE", tmp_path / "unmasked.npz")
+    monkeypatch.setattr(data.trajectories, "DEFAULT_FILE", tmp_path / "default.npz")
+    monkeypatch.setattr(data.trajectories, "FRESH_FILE", tmp_path / "fresh.npz")
+    monkeypatch.setattr(data.trajectories, "UNMASKED_FILE", tmp_path / "unmasked.npz")
     monkeypatch.setattr(data.collect, "collect_to_file", tiny)
     for _ in range(2):  # the second time it is there
         assert default_or_fresh(DEFAULT_DATA) == tmp_path / "default.npz"
@@ -425,7 +424,7 @@ def test_the_default_file_is_collected_on_first_use(tmp_path, monkeypatch, capsy
 def test_training_on_a_file_that_judges_is_refused(tmp_path, monkeypatch):
     """By its name, by its path however written, and before it is collected."""
     for name in ("DEFAULT_FILE", "FRESH_FILE", "UNMASKED_FILE"):
-        monkeypatch.setattr(data.files, name, tmp_path / f"{name}.npz")
+        monkeypatch.setattr(data.trajectories, name, tmp_path / f"{name}.npz")
     monkeypatch.setattr(data.collect, "collect_to_file", lambda args: Path(args.out).touch())
     (tmp_path / "folder").mkdir()
     for name in ("fresh", "unmasked"):

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import DEFAULT_DATA, DataError, card, default_or_fresh, load, load_samples, symmetries
+from data import DEFAULT_DATA, DataError, card, default_or_fresh, load
 from data.collect import Args, collect
+from data.datasets import load_samples
 from data.trajectories import (
     OPTIONAL,
     SPEC,
@@ -27,6 +28,7 @@ from data.trajectories import (
     split_rows,
 )
 from envs import Rules, StagHunt, State, strategy_probs
+from envs.grid import symmetries
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
@@ -680,12 +682,13 @@ def test_a_symmetry_by_hand():
 # ---- memory
 
 MEASURE = """
-import sys, data, data.samples
+import sys, data
+from data.datasets import load_samples
 def peak():
     with open("/proc/self/status") as status:
         return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 before = peak()
-found = getattr(data, sys.argv[1])(sys.argv[2])
+found = {"load": data.load, "load_samples": load_samples}[sys.argv[1]](sys.argv[2])
 trajectories = getattr(found, "trajectories", found)
 print((peak() - before) / sum(array.nbytes for array in trajectories.arrays().values()))
 """

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from data import DataError, load_samples
+from data import DataError
 from data.collect import Args, collect
+from data.datasets import load_samples
 from data.flat import read_flat
 from data.trajectories import legal_actions, save_arrays
 from envs import Rules

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import load_samples
 from data.collect import Args as CollectArgs
 from data.collect import collect
+from data.datasets import load_samples, load_transitions
 from data.flatten import Args, flatten, flatten_to_file
 from data.trajectories import save_arrays
-from data.transitions import load_transitions
 from envs import Rules
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,8 +21,8 @@ from benchmarks.regression import NETWORKS, Regression
 from data import DataError, flatten
 from data.collect import Args as CollectArgs
 from data.collect import collect
+from data.datasets import load_transitions
 from data.trajectories import save_arrays, split_episodes
-from data.transitions import load_transitions
 from envs import Rules
 from metrics import observers
 from metrics.laws import deterministic_step, next_state_log_prob

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from reference import distances
 
-from data import DEFAULT_DATA, DataError, default_or_fresh, load_samples
+from data import DEFAULT_DATA, DataError, default_or_fresh
 from data.collect import Args, collect
+from data.datasets import load_samples
 from data.trajectories import Trajectories, check, save_arrays
 from envs import Rules
 from metrics import observers, scores

@@ -18,13 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import pretrain_vae
 import tracking
-from data import DataError, load_samples, symmetries
-from data.batches import Batch, Batches
+from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
+from data.datasets import Batch, Batches, load_samples
 from data.trajectories import legal_actions, save_arrays
 from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
-from envs.grid import FAR, distance_fields
+from envs.grid import FAR, distance_fields, symmetries
 from metrics import observers, reports, scores
 from online import OpponentTracker
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data.collect import Args, collect
-from data.samples import load_samples
+from data.datasets import load_samples
 from data.trajectories import save_arrays
 from metrics import reports, scores
 from tracking import figures

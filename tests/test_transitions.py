@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from data import DataError, load
 from data.collect import Args, collect
+from data.datasets import load_transitions, transitions_of_episodes
 from data.flat import read_flat
 from data.trajectories import save_arrays, split_episodes
-from data.transitions import _from_episodes, load_transitions
 from envs import Rules
 
 GAMES = {
@@ -29,7 +29,7 @@ GAMES = {
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Several chunks a file, the last of them cut."""
-    monkeypatch.setattr("data.transitions.CHUNK", 7)
+    monkeypatch.setattr("data.datasets.CHUNK", 7)
     monkeypatch.setattr("data.flat.CHUNK", 7)
 
 
@@ -91,10 +91,10 @@ def test_every_step_of_a_trajectory_file(name, tmp_path):
 
 def test_the_states_are_made_in_chunks(monkeypatch):
     """Peak memory is that of the arrays, and one chunk more."""
-    monkeypatch.setattr("data.transitions.CHUNK", 64)
+    monkeypatch.setattr("data.datasets.CHUNK", 64)
     t = collect(Args(steps=5000, rules=Rules(height=10, width=10)))
     tracemalloc.start()
-    x = _from_episodes(t, split=True)
+    x = transitions_of_episodes(t, split=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     small = sum(

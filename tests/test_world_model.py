@@ -21,14 +21,13 @@ import train_world_model
 from benchmarks import regression
 from benchmarks.regression import NETWORKS
 from data import DataError
-from data.batches import TransitionBatches
 from data.collect import Args as CollectArgs
 from data.collect import collect
+from data.datasets import TransitionBatches, load_transitions
 from data.flatten import Args as FlatArgs
 from data.flatten import flatten
 from data.outcomes import LEAVE, STAYED, outcomes_of
 from data.trajectories import save_arrays
-from data.transitions import load_transitions
 from envs import Rules
 from envs.grid import symmetries
 from metrics.laws import next_state_log_prob
