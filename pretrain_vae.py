@@ -23,7 +23,7 @@ import tracking
 from data import DEFAULT_DATA, DataError, default_or_fresh, training_file
 from data.datasets import Batch, Batches, Samples, load_samples
 from data.trajectories import save_arrays
-from metrics import reports, scores
+from metrics import observers, reports, scores
 from tracking import figures
 
 ACTIONS = ("UP", "DOWN", "LEFT", "RIGHT", "STAY", "HUNT_STAG", "HUNT_HARE")
@@ -408,11 +408,11 @@ def judge(model: VAE, samples: Samples, batches: Batches, index: np.ndarray, che
     goal heads were trained.
     """
     table, said = checkpoint["table"], predict(model, batches, index)
-    if table is not None and not samples.fits_table(table, checkpoint["strategies"]):
+    if table is not None and not observers.table_fits(samples, table, checkpoint["strategies"]):
         hunters, names = table.shape[-2] - 1, "/".join(checkpoint["strategies"])
         print(f"[DATA] no `table` here: it was counted with {hunters} hunters of {names}")
         table = None
-    observed = samples.observers(index, None if table is None else table.cpu().numpy())
+    observed = observers.predictions(samples, index, None if table is None else table.cpu().numpy())
     counts, targets = np.array(checkpoint["counts"]), samples.actions[index]
     observed["majority"] = np.tile((counts / counts.sum()).astype(np.float32), (len(targets), 1))
     untrained = dict.fromkeys(("top1", "top3", "nll", "brier", "ece"))
@@ -669,8 +669,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     )
     model = model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
-    table = samples.count_table()
-    observed = samples.observers(samples.splits["val"], table)
+    table = observers.training_table(samples)
+    observed = observers.predictions(samples, samples.splits["val"], table)
 
     state = dict(epoch=0, step=0, best=math.inf, history=[], seconds=0.0, train_seconds=0.0)
     if resumed:

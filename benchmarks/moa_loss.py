@@ -20,7 +20,7 @@ from benchmarks import machine
 from benchmarks.pretrain_vae import train_earlier
 from data import DEFAULT_DATA, default_or_fresh
 from data.datasets import load_samples
-from metrics import scores
+from metrics import observers, scores
 from tracking import figures
 
 BOUNDS = (math.log(1 + 6 / math.e), math.log(6 + math.e))
@@ -85,7 +85,7 @@ def main() -> None:
         f"softmax twice: training loss from {high:.4f} to {low:.4f}, bounds {BOUNDS[0]:.4f} and {BOUNDS[1]:.4f}"
     )
     val = samples.splits["val"]
-    observed = samples.observers(val, samples.count_table())
+    observed = observers.predictions(samples, val, observers.training_table(samples))
     observed = {name: float(scores.nll(p, samples.actions[val]).mean()) for name, p in observed.items()}
     print(
         "entropy that is left, held out, nats per action:",

@@ -36,7 +36,7 @@ from benchmarks import machine
 from benchmarks.pretrain_vae import EarlierRecipe
 from data import DEFAULT_DATA, default_or_fresh
 from data.datasets import Batch, Batches, load_samples
-from metrics import scores
+from metrics import observers, scores
 from pretrain_vae import ACTIONS, BLOCKS, FAR, MASKED, MOA, OTHERS, SELF, VAE, batches_of
 
 BATCH = 256
@@ -269,7 +269,7 @@ def main() -> None:
     observer, networks, augmented = (
         ("known", NETWORKS, (False, True)) if options.what == "goal" else ("bayes", HISTORY, (True,))
     )
-    exact, actions = samples.observers(val, None)[observer], samples.actions[val]
+    exact, actions = observers.predictions(samples, val, None)[observer], samples.actions[val]
     print(f"{observer}: {scores.brief(exact, actions)}", flush=True)
     runs = [(n, a, s) for s in options.seeds for n in networks for a in augmented]
     for name, augment, seed in tqdm(runs, unit=" runs", leave=False):

@@ -27,7 +27,6 @@ from data.trajectories import (
     split_rows,
 )
 from envs.grid import joint_to_planes, planes_to_joint, symmetries
-from metrics import observers
 
 
 @dataclass
@@ -69,50 +68,9 @@ class Samples:
         return self.trajectories.strategy_names if self.trajectories else []
 
     @property
-    def has_observers(self) -> bool:
+    def has_policy_probs(self) -> bool:
+        """Does the file hold the exact probabilities that the observers of `metrics.observers` need?"""
         return self.trajectories is not None and self.trajectories.policy_probs is not None
-
-    def count_table(self) -> np.ndarray | None:
-        """`observers.count_table` over the training episodes; None without `policy_probs`."""
-        if not self.has_observers:
-            return None
-        episodes = split_episodes(len(self.trajectories.episode_lengths))["train"]
-        return observers.count_table(
-            self.trajectories, np.flatnonzero(np.isin(self.trajectories.episode, episodes))
-        )
-
-    def fits_table(self, counts: np.ndarray, names: list[str]) -> bool:
-        """Can a table counted on another file, over the strategies `names`, speak of this one?"""
-        return (
-            self.has_observers
-            and self.strategy_names == names
-            and self.trajectories.obs.shape[1] == counts.shape[-2] - 1
-        )
-
-    def posterior(self, index: np.ndarray) -> np.ndarray | None:
-        """P(strategy | what the hunter did before), float64 [m, S], of the samples `index`; None without `policy_probs`."""
-        if not self.has_observers:
-            return None
-        return observers.posterior(self.trajectories)[self.trajectories.active][index]
-
-    def observers(self, index: np.ndarray, table_counts: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Predictions for the samples `index` (int [m]), each float32 [m, 7]: `uniform` over legal actions and, with
-        `policy_probs`, `table` (where `table_counts` is given), `bayes` and `known`."""
-        legal = np.concatenate(
-            [
-                legal_actions(self.frames[self.rows[part]])
-                for part in np.array_split(index, len(index) // CHUNK + 1)
-            ]
-        )
-        found = {"uniform": (legal / legal.sum(1, keepdims=True)).astype(np.float32)}
-        if self.has_observers:
-            step, seat = np.nonzero(self.trajectories.active)  # in the order of the samples
-            step, seat = step[index], seat[index]
-            if table_counts is not None:
-                found["table"] = observers.table(self.trajectories, table_counts)[step, seat]
-            found["bayes"] = observers.bayes(self.trajectories)[step, seat]
-            found["known"] = observers.known(self.trajectories)[step, seat]
-        return found
 
 
 def load_samples(path: str | Path, layout: str = "auto", split: bool = True) -> Samples:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.trajectories import CHUNK, DataError, Trajectories
+from data.datasets import Samples
+from data.trajectories import CHUNK, DataError, Trajectories, legal_actions, split_episodes
 from envs.grid import FAR, distance_fields
 
 TABLE_DISTANCES = (
@@ -105,6 +106,54 @@ def table(trajectories: Trajectories, counts: np.ndarray) -> np.ndarray:
     features[..., 2] = np.minimum(features[..., 2], counts.shape[2] - 1)
     seen = counts[tuple(np.moveaxis(features, -1, 0))] + trajectories.priors
     return _mix(seen / seen.sum(-1, keepdims=True), trajectories)
+
+
+# ---- the same for the samples of a file: a hunter that is on the board, at one tick
+
+
+def training_table(samples: Samples) -> np.ndarray | None:
+    """`count_table` of the training episodes; None without `policy_probs`."""
+    if not samples.has_policy_probs:
+        return None
+    trajectories = samples.trajectories
+    episodes = split_episodes(len(trajectories.episode_lengths))["train"]
+    steps = np.flatnonzero(np.isin(trajectories.episode, episodes))
+    return count_table(trajectories, steps)
+
+
+def table_fits(samples: Samples, counts: np.ndarray, strategy_names: list[str]) -> bool:
+    """Is a table counted on another file, over these strategies, of the same number of hunters and the same strategies?"""
+    if not samples.has_policy_probs or samples.strategy_names != strategy_names:
+        return False
+    return samples.trajectories.obs.shape[1] == counts.shape[-2] - 1
+
+
+def sample_posterior(samples: Samples, index: np.ndarray) -> np.ndarray | None:
+    """`posterior` of the samples `index`, float64 [m, S]; None without `policy_probs`."""
+    if not samples.has_policy_probs:
+        return None
+    trajectories = samples.trajectories
+    return posterior(trajectories)[trajectories.active][index]
+
+
+def predictions(samples: Samples, index: np.ndarray, counts: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What each observer predicts for the samples `index` (int [m]), float32 [m, 7].
+
+    `uniform` over legal actions; with `policy_probs` also `table` (where `counts` is given), `bayes` and `known`.
+    """
+    parts = np.array_split(index, len(index) // CHUNK + 1)
+    legal = np.concatenate([legal_actions(samples.frames[samples.rows[part]]) for part in parts])
+    probs = {"uniform": (legal / legal.sum(1, keepdims=True)).astype(np.float32)}
+    if not samples.has_policy_probs:
+        return probs
+    trajectories = samples.trajectories
+    steps, seats = np.nonzero(trajectories.active)  # in the order of the samples
+    step, seat = steps[index], seats[index]
+    if counts is not None:
+        probs["table"] = table(trajectories, counts)[step, seat]
+    probs["bayes"] = bayes(trajectories)[step, seat]
+    probs["known"] = known(trajectories)[step, seat]
+    return probs
 
 
 def _policy_probs(trajectories: Trajectories) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from data.datasets import Samples
 from envs import ACTIONS
-from metrics import scores
+from metrics import observers, scores
 
 LEAST = 30  # samples of a tick or a bin below which its figure is not drawn
 
@@ -58,7 +58,7 @@ def of_actions(
     fold = np.unique(samples.episodes[index], return_inverse=True)[1] % 2 == 0
     if all(len(np.unique(strategies[part])) > 1 for part in (fold, ~fold)):
         credit = {"probe": scores.probe(z, strategies, fold)}
-        belief = samples.posterior(index)
+        belief = observers.sample_posterior(samples, index)
         if belief is not None:
             credit["posterior"] = scores.topk_credit(belief, strategies.astype(np.int64), 1)
         report["probe"] = {

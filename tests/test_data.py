@@ -190,7 +190,7 @@ def test_policy_probs_are_optional(small, tmp_path):
         and t.fingerprint != check(small).fingerprint
         and "policy_probs" not in t.arrays()
     )
-    assert not load_samples(tmp_path / "x.npz").has_observers
+    assert not load_samples(tmp_path / "x.npz").has_policy_probs
 
 
 def test_attempted_actions_are_optional(small, tmp_path):
@@ -555,7 +555,7 @@ def test_samples_are_the_active_rows(small, tmp_path):
     assert (
         samples.fingerprint == t.fingerprint
         and samples.strategy_names == ["NS", "NH"]
-        and samples.has_observers
+        and samples.has_policy_probs
     )
     assert np.shares_memory(samples.frames, samples.trajectories.obs), "a view, not a copy"
     assert samples.actions.dtype == samples.rows.dtype == samples.ticks.dtype == np.int64

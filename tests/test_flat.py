@@ -11,6 +11,7 @@ from data.datasets import load_samples
 from data.flat import read_flat
 from data.trajectories import legal_actions, save_arrays
 from envs import Rules
+from metrics import observers
 
 ROWS = 5000
 KINDS = ("joint actions with observer", "observer-first joint actions", "own actions")
@@ -83,7 +84,7 @@ def test_samples_are_the_rows_with_an_observer(layout, kind, game, tmp_path):
     save_arrays(tmp_path / "x.npz", flat_file(game, layout, kind))
     samples = load_samples(tmp_path / "x.npz")
     active = game["active"]
-    assert len(samples) == active.sum() and samples.trajectories is None and not samples.has_observers
+    assert len(samples) == active.sum() and samples.trajectories is None and not samples.has_policy_probs
     assert np.array_equal(samples.frames[samples.rows], game["planes"][active])
     assert np.array_equal(samples.actions, game["own"][active])
     assert np.array_equal(samples.ticks, game["times"][active])
@@ -167,7 +168,7 @@ def test_the_split_is_by_contiguous_blocks(game, tmp_path):
         assert samples.splits[name].tolist() == list(range(first, last))
     whole = load_samples(tmp_path / "x.npz", split=False)
     assert list(whole.splits) == ["all"] and len(whole.splits["all"]) == n
-    uniform = samples.observers(samples.splits["val"], samples.count_table())
+    uniform = observers.predictions(samples, samples.splits["val"], observers.training_table(samples))
     assert list(uniform) == ["uniform"]
     legal = legal_actions(samples.frames[samples.rows[samples.splits["val"]]])
     np.testing.assert_allclose(uniform["uniform"], legal / legal.sum(1, keepdims=True), atol=1e-7)

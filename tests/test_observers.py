@@ -40,7 +40,7 @@ def default_samples():
 def shuffled(default_samples):
     """All samples of the default file in any order, and each observer's predictions for them."""
     order = np.random.default_rng(0).permutation(len(default_samples))
-    return order, default_samples.observers(order, default_samples.count_table())
+    return order, observers.predictions(default_samples, order, observers.training_table(default_samples))
 
 
 def steps_of(t):
@@ -295,18 +295,19 @@ def test_uniform_is_the_random_strategy(tmp_path):
     t = collect(LAWS["three strategies"])
     save_arrays(tmp_path / "x.npz", t.arrays())
     samples = load_samples(tmp_path / "x.npz")
-    uniform = samples.observers(samples.splits["all"], None)["uniform"]
+    uniform = observers.predictions(samples, samples.splits["all"], None)["uniform"]
     np.testing.assert_allclose(uniform, t.policy_probs[t.active][:, 1], rtol=0, atol=1e-7)
     save_arrays(tmp_path / "y.npz", {k: v for k, v in t.arrays().items() if k != "policy_probs"})
     bare = load_samples(tmp_path / "y.npz")
-    assert bare.count_table() is None and list(bare.observers(bare.splits["all"], None)) == ["uniform"]
-    assert np.array_equal(bare.observers(bare.splits["all"], None)["uniform"], uniform)
+    predicted = observers.predictions(bare, bare.splits["all"], None)
+    assert observers.training_table(bare) is None and list(predicted) == ["uniform"]
+    assert np.array_equal(predicted["uniform"], uniform)
 
 
 def test_observers_of_samples_are_the_rows_asked_for(default_samples, shuffled):
     """Any rows in any order, each with the prediction of its own step and seat; the table is of the training episodes."""
     s, t, (order, found) = default_samples, default_samples.trajectories, shuffled
-    counts = s.count_table()
+    counts = observers.training_table(s)
     assert counts.sum() == len(s.splits["train"])
     assert np.array_equal(
         counts, observers.count_table(t, np.unique(np.nonzero(t.active)[0][s.splits["train"]]))

@@ -126,7 +126,7 @@ def test_the_files_agree_with_one_another(finished, data_file):
     np.testing.assert_array_equal(arrays["predictions"], arrays["probabilities"].argmax(1))
     np.testing.assert_array_equal(table["count"], np.bincount(samples.actions[val], minlength=7))
     np.testing.assert_array_equal(arrays["confusion_matrix"].sum(1), table["count"])
-    bayes = samples.observers(val, samples.count_table())["bayes"]
+    bayes = observers.predictions(samples, val, observers.training_table(samples))["bayes"]
     recall = scores.recall(bayes, samples.actions[val])
     np.testing.assert_allclose(table.bayes_recall, recall, atol=1e-6)
     top1 = (arrays["targets"] == arrays["predictions"]).mean()
@@ -258,7 +258,7 @@ def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypat
     with torch.no_grad():  # z at its mean, best checkpoint, by hand
         nll = -model(batch).moa.gather(1, batch.action[:, None]).mean()
     assert report["test"]["nll"] == pytest.approx(nll.item(), abs=1e-5)
-    table = samples.observers(samples.splits["all"], checkpoint["table"].numpy())["table"]
+    table = observers.predictions(samples, samples.splits["all"], checkpoint["table"].numpy())["table"]
     assert report["table"]["nll"] == pytest.approx(scores.score(table, samples.actions)["nll"])
     per_action = pd.read_csv(folder / "evaluate_other.csv")
     assert list(per_action.columns) == MOA_COLUMNS and per_action["count"].sum() == len(samples)
@@ -833,7 +833,7 @@ def test_figures_by_hand(data_file):
     samples, model = load_samples(data_file), shaken("both", latent_dim=8)
     batches, index = pretrain_vae.batches_of(samples, CPU, "both"), samples.splits["test"]
     torch.nn.init.normal_(model.decoder.last.bias, -4.0, 2.0)
-    counts, table = [1, 2, 3, 4, 5, 6, 79], torch.as_tensor(samples.count_table())
+    counts, table = [1, 2, 3, 4, 5, 6, 79], torch.as_tensor(observers.training_table(samples))
     checkpoint = {"table": table, "strategies": ["NS", "NH"], "counts": counts, "goals_trained": 1}
     report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
     whole = every(samples)
@@ -856,7 +856,7 @@ def test_figures_by_hand(data_file):
         assert report["test"][key] == pytest.approx(float(value), rel=1e-4, abs=1e-9), key
     assert report["used_dimensions"] == int((kl.mean(0) > 0.01).sum())
     assert report["bits"]["recon"] == pytest.approx(float(nll.mean()) / math.log(2), rel=1e-4)
-    observed = samples.observers(index, None)
+    observed = observers.predictions(samples, index, None)
     for name, key, mine in (
         ("bayes", report["kl_to_bayes"], probs),
         ("known", report["goal"]["kl"], goal_probs[np.arange(len(index)), samples.strategies[index]]),

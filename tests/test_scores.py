@@ -7,7 +7,7 @@ import torch
 from data.collect import Args, collect
 from data.datasets import load_samples
 from data.trajectories import save_arrays
-from metrics import reports, scores
+from metrics import observers, reports, scores
 from tracking import figures
 
 
@@ -141,16 +141,16 @@ def test_who_samples_are(samples):
     t = samples.trajectories
     np.testing.assert_array_equal(samples.strategies, t.strategies[samples.episodes, samples.seats])
     assert (np.diff(samples.episodes) >= 0).all()
-    belief = samples.posterior(samples.splits["all"])
+    belief = observers.sample_posterior(samples, samples.splits["all"])
     assert (belief[samples.ticks == 0] == 0.5).all() and belief.shape == (len(samples), 2)
 
 
 def test_a_report_of_the_observer_itself(samples):
     """Judged as a model, bayes is at no distance from bayes, and the curves are its own."""
     index = samples.splits["all"]
-    observed = samples.observers(index, samples.count_table())
+    observed = observers.predictions(samples, index, observers.training_table(samples))
     goals = samples.trajectories.policy_probs[samples.trajectories.active]
-    belief = samples.posterior(index)
+    belief = observers.sample_posterior(samples, index)
     z = np.log(belief.clip(1e-9))
     report = reports.of_actions(
         samples, index, observed, observed["bayes"], goals, samples.strategies.astype(int), z
