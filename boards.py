@@ -17,7 +17,7 @@ from envs.grid import distance_fields, joint_to_planes, neighbours
 from envs.scripted import STRATEGIES, parse_team
 from envs.stag_hunt import Rules, ended_by_rule, first_hunt_after
 from envs.teams import LEARNER, Teams
-from goals import TabularMOA
+from pretrain_vae import TabularMOA
 from train_world_model import JointState, ObjectWorldModel
 
 NEVER = 99  # steps to a prey that is gone or cannot be reached
@@ -380,6 +380,6 @@ class Minds:
         game = self.game
         stale = (self.version != game.version).nonzero()[:, 0]
         if len(stale):
-            self.policy.place(stale, game.blocks[stale], game.prey[stale])
+            self.policy.update(stale, game.blocks[stale], game.prey[stale])
             self.version = game.version.clone()
         return self.policy.probs(self.board, game.hunters, game.prey, game.tick, goals).clamp(min=1e-20).log()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from boards import Imagined, Minds, Real
 from envs.scripted import STRATEGIES
 from envs.teams import LEARNER
-from online import OpponentTracker
+from pretrain_vae import OpponentTracker
 
 ACTIONS = 7
 NS, NH = 0, 1  # of STRATEGIES, and of the goals stag and hare
@@ -91,14 +91,14 @@ class LatentInfo:
         self.size = vae.sizes["latent_dim"] + ACTIONS
 
     def look(self) -> torch.Tensor:
-        self.probs, z, _ = self.online.step(self.game.planes(), self.game.tick)
+        self.probs, z, _ = self.online.predict(self.game.planes(), self.game.tick)
         self.there = (self.game.hunters < self.game.rules.cells) & ~self.game.ended[:, None]
         self.tick = self.game.tick
         return torch.cat([z, self.probs], 2)
 
     def observe(self) -> None:
         self.score.add(self.probs, self.there, self.tick, None)
-        self.online.observe(self.game.actions)
+        self.online.update(self.game.actions)
 
     def deal(self, boards: torch.Tensor, new: torch.Tensor) -> None:
         self.online.reset(boards)

@@ -19,8 +19,8 @@ from boards import NEVER, Observation, Real, clock_of, remember, sample
 from envs.grid import FAR
 from envs.scripted import DATA_EPSILON, STRATEGIES, cells_probs
 from envs.stag_hunt import STAY, Cells, ended_by_rule, first_hunt_after, step_cells
-from goals import TabularMOA
 from others import NS, GoalBelief
+from pretrain_vae import TabularMOA
 from train_world_model import JointState
 
 ILLEGAL = -1e8  # a log prior below it
@@ -263,7 +263,7 @@ class Planner:
         """Tables of boards that are new, or whose prey have moved."""
         stale = (self.version != self.game.version).nonzero()[:, 0]
         if self.kind != "oracle" and len(stale):
-            self.tables.place(stale, self.game.blocks[stale], self.game.prey[stale])
+            self.tables.update(stale, self.game.blocks[stale], self.game.prey[stale])
         self.version = self.game.version.clone()
 
     def _strategies(self, board: torch.Tensor, state: tuple, who: torch.Tensor) -> np.ndarray:

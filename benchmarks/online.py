@@ -14,8 +14,7 @@ import torch
 import tracking
 from benchmarks import machine
 from envs import DATA_EPSILON, StagHunt, sample_actions, strategy_probs
-from online import OpponentTracker
-from pretrain_vae import VAE, load_vae
+from pretrain_vae import VAE, OpponentTracker, load_vae
 
 
 @dataclass
@@ -38,14 +37,14 @@ def main() -> None:
         strategies = (env.uniform(4) * 2).astype(int)
         for _ in range(options.ticks):
             start = time.perf_counter()
-            online.step(torch.as_tensor(obs[:, 1:]), torch.as_tensor(env.tick, dtype=torch.int64))
+            online.predict(torch.as_tensor(obs[:, 1:]), torch.as_tensor(env.tick, dtype=torch.int64))
             used = time.perf_counter() - start
             probs = strategy_probs(env, ["NS", "NH"], DATA_EPSILON)
             own = probs[np.arange(options.boards)[:, None], np.arange(4), strategies]
             env.step(sample_actions(own, env.uniform(4)))
             actions, ended = torch.as_tensor(env.effective_actions[:, 1:]), env.ended
             start = time.perf_counter()
-            online.observe(actions)
+            online.update(actions)
             online.reset(torch.as_tensor(ended))
             seconds.append(used + time.perf_counter() - start)
             if ended.any():

@@ -34,9 +34,8 @@ from data.trajectories import save_arrays
 from envs import Rules
 from envs.stag_hunt import STAY, ended_by_rule, first_hunt_after
 from envs.teams import LEARNER
-from online import OpponentTracker
 from others import GoalBelief, Score
-from pretrain_vae import VAE
+from pretrain_vae import VAE, OpponentTracker
 from train_world_model import JointState, ObjectWorldModel, load_world_model
 
 # As StagHunt-hidden-v0, on a board where all captures are soon seen, with so many blocks that distances differ.
@@ -402,12 +401,12 @@ def test_padding_after_a_restart_is_that_of_the_boards_as_they_are():
         torch.nn.init.normal_(parameter, std=0.5)
     planes, tick = Real(2, HIDDEN, "self", 1).planes(), torch.tensor([3, 4])
     online, other = OpponentTracker(vae, 2, 3), OpponentTracker(vae, 2, 3)
-    online.step(planes, tick)
-    online.observe(torch.full((2, 3), STAY))
+    online.predict(planes, tick)
+    online.update(torch.full((2, 3), STAY))
     planes[:, :, 4] = 0  # no hare is left
     online.load_state_dict(online.state_dict())
     other.load_state_dict(online.state_dict())
-    for found, expected in zip(online.step(planes, tick), other.step(planes, tick), strict=True):
+    for found, expected in zip(online.predict(planes, tick), other.predict(planes, tick), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert (
         online.log_likelihood.abs().sum() > 0 and online.fields[0].shape[1] == other.fields[0].shape[1] == 1

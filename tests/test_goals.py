@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from envs import Rules, StagHunt, random_actions
-from goals import TabularMOA
-from pretrain_vae import VAE
+from pretrain_vae import VAE, TabularMOA
 
 
 def test_equals_the_moa_on_planes():

@@ -13,11 +13,10 @@ from boards import Real, sights
 from envs import Rules
 from envs.stag_hunt import DOWN, HUNT_HARE, HUNT_STAG, LEFT, RIGHT, STAY, UP
 from envs.teams import LEARNER
-from goals import TabularMOA
 from hop_ppo import Args
 from others import GoalBelief, Told
 from plan import Planner, SearchResult, act, search
-from pretrain_vae import VAE
+from pretrain_vae import VAE, TabularMOA
 
 A = 3
 

@@ -26,7 +26,7 @@ from data.trajectories import legal_actions, save_arrays
 from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
 from envs.grid import FAR, distance_fields, symmetries
 from metrics import observers, reports, scores
-from online import OpponentTracker
+from pretrain_vae import OpponentTracker
 
 CPU = torch.device("cpu")
 ROOT = Path(pretrain_vae.__file__).resolve().parent
@@ -695,12 +695,12 @@ def test_online_equals_the_batch(loss, context, tmp_path):
     lengths = trajectories.episode_lengths[:12]
     starts = (np.cumsum(lengths) - lengths)[:12]
     seats = np.array([3, 0, 1])
-    online = OpponentTracker(model, boards=6, co_players=3)
+    online = OpponentTracker(model, 6, 3)
     for games in (np.arange(6), np.arange(6, 12)):
         for tick in range(lengths[games].max()):
             step = starts[games] + np.minimum(tick, lengths[games] - 1)  # a board that is over stands still
             obs = torch.as_tensor(trajectories.obs[trajectories.obs_row[step]][:, seats])
-            probs, z, goal_probs = online.step(obs, torch.full((6,), tick))
+            probs, z, goal_probs = online.predict(obs, torch.full((6,), tick))
             for board in np.flatnonzero(lengths[games] > tick):
                 for player, seat in enumerate(seats):
                     row = at[step[board], seat]
@@ -712,7 +712,7 @@ def test_online_equals_the_batch(loss, context, tmp_path):
                     torch.testing.assert_close(
                         goal_probs[board, player], said.goals[row].exp(), atol=1e-5, rtol=0
                     )
-            online.observe(torch.as_tensor(trajectories.actions[step][:, seats]))
+            online.update(torch.as_tensor(trajectories.actions[step][:, seats]))
         online.reset(torch.ones(6, dtype=torch.bool))
 
 
@@ -720,9 +720,9 @@ def test_online_forgets_only_the_boards_that_are_reset(batches):
     model, env = shaken(), StagHunt(4)
     online, obs = OpponentTracker(model, 4, 4), env.reset(seed=0)
     for tick in range(3):
-        online.step(torch.as_tensor(obs), torch.full((4,), tick))
+        online.predict(torch.as_tensor(obs), torch.full((4,), tick))
         env.step(sample_actions(strategy_probs(env, ["NS"])[:, :, 0], env.uniform(4)))
-        online.observe(torch.as_tensor(env.effective_actions))
+        online.update(torch.as_tensor(env.effective_actions))
     before = online.log_likelihood.clone()
     online.reset(torch.tensor([False, True, False, False]))
     kept = online.log_likelihood.view(4, 4, -1)
@@ -734,13 +734,13 @@ def test_online_forgets_only_the_boards_that_are_reset(batches):
 
 
 def test_online_refuses_what_does_not_fit():
-    online = OpponentTracker(shaken(), boards=2, co_players=3)
+    online = OpponentTracker(shaken(), 2, 3)
     with pytest.raises(
         ValueError, match=r"expected shapes \(2, 3, 5, 8, 8\) and \(2,\), got \(2, 4, 5, 8, 8\)"
     ):
-        online.step(torch.zeros(2, 4, 5, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
-    with pytest.raises(ValueError, match="call step"):
-        online.observe(torch.zeros(2, 3, dtype=torch.long))
+        online.predict(torch.zeros(2, 4, 5, 8, 8, dtype=torch.uint8), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="call predict"):
+        online.update(torch.zeros(2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="no MOA head"):
         OpponentTracker(pretrain_vae.VAE(8, 8, 35, loss="recon"), 2, 3)
 
