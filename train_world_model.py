@@ -19,6 +19,7 @@ as above. What an illegal action becomes it must learn.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -182,6 +183,15 @@ def effective_actions(wall: torch.Tensor, under: torch.Tensor, actions: torch.Te
     return torch.where((actions >= 0) & illegal, STAY, actions)
 
 
+class Networks(NamedTuple):
+    """What scores the outcomes: the model's own networks, or the same with a cache."""
+
+    hunter: Callable[..., torch.Tensor]
+    prey: Callable[..., torch.Tensor]
+    reward: Callable[..., torch.Tensor]
+    end: Callable[..., torch.Tensor]
+
+
 class ObjectWorldModel(nn.Module):
     """p(next joint state, rewards, end | joint state, joint action), object by object, on boards of any size.
 
@@ -205,6 +215,10 @@ class ObjectWorldModel(nn.Module):
             nn.init.zeros_(layer.weight[:, OWN : OWN + 3 * COUNTS])
         self.register_buffer("reward_values", torch.tensor(reward_values, dtype=torch.float32))
         self.on(height, width)
+
+    @property
+    def networks(self) -> Networks:
+        return Networks(self.hunter, self.prey, self.reward, self.end)
 
     def on(self, height: int, width: int) -> "ObjectWorldModel":
         """The same model, for boards of this size."""
@@ -275,11 +289,11 @@ class ObjectWorldModel(nn.Module):
         context = [torch.stack([is_stag, 1.0 - is_stag], 2), at_least(crowd[..., :2], 4).flatten(2)]
         return torch.cat([*context, at_least(crowd[..., 2], 3)], 2), wall, under
 
-    def _prey_logits(
+    def _prey_features(
         self, seen: tuple, boards: JointState, left: torch.Tensor, now: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of every prey, given those before it. left: float [B, A], hunters that leave; now: int64 [B, P], where prey go.
-        Returns: [B, P, 6]."""
+        Returns: what `Scorer` takes, for [B, P, 6] logits."""
         (context, wall, under), cell, P = seen, boards.prey, boards.prey.shape[1]
         ways, index = self.around[cell][..., :4], torch.arange(P, device=cell.device)
         earlier, later = index < index[:, None], index > index[:, None]  # [P, P]
@@ -292,12 +306,13 @@ class ObjectWorldModel(nn.Module):
         ousted, shot = ((cell[..., None] == now[:, None]) & earlier).any(2).float(), at_least(leavers, 2)
         step = torch.stack([wall, *(array.float() for array in (taken, *waiting))], 3)
         context = torch.cat([context, shot, ousted[..., None], step.sum(2) / 4], 2)
-        return self.prey(context, step, ways == boards.blocks.shape[1])
+        return context, step, ways == boards.blocks.shape[1]
 
     def _reward_logits(
-        self, context: torch.Tensor, left: torch.Tensor
-    ) -> torch.Tensor:  # over `totals`, [B, A, n]
-        return SHARP * self.reward(torch.cat([context, left[..., None]], 2))
+        self, context: torch.Tensor, left: torch.Tensor, networks: Networks | None = None
+    ) -> torch.Tensor:  # over `reward_values`, [B, A, n]
+        reward = (networks or self.networks).reward
+        return SHARP * reward(torch.cat([context, left[..., None]], 2))
 
     def terms(self, boards: JointState, actions: torch.Tensor, outcome: Outcomes, rewards: torch.Tensor, ends: torch.Tensor,
               contrast: bool = False) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
@@ -320,7 +335,7 @@ class ObjectWorldModel(nn.Module):
         )  # a row a way to tell the prey apart
         now = self.around[told.prey].gather(2, outcome.prey[..., None])[..., 0]
         seen = self._prey_see(told, actions[outcome.row])
-        prey = self._prey_logits(seen, told, left[outcome.row], now).log_softmax(2)
+        prey = self.prey(*self._prey_features(seen, told, left[outcome.row], now)).log_softmax(2)
         each = (_at(prey, outcome.prey) * (told.prey < K)).sum(1)
         by_way = each.new_full((len(actions), outcome.ways), MASKED).index_put(
             (outcome.row, outcome.way), each
@@ -363,10 +378,10 @@ class ObjectWorldModel(nn.Module):
         return (1.0 + (same @ left[..., None])[..., 0] * left)[..., None]
 
     def _end_logit(
-        self, left: torch.Tensor, there: torch.Tensor
+        self, left: torch.Tensor, there: torch.Tensor, networks: Networks | None = None
     ) -> torch.Tensor:  # is anybody left on the board? [B]
         stay = ((left == 0) & there).any(1, keepdim=True).float()
-        return SHARP * self.end(stay)[:, 0]
+        return SHARP * (networks or self.networks).end(stay)[:, 0]
 
     @torch.no_grad()
     def log_prob(self, states, actions, next_states, rewards, ends) -> torch.Tensor:
@@ -389,11 +404,19 @@ class ObjectWorldModel(nn.Module):
     # -- what happens
 
     @torch.no_grad()
-    def step(self, boards: JointState, actions: torch.Tensor, likely: bool = False):
+    def step(
+        self,
+        boards: JointState,
+        actions: torch.Tensor,
+        likely: bool = False,
+        networks: Networks | None = None,
+    ):
         """One tick on all boards, sampled, or with every object's likeliest outcome given those before it.
 
+        networks: what scores the outcomes, if not the model's own (`CachedWorldModel`).
         Returns: boards, rewards float [B, A], ends bool [B]; with `likely`, also what the expected planes are made of.
         """
+        networks = networks or self.networks
         K, (B, A), P = boards.blocks.shape[1], boards.hunters.shape, boards.prey.shape[1]
         actions, context, step, same = self._hunters_see(boards, actions)
         # All are decided at once, as if none before had left or moved; whoever saw what is not so decides anew.
@@ -410,7 +433,8 @@ class ObjectWorldModel(nn.Module):
         )
         before, anew = at_least(left, 2), torch.ones_like(there)
         while len(rows):
-            logits = self.hunter(torch.cat([seen[0][rows], before], 2), *(array[rows] for array in seen[1:]))
+            context_now = torch.cat([seen[0][rows], before], 2)
+            logits = networks.hunter(context_now, *(array[rows] for array in seen[1:]))
             outcomes[rows] = torch.where(anew, _pick(logits, likely), outcomes[rows])
             hunter_probs[rows] = torch.where(anew[..., None], logits, hunter_probs[rows])
             left[rows] = ((outcomes[rows] == LEAVE) & there[rows]).float()
@@ -431,7 +455,8 @@ class ObjectWorldModel(nn.Module):
         )
         while len(rows) and P:
             some = JointState(*(array[rows] for array in boards[:3]), boards.stags)
-            logits = self._prey_logits(tuple(array[rows] for array in seen), some, left[rows], goes[rows])
+            given = tuple(array[rows] for array in seen)
+            logits = networks.prey(*self._prey_features(given, some, left[rows], goes[rows]))
             prey_probs[rows] = torch.where((index < start)[..., None], prey_probs[rows], logits)
             pick = _pick(logits, likely)
             went = (pick != STAYED) & (index >= start) & (some.prey < K)
@@ -443,7 +468,8 @@ class ObjectWorldModel(nn.Module):
             rows, start = rows[on], which[on] + 1
             goes[rows, which[on, 0]] = to_cell[on]
 
-        paid, end = self._reward_logits(context, left), self._end_logit(left, there)
+        paid = self._reward_logits(context, left, networks)
+        end = self._end_logit(left, there, networks)
         sharers = self._sharers(same, left)[..., 0]
         rewards = self.reward_values[_pick(paid, likely)] / sharers * there
         after = boards._replace(hunters=to.gather(2, outcomes[..., None])[..., 0], prey=goes)
@@ -485,6 +511,71 @@ class ObjectWorldModel(nn.Module):
         return JointState.of(
             states, max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max()))
         )
+
+
+class CachedNetwork:
+    """A network that computes each distinct input once. Inputs are multiples of 1/4; no gradients flow.
+
+    Each row of inputs is hashed to a sum of random whole numbers: exact in any order of summation, and two rows share a
+    key with odds of 2**-36. Keys are kept sorted, so that a batch is looked up by one binary search.
+    """
+
+    def __init__(self, network: Callable[..., torch.Tensor], num_axes: tuple[int, ...]):
+        """num_axes: how many of each input's last axes belong to one row."""
+        self.network = network
+        self.num_axes = num_axes
+        self.weights = None  # float64 [n], of the key's sum
+        self.keys = torch.full((1,), math.inf, dtype=torch.float64)  # sorted, the last one is no key
+        self.outputs = None  # [keys, outputs]
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        batch = inputs[0].shape[: inputs[0].dim() - self.num_axes[0]]
+        flat = [array.flatten(len(batch)).float() for array in inputs]
+        flat = torch.cat(flat, -1).flatten(0, -2).double()
+        if self.weights is None:
+            generator = torch.Generator().manual_seed(1)
+            self.weights = torch.randint(2**36, (flat.shape[1],), generator=generator).double()
+        keys = flat @ self.weights
+        index = torch.searchsorted(self.keys, keys)
+        missing = self.keys[index] != keys
+        if missing.any():
+            rows = missing.nonzero()[:, 0]
+            self._compute(keys[rows], rows, [array.flatten(0, len(batch) - 1) for array in inputs])
+            index = torch.searchsorted(self.keys, keys)
+        return self.outputs[index].view(*batch, -1)
+
+    def _compute(self, keys: torch.Tensor, rows: torch.Tensor, inputs: list[torch.Tensor]) -> None:
+        """Add the outputs of these rows of `inputs`, each distinct key once."""
+        keys, first = keys.unique(return_inverse=True)
+        rows = torch.zeros(len(keys), dtype=torch.int64).scatter_(0, first, rows)
+        new = self.network(*(array[rows] for array in inputs))
+        known = new[:0] if self.outputs is None else self.outputs[:-1]
+        self.keys, order = torch.cat([self.keys[:-1], keys, self.keys[-1:]]).sort()
+        self.outputs = torch.cat([known, new, new[:1]])[order]
+
+
+class CachedWorldModel(nn.Module):
+    """The `step` of a world model whose networks compute each distinct input once: a tick asks the same few things of
+    thousands of boards. The world model itself is left as it is; its weights must not change afterwards."""
+
+    def __init__(self, world_model: ObjectWorldModel):
+        super().__init__()
+        self.world_model = world_model
+        self.networks = Networks(
+            CachedNetwork(world_model.hunter, (1, 2, 1)),
+            CachedNetwork(world_model.prey, (1, 2, 1)),
+            CachedNetwork(world_model.reward, (1,)),
+            CachedNetwork(world_model.end, (1,)),
+        )
+
+    def on(self, height: int, width: int) -> "CachedWorldModel":
+        self.world_model.on(height, width)
+        return self
+
+    @torch.no_grad()
+    def step(self, boards: JointState, actions: torch.Tensor, likely: bool = False):
+        """As `ObjectWorldModel.step`."""
+        return self.world_model.step(boards, actions, likely, self.networks)
 
 
 def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -280,7 +280,8 @@ def test_where_a_prey_goes_does_not_tell_where_it_goes():
     left, seen = torch.zeros(1, 1), None
     for cell in (4, 1, 5, 9):
         now = torch.tensor([[9, cell]])  # no stag; the hare stays, goes up, goes right, is gone
-        logits = model._prey_logits(model._prey_see(boards, actions), boards, left, now)[:, 1]
+        features = model._prey_features(model._prey_see(boards, actions), boards, left, now)
+        logits = model.prey(*features)[:, 1]
         assert seen is None or torch.equal(logits, seen)
         seen = logits
 
