@@ -1,0 +1,313 @@
+"""The tree search: against a slow one with node objects, against known optima, and on random outcomes."""
+
+import ast
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from search import SearchResult, new_tree, puct_actions, root_policy, search
+
+A = 3
+
+
+def table_mdp(seed: int, states: int = 12):
+    """A random deterministic MDP as tables, a random prior and critic."""
+    g = torch.Generator().manual_seed(seed)
+    after = torch.randint(states, (states, A), generator=g)
+    reward, ends = torch.rand(states, A, generator=g), torch.rand(states, A, generator=g) < 0.15
+    logits, value = torch.randn(states, A, generator=g), torch.rand(states, generator=g)
+    logits[torch.arange(states), torch.randint(A, (states,), generator=g)] -= 1e9 * (
+        torch.rand(states, generator=g) < 0.5
+    )
+    log_prior = logits.log_softmax(1)
+
+    def step(state, actions, tree):
+        return (after[state[0], actions],), reward[state[0], actions], ends[state[0], actions]
+
+    def evaluate(state, tree):
+        return log_prior[state[0]], value[state[0]]
+
+    return step, evaluate
+
+
+class Node:
+    """A node of the slow search: one child an edge, sums as floats and lists."""
+
+    def __init__(self, state, reward, terminal, evaluate):
+        self.state, self.reward, self.terminal = state, reward, terminal
+        self.children = {}
+        self.visit_counts = [0] * A
+        self.value_sums = [0.0] * A
+        if not terminal:
+            log_prior, value = evaluate((torch.tensor([state]),), None)
+            self.prior, self.raw_value = log_prior[0].exp(), value[0]
+            self.legal = (log_prior[0] > -1e8).tolist()
+            self.node_visits, self.node_value_sum = 1, self.raw_value
+
+    def q(self, action):
+        if not self.visit_counts[action]:
+            return self.node_value_sum / self.node_visits
+        return self.value_sums[action] / self.visit_counts[action]
+
+
+def slow_search(root, step, evaluate, simulations, gamma, c_puct=1.25):
+    root, low, high = Node(root, 0.0, False, evaluate), math.inf, -math.inf
+    for _ in range(simulations):
+        node, path = root, []
+        while True:
+            scores = []
+            for a in range(A):
+                q = (node.q(a) - low) / (high - low) if high > low else torch.tensor(0.0)
+                bonus = c_puct * node.prior[a] * (math.sqrt(node.node_visits) / (1 + node.visit_counts[a]))
+                scores.append(float(q + bonus) if node.legal[a] else -math.inf)
+            a = max(range(A), key=scores.__getitem__)
+            path.append((node, a))
+            if a not in node.children:
+                (state,), reward, over = step((torch.tensor([node.state]),), torch.tensor([a]), None)
+                node.children[a] = Node(int(state), reward[0], bool(over), evaluate)
+                value = torch.tensor(0.0) if over else node.children[a].raw_value
+                break
+            node = node.children[a]
+            if node.terminal:
+                value = torch.tensor(0.0)
+                break
+        for node, a in reversed(path):
+            value = node.children[a].reward + gamma * value
+            node.visit_counts[a] += 1
+            node.value_sums[a] = node.value_sums[a] + value
+            node.node_visits += 1
+            node.node_value_sum = node.node_value_sum + value
+            low, high = min(low, float(node.q(a))), max(high, float(node.q(a)))
+    return root
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_search_equals_a_slow_search_with_node_objects(seed):
+    step, evaluate = table_mdp(seed)
+    roots = torch.arange(12)
+    result = search((roots,), step, evaluate, 30, 0.9, branches=1)
+    assert (result.visit_counts.sum(1) == 30).all()
+    for i in range(12):
+        slow = slow_search(i, step, evaluate, 30, 0.9)
+        assert result.visit_counts[i].tolist() == slow.visit_counts
+        expected = [
+            float(slow.value_sums[a] / slow.visit_counts[a])
+            if slow.visit_counts[a]
+            else float(slow.raw_value)
+            for a in range(A)
+        ]
+        torch.testing.assert_close(result.q_values[i], torch.tensor(expected))
+        assert not any(result.visit_counts[i, a] for a in range(A) if not slow.legal[a])
+
+
+def test_trees_are_independent():
+    step, evaluate = table_mdp(1)
+    whole = search((torch.arange(12),), step, evaluate, 25, 0.95, branches=1)
+    order = torch.randperm(12)
+    other = search((order,), step, evaluate, 25, 0.95, branches=1)
+    torch.testing.assert_close(other.q_values, whole.q_values[order])
+    alone = search((torch.tensor([5]),), step, evaluate, 25, 0.95, branches=1)
+    assert (alone.visit_counts[0] == whole.visit_counts[5]).all()
+
+
+def test_search_finds_delayed_rewards():
+    """A corridor: 0 pays 0.3 at once and ends, 1 goes on; the third 1 pays 1. Discounted, 0.9**2 > 0.3 > 0.5**2."""
+
+    def step(state, actions, tree):
+        on = actions == 1
+        return (state[0] + 1,), torch.where(on, (state[0] == 2).float(), 0.3), ~on | (state[0] == 2)
+
+    def evaluate(state, tree):
+        return torch.tensor([0.5, 0.5, 0.0]).log().clamp(min=-1e9).expand(len(tree), 3), torch.zeros(
+            len(tree)
+        )
+
+    for gamma, best in ((0.9, 1), (0.5, 0)):
+        result = search((torch.zeros(2, dtype=torch.int64),), step, evaluate, 400, gamma)
+        assert (result.visit_counts.argmax(1) == best).all() and (result.visit_counts[:, 2] == 0).all()
+        if best:
+            assert abs(float(result.q_values[0, 1]) - gamma**2) < 0.1
+
+
+def test_several_children_an_edge_prevent_foreseen_luck():
+    """Guess a coin that falls afterwards: worth 0.5. With one outcome an edge, a tree knows how it will fall."""
+    torch.manual_seed(0)
+
+    def step(state, actions, tree):
+        tick, coin = state
+        flip = torch.randint(2, coin.shape)
+        right = (actions == 1 + flip).float()  # whether a guess pays is drawn when it is made
+        return (tick + 1, flip), torch.where(tick == 0, 0.0, right), tick == 1
+
+    def evaluate(state, tree):
+        return torch.full((len(tree), 3), 1 / 3).log(), torch.zeros(len(tree))
+
+    root = (torch.zeros(200, dtype=torch.int64), torch.zeros(200, dtype=torch.int64))
+    foreseen, fair = (
+        float(search(root, step, evaluate, 60, 1.0, branches=b).q_values.amax(1).mean()) for b in (1, 16)
+    )
+    assert foreseen > 0.8 and fair < 0.7
+
+
+def test_root_policy_by_hand():
+    result = SearchResult(
+        torch.tensor([[3, 1, 0], [1, 1, 0]]), torch.tensor([[1.0, 0.5, 9.0], [2.0, 0.7, 9.0]]), torch.zeros(2)
+    )
+    pi, q = root_policy(result, 2, 2.0, torch.tensor([[True, True, True]]))
+    assert q[0].tolist() == pytest.approx([(3 * 1.0 + 2.0) / 4, 0.6, -math.inf])
+    odds = math.exp(2.0 * (1.25 - 0.6))
+    assert pi[0].tolist() == pytest.approx([odds / (1 + odds), 1 / (1 + odds), 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [dict(simulations=0), dict(simulations=3, branches=0)])
+def test_search_rejects_less_than_one_simulation_or_branch(bad):
+    step, evaluate = table_mdp(0)
+    with pytest.raises(ValueError, match="at least 1"):
+        search((torch.arange(2),), step, evaluate, gamma=0.9, **bad)
+
+
+# ---- outcomes of an edge
+
+
+class OneAction:
+    """One legal action of a root; the k-th time that a tree takes it, it pays the k-th reward and leads to the k-th state.
+    What follows a state that is not over pays nothing and is over."""
+
+    def __init__(self, outcomes):
+        self.outcomes = outcomes  # (state, reward, over)
+        self.calls = self.evaluated = 0
+
+    def step(self, state, actions, tree):
+        later = state[0] > 0
+        nth = 0 if later.all() else min(self.calls, len(self.outcomes) - 1)
+        self.calls += not later.all()
+        after, reward, over = self.outcomes[nth]
+        return (torch.where(later, 99, after),), torch.where(later, 0.0, reward), later | over
+
+    def evaluate(self, state, tree):  # V of state s is s - 1
+        self.evaluated += 1
+        return torch.tensor([[0.0, -1e9]]).expand(len(tree), -1), state[0] - 1.0
+
+    def search(self, simulations, branches=4, trees=1):
+        return search(
+            (torch.zeros(trees, dtype=torch.int64),),
+            self.step,
+            self.evaluate,
+            simulations,
+            1.0,
+            branches=branches,
+        )
+
+
+def test_an_edge_gets_more_children_the_more_often_it_is_visited():
+    """ceil(sqrt(visits) / 2) of them, `branches` at most."""
+    few = [(1, 4, 1), (4, 4, 1), (5, 4, 2), (16, 4, 2), (17, 4, 3), (36, 4, 3)]
+    many = [(37, 4, 4), (60, 3, 3), (60, 4, 4), (64, 5, 4), (65, 5, 5)]
+    for simulations, branches, outcomes in few + many:
+        edge = OneAction([(1, float(k), True) for k in range(9)])
+        edge.search(simulations, branches)
+        assert edge.calls == outcomes, simulations
+    edge = OneAction([(1, float(k), True) for k in range(9)])
+    search((torch.tensor([0]),), edge.step, edge.evaluate, 65, 1.0)
+    assert edge.calls == 4  # by default
+
+
+def test_outcomes_of_an_edge_are_drawn_with_equal_probability():
+    """Visits 1 to 4 pay 0, the 5th pays 1, 11 draws of 0 or 1, the 17th pays 2, 23 draws of 0, 1 or 2."""
+    torch.manual_seed(0)
+    result = OneAction([(1, 0.0, True), (1, 1.0, True), (1, 2.0, True)]).search(40, branches=3, trees=2000)
+    expected = (1 + 11 * 0.5 + 2 + 23 * 1.0) / 40
+    assert abs(float(result.q_values[:, 0].mean()) - expected) < 0.01
+    assert result.visit_counts.tolist() == [[40, 0]] * 2000
+    torch.testing.assert_close(result.values, result.q_values[:, 0])
+
+
+def test_a_repeated_outcome_is_drawn_twice_as_often():
+    """The second outcome is the first one again: a third of the 23 last draws pays 3, not a half."""
+    torch.manual_seed(0)
+    result = OneAction([(1, 0.0, True), (1, 0.0, True), (1, 3.0, True)]).search(40, branches=3, trees=2000)
+    assert abs(float(result.q_values[:, 0].mean()) - (3 + 23 * 1.0) / 40) < 0.015
+
+
+def test_a_repeated_outcome_is_worth_what_the_critic_says_of_it():
+    """State 3 is worth 2: on its first visit, and on the fifth, which meets it again. The three between end at once."""
+    result = OneAction([(3, 0.5, False)]).search(5)
+    assert float(result.q_values[0, 0]) == pytest.approx(0.5 + (2 + 0 + 0 + 0 + 2) / 5)
+    assert float(result.q_values[0, 1]) == -1.0  # never visited: V of the root
+
+
+@pytest.mark.parametrize("branches", [2, 3, 4])
+def test_a_repeated_outcome_is_not_grown_again(branches):
+    """The last of an edge's outcomes is compared with all before it: the critic is asked of the root and of each once."""
+    different = [(state, 0.0, False) for state in range(3, 2 + branches)]
+    edge = OneAction([*different, different[-1]])
+    edge.search(40, branches)
+    assert edge.calls == branches and edge.evaluated == branches
+
+
+@pytest.mark.parametrize(
+    ("second", "worth"),
+    [((2, 0.0, False), 1.0), ((1, 0.5, False), 0.5), ((1, 0.0, True), 0.0), ((5, 0.0, True), 0.0)],
+)
+def test_outcomes_that_differ_are_not_merged(second, worth):
+    """In the state alone, in the reward alone, in whether all is over: the fifth visit grows another node."""
+    edge = OneAction([(1, 0.0, False), second, (7, 7.0, True)])
+    assert float(edge.search(5).q_values[0, 0]) == pytest.approx(worth / 5)
+
+
+def test_a_state_of_several_parts_is_another_outcome_if_one_part_differs():
+    count = []
+
+    def step(state, actions, tree):
+        count.append(1)
+        first = len(count) < 2
+        cells = torch.tensor([[4, 5 if first else 6]]).expand(len(tree), -1)
+        return (cells, state[1] + 1), torch.zeros(len(tree)), torch.zeros(len(tree), dtype=torch.bool)
+
+    def evaluate(state, tree):
+        return torch.zeros(len(tree), 1), (state[0][:, 1] == 6).float()
+
+    root = (torch.tensor([[4, 4]]), torch.tensor([0]))
+    result = search(root, step, evaluate, 1, 1.0, branches=2)
+    assert float(result.q_values[0, 0]) == 0.0
+    count.clear()
+    result = search(root, step, evaluate, 5, 1.0, branches=2)
+    assert len(count) == 5 and float(result.q_values[0, 0]) == pytest.approx((0 + 1 + 1 + 1 + 1) / 5)
+
+
+def test_root_policy_gives_illegal_actions_probability_0():
+    result = SearchResult(torch.tensor([[4, 4, 0]]), torch.tensor([[9.0, 1.0, 5.0]]), torch.zeros(1))
+    pi, q = root_policy(result, 1, 1.0, torch.tensor([[False, True, True]]))
+    assert pi[0].tolist() == [0.0, 1.0, 0.0] and q[0].tolist() == [-math.inf, 1.0, -math.inf]
+
+
+def test_puct_actions_by_hand():
+    """Of a root visited 9 times. Q runs from 2 to 6 in this tree: Q = 5 is 0.75, and 4 (the node's mean) is 0.5."""
+    prior = torch.tensor([[0.2, 0.5, 0.3], [0.2, 0.5, 0.0]])
+
+    def evaluate(state, trees):
+        return prior.log().clamp(min=-1e9), torch.zeros(2)
+
+    tree = new_tree((torch.zeros(2),), evaluate, 2, 1)
+    tree.visit_counts[:, 0] = torch.tensor([2.0, 6.0, 0.0])
+    tree.value_sums[:, 0] = torch.tensor([10.0, 24.0, 0.0])
+    tree.node_visits[:, 0], tree.node_value_sums[:, 0] = 9, 36
+    tree.min_q[:], tree.max_q[:] = 2, 6
+    roots = torch.arange(2), torch.zeros(2, dtype=torch.int64)
+    # c = 1: 0.75 + 0.2 * 3 / 3 = 0.95; 0.5 + 0.5 * 3 / 7 = 0.71; 0.5 + 0.3 * 3 / 1 = 1.4 where it is legal
+    assert puct_actions(tree, *roots, c_puct=1.0).tolist() == [2, 0]
+    assert puct_actions(tree, *roots, c_puct=0.1).tolist() == [0, 0]
+    tree.max_q[:] = 2  # one value only: Q counts as 0, the prior decides
+    assert puct_actions(tree, *roots, c_puct=1.0).tolist() == [2, 1]
+
+
+def test_search_imports_torch_only():
+    for path in (Path(__file__).parents[1] / "search").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in (name.split(".")[0] for name in names):
+                assert name in {"torch", "search"} | sys.stdlib_module_names, f"{path} imports {name}"
