@@ -17,48 +17,56 @@ import numpy as np
 FAR = np.int16(2**14)  # the distance to a prey that is gone or cannot be reached
 
 
+# ---- cells: row * W + column; K = H * W stands for off the board
+
+
 @lru_cache(maxsize=16)
 def neighbours(height: int, width: int) -> np.ndarray:
     """int64 [K+1, 7]: the cell that each action leads to, K off the board; the last row is all K."""
     K = height * width
     grid = np.pad(np.arange(K).reshape(height, width), 1, constant_values=K)
-    inner = grid[1:-1, 1:-1]
-    ways = np.stack(
-        [grid[:-2, 1:-1], grid[2:, 1:-1], grid[1:-1, :-2], grid[1:-1, 2:], inner, inner, inner], -1
-    )
-    return np.concatenate([ways.reshape(K, 7), np.full((1, 7), K)])
+    here = grid[1:-1, 1:-1]
+    up = grid[:-2, 1:-1]
+    down = grid[2:, 1:-1]
+    left = grid[1:-1, :-2]
+    right = grid[1:-1, 2:]
+    table = np.stack([up, down, left, right, here, here, here], -1)  # [H, W, 7]; who hunts stays
+    return np.concatenate([table.reshape(K, 7), np.full((1, 7), K)])
 
 
 def distance_fields(blocks: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """Shortest-path length around blocks from every cell to the nearest source (a source itself is 0).
 
-    Args: blocks, sources: bool [N, H, W]. Returns: int16 [N, H, W]; FAR on blocks and where no source is reached.
+    Args: blocks, sources: bool [N, H, W].
+    Returns: int16 [N, H, W]; FAR on blocks and where no source is reached.
     """
     n, h, w = sources.shape
-    free = np.zeros((n, h + 2, w + 2), bool)
-    free[:, 1:-1, 1:-1] = ~blocks
-    reached = np.zeros_like(free)
-    reached[:, 1:-1, 1:-1] = sources
-    reached &= free
-    steps = np.zeros((n, h, w), np.int16)
-    inner = reached[:, 1:-1, 1:-1]
-    while True:  # one wave a turn; a cell's distance is the number of waves that had not reached it
-        before = inner.copy()
-        wave = (
-            before
-            | reached[:, :-2, 1:-1]
-            | reached[:, 2:, 1:-1]
-            | reached[:, 1:-1, :-2]
-            | reached[:, 1:-1, 2:]
-        )
-        wave &= free[:, 1:-1, 1:-1]
-        if (wave == before).all():
-            return np.where(before, steps, FAR)
+    free = ~blocks.transpose(
+        1, 2, 0
+    )  # boards last: what is done to one cell of all boards is one row of memory
+    padded = np.zeros((h + 2, w + 2, n), bool)
+    reached = padded[1:-1, 1:-1]  # [H, W, N]
+    reached[...] = sources.transpose(1, 2, 0) & free
+    steps = np.zeros((h, w, n), np.int16)
+    wave = reached.copy()
+    while True:  # a cell's distance is the number of waves that had not reached it
+        before = wave
+        wave = before | padded[:-2, 1:-1]
+        wave |= padded[2:, 1:-1]
+        wave |= padded[1:-1, :-2]
+        wave |= padded[1:-1, 2:]
+        wave &= free
+        if np.array_equal(wave, before):
+            break
         steps += ~before
-        inner[...] = wave
+        reached[...] = wave
+    steps[~wave] = FAR
+    return np.ascontiguousarray(steps.transpose(2, 0, 1))
 
 
-_MOVES = {(-1, 0): 0, (1, 0): 1, (0, -1): 2, (0, 1): 3}  # (rows, columns) -> UP, DOWN, LEFT, RIGHT
+# ---- symmetries
+
+_DIRECTIONS = {(-1, 0): 0, (1, 0): 1, (0, -1): 2, (0, 1): 3}  # (rows, columns) -> UP, DOWN, LEFT, RIGHT
 
 
 def symmetries(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,30 +84,44 @@ def symmetries(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
             for flip_columns in (False, True):
                 board = grid.T if transpose else grid
                 board = board[::-1] if flip_rows else board
-                cells.append((board[:, ::-1] if flip_columns else board).ravel())
-                permuted = list(range(7))
-                for (dr, dc), action in _MOVES.items():
-                    dr, dc = (dc, dr) if transpose else (dr, dc)
-                    permuted[action] = _MOVES[(-dr if flip_rows else dr, -dc if flip_columns else dc)]
-                actions.append(permuted)
+                board = board[:, ::-1] if flip_columns else board
+                cells.append(board.ravel())
+                actions.append(_permuted_actions(transpose, flip_rows, flip_columns))
     return np.array(cells, np.int64), np.array(actions, np.int64)
+
+
+def _permuted_actions(transpose: bool, flip_rows: bool, flip_columns: bool) -> list[int]:
+    permuted = list(range(7))
+    for (rows, columns), action in _DIRECTIONS.items():
+        to = (columns, rows) if transpose else (rows, columns)
+        down = -to[0] if flip_rows else to[0]
+        right = -to[1] if flip_columns else to[1]
+        permuted[action] = _DIRECTIONS[down, right]
+    return permuted
+
+
+# ---- layouts
 
 
 def planes_to_joint(obs: np.ndarray) -> np.ndarray:
     """[..., A, 5, H, W] -> [..., A+3, H, W], same dtype."""
-    return np.concatenate([obs[..., :, 0, :, :], obs[..., 0, 2:, :, :]], axis=-3)
+    own = obs[..., :, 0, :, :]
+    board = obs[..., 0, 2:, :, :]
+    return np.concatenate([own, board], axis=-3)
 
 
 def joint_to_planes(joint: np.ndarray) -> np.ndarray:
     """[..., A+3, H, W] -> [..., A, 5, H, W], same dtype."""
-    hunters, rest = joint[..., :-3, :, :], joint[..., -3:, :, :]
-    seats = hunters.shape[-3]
-    if seats > 1:
-        others = np.stack([np.delete(hunters, seat, axis=-3).max(axis=-3) for seat in range(seats)], axis=-3)
+    own = joint[..., :-3, :, :]
+    board = joint[..., None, -3:, :, :]
+    A = own.shape[-3]
+    if A > 1:
+        others = np.stack([np.delete(own, seat, axis=-3).max(axis=-3) for seat in range(A)], axis=-3)
     else:
-        others = np.zeros_like(hunters)
-    board = np.broadcast_to(rest[..., None, :, :, :], (*hunters.shape[:-2], *rest.shape[-3:]))
-    return np.concatenate([hunters[..., None, :, :], others[..., None, :, :], board], axis=-3)
+        others = np.zeros_like(own)
+    board = np.broadcast_to(board, (*own.shape[:-2], *board.shape[-3:]))
+    hunters = np.stack([own, others], axis=-3)  # [..., A, 2, H, W]
+    return np.concatenate([hunters, board], axis=-3)
 
 
 def joint_to_hop(joint: np.ndarray, observer: int | np.ndarray) -> np.ndarray:
@@ -114,12 +136,12 @@ def hop_to_joint(hop: np.ndarray, observer: int | np.ndarray) -> np.ndarray:
 
 def _rotate(joint: np.ndarray, by: np.ndarray) -> np.ndarray:
     """Plane k becomes plane (k + by) mod A; the last three planes stay."""
-    seats = joint.shape[-3] - 3
-    if seats < 1:
-        raise ValueError(f"expected at least one hunter plane and three more, got {joint.shape[-3]} planes")
+    A = joint.shape[-3] - 3
+    if A < 1:
+        planes = joint.shape[-3]
+        raise ValueError(f"expected at least one hunter plane and three more, got {planes} planes")
     by = np.broadcast_to(by, joint.shape[:-3])[..., None]
-    order = np.concatenate(
-        [(np.arange(seats) + by) % seats, np.broadcast_to(np.arange(seats, seats + 3), (*by.shape[:-1], 3))],
-        -1,
-    )
+    seats = (np.arange(A) + by) % A
+    board = np.broadcast_to([A, A + 1, A + 2], (*seats.shape[:-1], 3))
+    order = np.concatenate([seats, board], axis=-1)
     return np.take_along_axis(joint, order[..., None, None], axis=-3)
