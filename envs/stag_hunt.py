@@ -139,11 +139,15 @@ def legal_on(
         on_stag, on_hare: bool [B, n], whether a stag or a hare stands on the cell.
     Returns: bool [B, n, 7].
     """
-    closed = np.pad(blocks, ((0, 0), (0, 1)), constant_values=True)  # off the board is as good as a block
-    board = np.arange(len(cells))[:, None, None]
-    around = neighbours(rows, columns)[cells, :4]  # [B, n, 4]
+    B, K = blocks.shape
+    closed = np.ones((B, K + 1), bool)  # off the board is as good as a block
+    closed[:, :K] = blocks
+    board = np.arange(B)[:, None] * (K + 1)  # where its row starts in closed
+    table = neighbours(rows, columns)
     legal = np.ones((*cells.shape, 7), bool)
-    legal[..., :4] = ~closed[board, around]
+    for action in (UP, DOWN, LEFT, RIGHT):
+        to = table[:, action].take(cells)
+        legal[..., action] = ~closed.take(board + to)
     legal[..., HUNT_STAG] = on_stag
     legal[..., HUNT_HARE] = on_hare
     return legal
@@ -164,14 +168,14 @@ def resolve_hunts(
     Args: cells: int [B, A], where the hunters stand; actions: int [B, A], their effective ones.
     Returns: captures: bool [B, A], the hunters that take part; rewards: [B, A] of `dtype`.
     """
-    same_cell = cells[:, :, None] == cells[:, None, :]
-    same_action = actions[:, :, None] == actions[:, None, :]
-    team = (same_cell & same_action).sum(2)  # [B, A], hunters on its prey
+    hunted = cells * len(ACTIONS) + actions  # the same number: the same action on the same cell
+    team = (hunted[:, :, None] == hunted[:, None, :]).sum(2)  # [B, A]
     hunts_stag = actions == HUNT_STAG
     needed = np.where(hunts_stag, rules.hunters_needed, 1)
     captures = (actions >= HUNT_STAG) & (team >= needed)
-    reward = np.where(hunts_stag, dtype(rules.stag_reward), dtype(rules.hare_reward))
-    return captures, np.where(captures, reward / team.astype(dtype), dtype(0))
+    reward = np.where(hunts_stag, rules.stag_reward, rules.hare_reward)
+    share = np.divide(reward.astype(dtype), team, dtype=dtype)
+    return captures, np.where(captures, share, dtype(0))
 
 
 def step_prey(prey: np.ndarray, blocks: np.ndarray, uniform: np.ndarray, rules: Rules) -> np.ndarray:
@@ -182,20 +186,25 @@ def step_prey(prey: np.ndarray, blocks: np.ndarray, uniform: np.ndarray, rules: 
         uniform: float64 [B, P, 2] in [0, 1): of each prey, whether it steps, and to which of its free neighbour cells.
     Returns: int [B, P], the cells after.
     """
-    table, K = neighbours(rules.height, rules.width)[:, :4], rules.cells
+    B, K = blocks.shape
+    around = neighbours(rules.height, rules.width)[:, :4].copy()  # [K+1, 4]
     prey = prey.copy()
+    closed = np.ones((B, K + 1), bool)
+    closed[:, :K] = blocks
+    np.put_along_axis(closed, prey, True, 1)
     steps = (uniform[..., 0] < rules.prey_moves) & (prey != K)
     for slot in range(rules.prey):  # the rule is sequential; all boards go at once
         board = np.flatnonzero(steps[:, slot])
-        around = table[prey[board, slot]]  # [n, 4]
-        inside = np.minimum(around, K - 1)
-        free = (around < K) & ~blocks[board[:, None], inside]
-        free &= (around[:, :, None] != prey[board][:, None, :]).all(2)
+        cell = prey[board, slot]
+        options = around.take(cell, 0)  # [n, 4]
+        free = ~closed[board[:, None], options]
         number = free.sum(1)
         pick = (uniform[board, slot, 1] * number).astype(np.intp)
-        way = (np.cumsum(free, 1) > pick[:, None]).argmax(1)
-        goes = number > 0
-        prey[board[goes], slot] = around[goes, way[goes]]
+        way = (free.cumsum(1) > pick[:, None]).argmax(1)
+        to = np.where(number > 0, options[np.arange(len(board)), way], cell)
+        closed[board, cell] = False
+        closed[board, to] = True
+        prey[board, slot] = to
     return prey
 
 
@@ -548,17 +557,17 @@ class StagHunt:
         if not len(row):
             return
         board = boards[row]
-        cell = hunters[row, seat]
-        slot = self._prey_on[cell]
-        before = self.prey[boards]
+        slot = self._prey_on[hunters[row, seat]]
+        before = self._prey_at[boards]
         self._take_off(board, slot)
-        gone = self._offset[board, 0] + r.cells
-        self._prey_at[board, slot] = gone
-        self._hunter_at[board, seat] = gone
-        self._shift[board, :, seat] = (self._bin - gone)[:, None]
-        self.first_hunt[boards] = first_hunt_after(
-            self.first_hunt[boards], self.tick[boards], before, self.prey[boards], r.cells
-        )
+        gone = self._offset[board] + r.cells  # [n, 1]
+        self._prey_at[board, slot] = gone[:, 0]
+        self._hunter_at[board, seat] = gone[:, 0]
+        self._shift[board, :, seat] = self._bin - gone
+        after = self._prey_at[boards]
+        gone = self._offset[boards] + r.cells
+        first_hunt = self.first_hunt[boards]
+        self.first_hunt[boards] = first_hunt_after(first_hunt, self.tick[boards], before, after, gone)
 
     def _show_hunters(self) -> None:
         """Move the hunters in all planes SELF and OTHERS."""
@@ -650,7 +659,7 @@ class StagHunt:
         no_prey = np.zeros(cells.shape, bool)
         legal = legal_on(cells, blocks, no_prey, no_prey, r.height, r.width)  # [n, K+1, 7]
         self.blocks[boards] = blocks
-        self._codes.reshape(B, -1)[boards] = np.packbits(legal, -1, "little")[..., 0]
+        self._codes.reshape(B, -1)[boards] = legal @ _BITS
         self._prey_on.reshape(B, -1)[boards] = -1
         self._planes[boards] = 0
         self._planes[boards, :, PLANES.index("BLOCKS")] = blocks[:, None]
