@@ -1,16 +1,17 @@
-"""Gymnasium views: one learner a board, among scripted co-players.
+"""The games in Gymnasium: learners among co-players, on many boards at once.
 
     gymnasium.make("StagHunt-v0", co_players=("NS", "NS", "NH"))
-    gymnasium.make_vec("StagHunt-v0", num_envs=1024, co_players=("NS", "NS", "NH"))
+    gymnasium.make_vec("StagHunt-v0", num_envs=1024, co_players="mixed")
 
-The vector view plays all boards on one core; the single view is a batch of one. Under `reset(seed=s)` board i draws
-everything (boards, the learner's seat, the co-players' actions) from the stream (s, i): it does not depend on
-`num_envs`, and the single view plays what board 0 plays.
+The vector environment plays all boards on one core; the single environment is a batch of one. Under `reset(seed=s)`
+board i draws everything (boards, seats, co-players and their actions) from the stream (s, i): it does not depend on
+the number of boards, and the single environment plays what board 0 plays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -21,10 +22,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.render import RENDER_MODES, render_board
-from envs.scripted import DATA_EPSILON, STRATEGIES, sample_actions, strategy_probs
-from envs.stag_hunt import ACTIONS, PLANES, Rules, StagHunt
+from envs.scripted import DATA_EPSILON, STRATEGIES, parse_team, sample_actions, strategy_probs
+from envs.stag_hunt import ACTIONS, LEGAL, PLANES, STAY, Rules, StagHunt, State
 
 DEFAULT_CO_PLAYERS = ("NS", "NS", "NH")
+LEARNER = -1  # in `strategy_ids`
+EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws
+LAYOUTS = ("planes", "hop")
+EPISODES = ("learner", "board")
+
+CoPlayers = Sequence[str] | str | Callable[[StagHunt], np.ndarray] | None
 
 
 def choose_rules(rules: Rules | None, keywords: dict[str, Any]) -> Rules:
@@ -44,6 +51,11 @@ def planes_space(rules: Rules) -> Box:
     return Box(0, 1, (len(PLANES), rules.height, rules.width), np.uint8)
 
 
+def hop_space(rules: Rules) -> Box:
+    """The space of one hunter's observation in HOP's layout: uint8 [H, W, A+3], each cell 0 or 1."""
+    return Box(0, 1, (rules.height, rules.width, rules.hunters + 3), np.uint8)
+
+
 def check_render_mode(render_mode: str | None) -> str | None:
     """Returns `render_mode`. Raises: ValueError: it is neither None nor in RENDER_MODES."""
     if render_mode is not None and render_mode not in RENDER_MODES:
@@ -51,15 +63,25 @@ def check_render_mode(render_mode: str | None) -> str | None:
     return render_mode
 
 
-def _check_co_players(co_players: Sequence[str] | str | None, hunters: int) -> tuple[str, ...]:
-    if co_players == "mixed":  # which of these each one is, is drawn
-        return ("NS", "NH")
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """Returns `value`. Raises: ValueError: it is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choices)}")
+    return value
+
+
+def check_co_players(co_players: CoPlayers, hunters: int) -> tuple[str, ...] | str | Callable:
+    """A tuple of A - 1 names, a team's text, or a function. Raises: ValueError: see `StagHuntVectorEnv`."""
+    others = hunters - 1
+    if callable(co_players):
+        return co_players
     if co_players is None:  # the default three, cut or repeated
-        return tuple(DEFAULT_CO_PLAYERS[j % len(DEFAULT_CO_PLAYERS)] for j in range(hunters - 1))
-    if isinstance(co_players, str) or len(co_players) != hunters - 1:
-        raise ValueError(
-            f"co_players: expected {hunters - 1} names for {hunters} hunters, got {co_players!r}"
-        )
+        return tuple(DEFAULT_CO_PLAYERS[j % len(DEFAULT_CO_PLAYERS)] for j in range(others))
+    if isinstance(co_players, str):
+        parse_team(co_players, others)
+        return co_players
+    if len(co_players) != others:
+        raise ValueError(f"co_players: expected {others} names for {hunters} hunters, got {co_players!r}")
     for name in co_players:
         if name not in STRATEGIES:
             raise ValueError(f"co_players: unknown strategy {name!r}: choose from {', '.join(STRATEGIES)}")
@@ -67,230 +89,454 @@ def _check_co_players(co_players: Sequence[str] | str | None, hunters: int) -> t
 
 
 class StagHuntVectorEnv(VectorEnv):
-    """N boards with one learner each, on one batched core.
+    """N learners among co-players, on one batched core.
 
-    An episode is the learner's: `terminated` when it leaves (or a rule ends the board), `truncated` at the horizon;
-    then the board is dealt anew. With SAME_STEP that happens in the same call: `obs` and `infos` are the new episode's;
-    the last observation is `infos["final_obs"]` (object array [N], None where no episode ended) with the mask
+    A row is a learner. Usually each of B = N boards has one, in a seat that is drawn. With `co_players="self"` every
+    hunter is a learner: B = N / A boards, and row r is seat r % A of board r // A.
+
+    An episode ends (`terminated` or `truncated`) as `episode` says:
+
+    - "learner": when the learner leaves the board, or the board ends.
+    - "board": when the board ends. A learner that has left plays STAY whatever is asked, and its reward is 0.
+
+    With SAME_STEP the board is then reset in the same call: `obs` and `infos` are the new episode's; the last
+    observation is `infos["final_obs"]` (object array [N], None where no episode ended) with the mask
     `infos["_final_obs"]`, its infos are `infos["final_info"]`, as in Gymnasium's own SyncVectorEnv.
 
-    obs: uint8 [N, 5, H, W], the learner's planes. rewards: float32 [N]. terminated, truncated: bool [N].
-    infos: `action_mask` int8 [N, 7], `seat` int64 [N], `tick` and `ticks_left` int32 [N] (see `StagHunt.ticks_left`),
-    each with its mask `_<key>`, bool [N].
+    With DISABLED the caller resets: `reset(options={"reset_mask": terminated | truncated})`. "learner": until then
+    `step` raises ResetNeeded. "board": until then boards that have ended stand still: their rewards are 0, their
+    `terminated` and `truncated` stay what they are.
 
-    `gymnasium.wrappers.vector.RecordEpisodeStatistics` counts right from Gymnasium 1.4 on. Before, it took the step after
-    an end for a reset, as NEXT_STEP has it, and lost the first step of every later episode here.
+    obs: uint8, the "planes" [N, 5, H, W] of the learner, or "hop" [N, H, W, A+3], the learner first.
+    rewards: float32 [N]. terminated, truncated: bool [N].
+
+    infos, each with its mask `_<key>`, bool [N]; hunters are in seat order, K = H * W is a cell off the board:
+
+    - `action_mask` int8 [N, 7], the learner's legal actions; `seat` int64 [N], the learner's.
+    - `tick`, `ticks_left` (see `StagHunt.ticks_left`), `first_hunt`: int64 [N].
+    - `active` bool [N, A], hunters on the board; `strategy_ids` int64 [N, A], index into STRATEGIES, LEARNER for
+      learners and for co-players that are a function.
+    - `new_team` bool [N]: this call has begun an episode with new seats and co-players.
+    - `joint_actions` int8 [N, A], what was done in the last tick, also where SAME_STEP has reset; STAY after `reset`.
+    - `hunters` int64 [N, A], `prey` int64 [N, P], cells; `blocks` bool [N, K].
+    - `distances` int16 [N, P, K], from each cell to each prey, FAR where there is no way or no prey.
+
+    `gymnasium.wrappers.vector.RecordEpisodeStatistics` counts right from Gymnasium 1.4 on. Before, it took the step
+    after an end for a reset, as NEXT_STEP has it, and lost the first step of every later episode here.
 
     Args:
-        num_envs: boards.
+        num_envs: rows, N.
         rules: the game; or give its fields as keywords (`hunters=3, height=6, ...`).
-        co_players: names of strategies; co_players[j] sits at seat (learner + 1 + j) mod A. None: NS, NS, NH, cut or
-            repeated to A - 1 names. "mixed": each NS or NH with probability 1/2.
-        team_episodes: how many episodes of a board the learner's seat, and who is who of a mixed team, stay what they are.
+        co_players: a tuple of names: co_players[j] sits at seat (learner + 1 + j) mod A. None: NS, NS, NH, cut or
+            repeated to A - 1 names. A text such as "3NS" or "1NS2NH": so many of each strategy, in random seats.
+            "mixed": each NS or NH with probability 1/2. "self": all are learners. A function of the core: it returns
+            the actions of all hunters, integers [B, A]; the learner's own are not used.
         epsilon: of the co-players, see `strategy_probs`.
         render_mode: None, "rgb_array" or "ansi".
-        autoreset_mode: SAME_STEP; or DISABLED: boards that are over wait for `reset(options={"reset_mask": mask})`.
+        autoreset_mode: SAME_STEP or DISABLED.
+        team_episodes: how many episodes of a board its seats and co-players stay what they are.
+        layout: of the observations, "planes" or "hop".
+        episode: "learner" or "board"; self-play has no single learner, and needs "board".
+    Attributes:
+        num_boards, rows_per_board: B, and N / B. core: the boards. seats: int64 [N], the learner's seat.
+        strategy_ids: int64 [B, A].
     Raises:
-        ValueError: a wrong number of co-players, an unknown strategy, render mode or autoreset mode, epsilon, a rule or
-            team_episodes out of range.
+        ValueError: a wrong number of co-players, an unknown strategy, team, render mode, autoreset mode, layout or
+            episode; epsilon, a rule or team_episodes out of range; self-play with "learner" or N not a multiple of A.
     """
 
-    metadata = {  # noqa: RUF012  (Gymnasium's own form)
-        "render_modes": list(RENDER_MODES), "render_fps": 4, "autoreset_mode": AutoresetMode.SAME_STEP,
-    }  # fmt: skip
+    metadata = dict(  # noqa: RUF012  (Gymnasium's own form)
+        render_modes=list(RENDER_MODES),
+        render_fps=4,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
 
     def __init__(
         self,
         num_envs: int = 1,
         rules: Rules | None = None,
-        co_players: Sequence[str] | str | None = None,
+        co_players: CoPlayers = None,
         epsilon: float = DATA_EPSILON,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         team_episodes: int = 1,
+        layout: str = "planes",
+        episode: str = "learner",
         **rule_keywords,
     ):
-        r = choose_rules(rules, rule_keywords)
-        self.co_players = _check_co_players(co_players, r.hunters)
+        rules = choose_rules(rules, rule_keywords)
+        hunters = rules.hunters
+        self.rules = rules
+        self.co_players = check_co_players(co_players, hunters)
+        self.self_play = self.co_players == "self"
+        self.layout = check_choice("layout", layout, LAYOUTS)
+        self.episode = check_choice("episode", episode, EPISODES)
+        self.render_mode = check_render_mode(render_mode)
         if not 0.0 <= epsilon <= 1.0:
             raise ValueError(f"epsilon must be in [0, 1], got {epsilon!r}")
         if team_episodes < 1:
             raise ValueError(f"team_episodes must be at least 1, got {team_episodes!r}")
+        if self.self_play and episode == "learner":
+            raise ValueError('co_players="self" has a learner in every seat: give episode="board"')
+        if self.self_play and num_envs % hunters:
+            raise ValueError(
+                f"self-play of {hunters} hunters needs a multiple of it as num_envs, got {num_envs}"
+            )
         mode = AutoresetMode(autoreset_mode)
         if mode is AutoresetMode.NEXT_STEP:
             raise ValueError("autoreset_mode: NEXT_STEP is not supported: choose SAME_STEP or DISABLED")
-        self.core = StagHunt(num_envs, r)
-        self.num_envs, self.epsilon = num_envs, epsilon
-        self.render_mode = check_render_mode(render_mode)
         self.metadata = {**self.metadata, "autoreset_mode": mode}
-        self._resets_itself = mode is AutoresetMode.SAME_STEP
-        self.single_observation_space = planes_space(r)
+        self.epsilon = epsilon
+        self.team_episodes = team_episodes
+        self.num_envs = num_envs
+        self.rows_per_board = hunters if self.self_play else 1
+        self.num_boards = num_envs // self.rows_per_board
+        self.core = StagHunt(self.num_boards, rules)
+
+        self.single_observation_space = planes_space(rules) if layout == "planes" else hop_space(rules)
         self.single_action_space = Discrete(len(ACTIONS))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = MultiDiscrete(np.full(num_envs, len(ACTIONS)))
-        self.seats = np.zeros(num_envs, np.int64)  # the learner's seat on each board
-        self._boards = np.arange(num_envs)
-        self._over = np.ones(num_envs, bool)  # boards that wait for a reset
-        self._dealt = False
-        self._names = tuple(dict.fromkeys(self.co_players))  # each strategy once
-        # [N, A], the strategy of the hunter k + 1 seats after the learner; the last is the learner itself, unused
-        self._mixed, self._team_episodes = co_players == "mixed", team_episodes
-        row = [0] * r.hunters if self._mixed else [self._names.index(name) for name in self.co_players] + [0]
-        self._after_learner = np.tile(np.array(row), (num_envs, 1))
-        self._episode = np.zeros(num_envs, np.int64)  # how many the board's team has begun
+
+        self.seats = np.arange(num_envs) % self.rows_per_board  # [N]
+        self.strategy_ids = np.full((self.num_boards, hunters), LEARNER, np.int64)
+        self._board_of_row = np.arange(num_envs) // self.rows_per_board
+        self._team, self._strategies = self._read_team()
+        self._team_episode = np.zeros(self.num_boards, np.int64)  # how many its team has begun
+        self._terminated = np.zeros(self.num_boards, bool)  # the last episode ended so, and is not reset yet
+        self._truncated = np.zeros(self.num_boards, bool)
+        self._joint_actions = np.full((self.num_boards, hunters), STAY, np.int8)
+        self._started = False
+
+    # ---- playing
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict]:
-        """Deal new boards.
+        """Begin new episodes. Returns the obs and infos of all rows.
 
         Args:
-            seed: starts board i's stream at (seed, i); None goes on in the streams.
-            options: `reset_mask`, bool [N], resets only these boards.
+            seed: starts board i's stream at (seed, i), with new teams; None goes on in the streams.
+            options: `reset_mask`, bool [N], resets only these rows' boards; a mask of False only looks.
         Raises:
-            ValueError: a seed that is not one whole number >= 0 or comes with a mask; a mask of wrong shape or dtype.
+            ValueError: a seed that is not one whole number >= 0 or comes with a mask; a mask of wrong shape or dtype,
+                or (self-play) one that has a part of a board.
         """
         if seed is not None and not isinstance(seed, (int, np.integer)):
             raise ValueError(
                 f"seed: expected one whole number (board i plays the stream (seed, i)), got {seed!r}"
             )
         mask = (options or {}).get("reset_mask")
-        if mask is not None and (np.shape(mask) != (self.num_envs,) or np.asarray(mask).dtype != bool):
-            raise ValueError(f"reset_mask: expected bool of shape ({self.num_envs},), got {mask!r}")
-        self._deal(mask, seed)
+        if mask is None:
+            new_team = self._reset_all(seed)
+        elif seed is not None:
+            raise ValueError("a seed starts all boards anew: reset some boards without one")
+        elif not self._started:
+            raise ValueError("reset all boards once before you reset some of them")
+        else:
+            boards = self._check_mask(mask)
+            new_team = self._reset_boards(boards)
+            self._joint_actions = np.where(boards[:, None], np.int8(STAY), self._joint_actions)
         super().reset(seed=seed)
-        return self._obs(), self._infos(np.ones(self.num_envs, bool))
+        return self._obs(), self._infos(new_team)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """Play one tick on all boards. actions: integers [N] in 0..6, the learners'.
 
         Raises:
             ValueError: wrong shape or dtype, or an action outside 0..6.
-            gymnasium.error.ResetNeeded: before the first reset, or (DISABLED) on a board that is over.
+            gymnasium.error.ResetNeeded: before the first reset, or ("learner", DISABLED) where an episode is over.
         """
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"actions: expected integers of shape ({self.num_envs},), got {actions.dtype} {actions.shape}"
-            )
-        if actions.min() < 0 or actions.max() >= len(ACTIONS):
-            raise ValueError(
-                f"actions: must be in 0..{len(ACTIONS) - 1}, got {actions.min()} to {actions.max()}"
-            )
-        if self._over.any():
+        actions = self._check_actions(actions)
+        waiting = self._terminated | self._truncated
+        if not self._started or (self.episode == "learner" and waiting.any()):
             raise ResetNeeded("no episode is running: call reset() before step()")
-        joint = self._co_player_actions()  # int8 [N, A]
-        joint[self._boards, self.seats] = actions
-        _, *results = self.core.step(joint)
-        rewards, terminated, truncated = (result[self._boards, self.seats] for result in results)
-        done, infos = terminated | truncated, {}
-        if done.any():
-            if self._resets_itself:
-                infos = self._final(done)
-                self._deal(done)
-            else:
-                self._over = done
-        infos.update(self._infos(np.ones(self.num_envs, bool)))
+        _, rewards, terminated, truncated = self.core.step(self._joint(actions))
+        self._joint_actions = self.core.effective_actions
+        if self.episode == "learner":
+            self._terminated = self._of_learners(terminated)
+            self._truncated = self._of_learners(truncated)
+        else:
+            ended_now = self.core.ended & ~waiting
+            self._truncated = self._truncated | truncated.any(1)  # the horizon finds a hunter on the board
+            self._terminated = self._terminated | (ended_now & ~self._truncated)
+        rewards = self._of_learners(rewards)
+        terminated = self._to_rows(self._terminated)
+        truncated = self._to_rows(self._truncated)
+        infos = {}
+        new_team = np.zeros(self.num_boards, bool)
+        if self.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
+            ended = self._terminated | self._truncated
+            if ended.any():
+                infos = self._final(terminated | truncated)
+                new_team = self._reset_boards(ended)
+        infos.update(self._infos(new_team))
         return self._obs(), rewards, terminated, truncated, infos
 
+    def planes(self) -> np.ndarray:
+        """uint8 [B, A, 5, H, W]: what each hunter sees, the core's live buffer."""
+        return self.core.obs
+
     def render(self) -> tuple[np.ndarray | str, ...] | None:
-        """One picture (uint8 [h, w, 3]) or text a board, the learner marked; None without a render mode."""
+        """One picture (uint8 [h, w, 3]) or text a row, the learner marked; None without a render mode."""
         if self.render_mode is None:
             return None
-        if not self._dealt:
+        if not self._started:
             raise ResetNeeded("nothing to show yet: call reset() before render()")
         state = self.core.state
-        return tuple(
-            render_board(self.render_mode, state, self.core.rules, i, int(seat))
-            for i, seat in enumerate(self.seats)
+        rows = zip(self._board_of_row.tolist(), self.seats.tolist(), strict=True)
+        return tuple(render_board(self.render_mode, state, self.rules, board, seat) for board, seat in rows)
+
+    # ---- stopping and going on
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that a resumed game needs, copies. Raises: ValueError: nothing has been reset yet."""
+        core = {f"core.{key}": value for key, value in asdict(self.core.state).items()}
+        return core | dict(
+            seats=self.seats.copy(),
+            strategy_ids=self.strategy_ids.copy(),
+            team_episode=self._team_episode.copy(),
+            terminated=self._terminated.copy(),
+            truncated=self._truncated.copy(),
+            joint_actions=self._joint_actions.copy(),
         )
 
-    # ---- parts
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from `state_dict()`; `reset(options={"reset_mask": np.zeros(N, bool)})` gives obs and infos."""
+        arrays = {key: np.array(value) for key, value in state.items()}
+        core = {key[5:]: value for key, value in arrays.items() if key.startswith("core.")}
+        self.core.set_state(State(**core))
+        self.seats = arrays["seats"]
+        self.strategy_ids = arrays["strategy_ids"]
+        self._team_episode = arrays["team_episode"]
+        self._terminated = arrays["terminated"]
+        self._truncated = arrays["truncated"]
+        self._joint_actions = arrays["joint_actions"]
+        self._started = True
 
-    def _deal(self, mask: np.ndarray | None, seed: int | None = None):
-        """New boards and a new seat for each learner, where `mask` (bool [N], None: everywhere)."""
-        self.core.reset(seed=seed, boards=mask)
-        boards = self._boards if mask is None else np.flatnonzero(mask)
-        self._over[boards], self._dealt = False, True
-        if seed is not None:
-            self._episode[:] = 0
-        new = boards[self._episode[boards] % self._team_episodes == 0]
-        self._episode[boards] += 1
-        # Only the boards that are dealt may draw: how others fare must not move a board's stream.
-        self.seats[new] = self.core.draw(new, 1)[:, 0] % np.uint64(self.core.rules.hunters)
-        if self._mixed:
-            others = self.core.rules.hunters - 1
-            self._after_learner[new, :others] = self.core.draw(new, others) >> np.uint64(63)
+    # ---- who plays, and new episodes
+
+    def _read_team(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The co-players that are fixed, int64 [A-1], index into STRATEGIES (empty if none are), and all that may play."""
+        if callable(self.co_players) or self.self_play:
+            return np.zeros(0, np.int64), ()
+        if self.co_players == "mixed":
+            return np.zeros(0, np.int64), ("NS", "NH")
+        names = self.co_players
+        if isinstance(names, str):
+            names = parse_team(names, self.rules.hunters - 1)
+        return np.array([STRATEGIES.index(name) for name in names], np.int64), tuple(dict.fromkeys(names))
+
+    def _reset_all(self, seed: int | None) -> np.ndarray:
+        """New boards everywhere. Returns: bool [B], where the team is new."""
+        everywhere = np.ones(self.num_boards, bool)
+        self._joint_actions = np.full_like(self._joint_actions, STAY)
+        if seed is None and self._started:
+            return self._reset_boards(everywhere)
+        self.core.reset(seed=seed)
+        self._started = True
+        self._terminated = ~everywhere
+        self._truncated = ~everywhere
+        self._seat_new_teams(np.arange(self.num_boards))
+        return everywhere
+
+    def _reset_boards(self, boards: np.ndarray) -> np.ndarray:
+        """New episodes on these boards, bool [B]. Returns: bool [B], where the team is new."""
+        if not boards.any():
+            return np.zeros(self.num_boards, bool)
+        # An episode draws from its own place in the board's stream, however long the episodes before it took.
+        counter = self.core.counter
+        counter[boards] = (counter[boards] // EPISODE_DRAWS + 1) * EPISODE_DRAWS
+        self.core.reset(boards=boards)
+        self._terminated = self._terminated & ~boards
+        self._truncated = self._truncated & ~boards
+        new_team = boards & (self._team_episode >= self.team_episodes)
+        self._team_episode[boards & ~new_team] += 1
+        self._seat_new_teams(np.flatnonzero(new_team))
+        return new_team
+
+    def _seat_new_teams(self, boards: np.ndarray) -> None:
+        """Draw the learner's seat and the co-players of these boards, int [n], from their own streams."""
+        hunters = self.rules.hunters
+        self._team_episode[boards] = 1
+        if self.self_play or not len(boards):
+            return
+        draws = self.core.draw(boards, hunters) >> np.uint64(11)
+        draws = draws * 2.0**-53  # [n, A], in [0, 1)
+        seats = (draws[:, 0] * hunters).astype(np.int64)
+        self.seats[boards] = seats
+        if callable(self.co_players):
+            return
+        if self.co_players == "mixed":
+            others = (draws[:, 1:] < 0.5).astype(np.int64)  # [n, A-1], 0: NS, 1: NH
+        elif isinstance(self.co_players, str):
+            others = self._team[np.argsort(draws[:, 1:], 1)]
+        else:
+            others = np.broadcast_to(self._team, (len(boards), hunters - 1))
+        other_seats = (seats[:, None] + np.arange(1, hunters)) % hunters
+        self.strategy_ids[boards[:, None], other_seats] = others
+        self.strategy_ids[boards, seats] = LEARNER
+
+    def _joint(self, actions: np.ndarray) -> np.ndarray:
+        """The actions of all hunters, integers [B, A]. actions: [N], the learners'."""
+        if self.self_play:
+            return actions.reshape(self.num_boards, -1)
+        joint = self._co_player_actions()
+        joint[self._board_of_row, self.seats] = actions
+        return joint
 
     def _co_player_actions(self) -> np.ndarray:
-        """int8 [N, A]: what each hunter would do as a co-player; the learner's own entry is a filler."""
-        A = self.core.rules.hunters
-        if A == 1:
-            return np.zeros((self.num_envs, 1), np.int8)
-        probs = strategy_probs(self.core, self._names, self.epsilon)  # [N, A, S, 7]
-        who = np.take_along_axis(
-            self._after_learner, (np.arange(A) - self.seats[:, None] - 1) % A, 1
-        )  # [N, A]
-        probs = np.take_along_axis(probs, who[:, :, None, None], 2)[:, :, 0]
-        return sample_actions(probs, self.core.uniform(A))
+        """Integers [B, A]: what each hunter does as a co-player; the learner's own entry is a filler."""
+        if callable(self.co_players):
+            return np.array(self.co_players(self.core))
+        uniform = self.core.uniform(self.rules.hunters)  # [B, A]
+        if not self._strategies:  # a board with one hunter
+            return np.full(uniform.shape, STAY, np.int8)
+        probs = strategy_probs(self.core, self._strategies, self.epsilon)  # [B, A, S, 7]
+        column = np.zeros(len(STRATEGIES), np.int64)
+        for index, name in enumerate(self._strategies):
+            column[STRATEGIES.index(name)] = index
+        column = column[self.strategy_ids.clip(0)]  # [B, A]
+        probs = np.take_along_axis(probs, column[:, :, None, None], 2)
+        return sample_actions(probs[:, :, 0], uniform)
+
+    # ---- checks
+
+    def _check_mask(self, mask: np.ndarray) -> np.ndarray:
+        """bool [B], from bool [N]."""
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool:
+            raise ValueError(f"reset_mask: expected bool of shape ({self.num_envs},), got {mask!r}")
+        mask = mask.reshape(self.num_boards, -1)
+        if (mask != mask[:, :1]).any():
+            raise ValueError("reset_mask: the rows of a board must be equal, as they are reset together")
+        return mask[:, 0].copy()
+
+    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
+        actions = np.asarray(actions)
+        shape = (self.num_envs,)
+        if actions.shape != shape or actions.dtype.kind not in "iu":
+            raise ValueError(
+                f"actions: expected integers of shape {shape}, got {actions.dtype} {actions.shape}"
+            )
+        low, high = actions.min(), actions.max()
+        if low < 0 or high >= len(ACTIONS):
+            raise ValueError(f"actions: must be in 0..{len(ACTIONS) - 1}, got {low} to {high}")
+        return actions
+
+    # ---- what is returned
+
+    def _to_rows(self, values: np.ndarray) -> np.ndarray:
+        """[B, ...] -> [N, ...], each board's value in all of its rows; itself where a board has one row."""
+        if self.rows_per_board == 1:
+            return values
+        return values.repeat(self.rows_per_board, 0)
+
+    def _of_learners(self, values: np.ndarray) -> np.ndarray:
+        """[B, A, ...] -> [N, ...], a copy of each learner's."""
+        return values[self._board_of_row, self.seats]
 
     def _obs(self) -> np.ndarray:
-        return self.core.obs[self._boards, self.seats]  # indexing by arrays copies: [N, 5, H, W]
+        planes = self.core.obs  # [B, A, 5, H, W]
+        if self.layout == "planes":
+            return self._of_learners(planes)
+        hunters = self.rules.hunters
+        order = (self.seats[:, None] + np.arange(hunters)) % hunters  # [N, A], the learner first
+        obs = np.empty(self.observation_space.shape, np.uint8)  # [N, H, W, A+3]
+        own = planes[self._board_of_row[:, None], order, 0]  # [N, A, H, W], where each hunter is
+        obs[..., :hunters] = np.moveaxis(own, 1, -1)
+        things = planes[self._board_of_row, 0, 2:]  # [N, 3, H, W]
+        obs[..., hunters:] = np.moveaxis(things, 1, -1)
+        return obs
 
-    def _infos(self, mask: np.ndarray) -> dict[str, np.ndarray]:
-        """The infos of the boards in `mask` (bool [N]); zeros elsewhere, as Gymnasium fills them."""
-        values = {
-            "action_mask": self.core.legal_actions()[self._boards, self.seats].astype(np.int8),
-            "seat": self.seats,
-            "tick": self.core.tick,
-            "ticks_left": self.core.ticks_left,
-        }
+    def _info_values(self, new_team: np.ndarray) -> dict[str, np.ndarray]:
+        """The infos of all rows without their masks. new_team: bool [B]."""
+        core = self.core
+        boards = dict(
+            tick=core.tick.astype(np.int64),
+            ticks_left=core.ticks_left.astype(np.int64),
+            first_hunt=core.first_hunt.astype(np.int64),
+            active=core.active,
+            new_team=new_team,
+            joint_actions=self._joint_actions,
+            hunters=core.hunters,
+            prey=core.prey,
+            blocks=core.blocks.copy(),
+            distances=core.distances().copy(),
+            strategy_ids=self.strategy_ids.copy(),
+        )
+        action_mask = LEGAL[self._of_learners(core.legal_codes())]
+        rows = dict(action_mask=action_mask.astype(np.int8), seat=self.seats.copy())
+        return rows | {key: self._to_rows(value) for key, value in boards.items()}
+
+    def _infos(self, new_team: np.ndarray) -> dict[str, np.ndarray]:
+        """The infos of all rows. new_team: bool [B]."""
         infos = {}
-        for key, value in values.items():
-            infos[key] = value * mask.reshape(-1, *[1] * (value.ndim - 1))  # a copy
-            infos[f"_{key}"] = mask.copy()
+        for key, value in self._info_values(new_team).items():
+            infos[key] = value
+            infos[f"_{key}"] = np.ones(self.num_envs, bool)
         return infos
 
     def _final(self, done: np.ndarray) -> dict[str, Any]:
-        """`final_obs` and `final_info` of the boards in `done` (bool [N]), in the form of Gymnasium's SyncVectorEnv."""
+        """`final_obs` and `final_info` of the rows in `done` (bool [N]), in the form of Gymnasium's SyncVectorEnv."""
         final_obs = np.full(self.num_envs, None, object)
         last = self._obs()[done]
         final_obs[done] = np.fromiter(last, object, len(last))
-        return {
-            "final_obs": final_obs, "_final_obs": done.copy(), "final_info": self._infos(done), "_final_info": done.copy(),
-        }  # fmt: skip
+        final_info = {}
+        for key, value in self._info_values(np.zeros(self.num_boards, bool)).items():
+            final_info[key] = np.zeros(value.shape, value.dtype)
+            final_info[key][done] = value[done]
+            final_info[f"_{key}"] = done.copy()
+        return dict(
+            final_obs=final_obs, _final_obs=done.copy(), final_info=final_info, _final_info=done.copy()
+        )
 
 
 class StagHuntEnv(gymnasium.Env):
     """One board with one learner: a batch of one that does not reset itself.
 
-    obs: uint8 [5, H, W]. info: `action_mask` int8 [7] (for `action_space.sample(info["action_mask"])`), `seat`, `tick`,
-    `ticks_left`. Arguments and errors are those of `StagHuntVectorEnv`.
+    obs and infos are one row of `StagHuntVectorEnv`, without the masks: uint8 [5, H, W], and for example `action_mask`
+    int8 [7], for `action_space.sample(info["action_mask"])`. Arguments and errors are those of `StagHuntVectorEnv`.
     """
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
+    metadata = dict(render_modes=list(RENDER_MODES), render_fps=4)  # noqa: RUF012
 
     def __init__(
         self,
         rules: Rules | None = None,
-        co_players: Sequence[str] | str | None = None,
+        co_players: CoPlayers = None,
         epsilon: float = DATA_EPSILON,
         render_mode: str | None = None,
         team_episodes: int = 1,
+        layout: str = "planes",
+        episode: str = "learner",
         **rule_keywords,
     ):
         self._batch = StagHuntVectorEnv(
-            1, rules, co_players, epsilon, render_mode, AutoresetMode.DISABLED, team_episodes, **rule_keywords
+            num_envs=1,
+            rules=rules,
+            co_players=co_players,
+            epsilon=epsilon,
+            render_mode=render_mode,
+            autoreset_mode=AutoresetMode.DISABLED,
+            team_episodes=team_episodes,
+            layout=layout,
+            episode=episode,
+            **rule_keywords,
         )
-        self.core, self.co_players, self.render_mode = self._batch.core, self._batch.co_players, render_mode
+        self._over = True
+        self.core = self._batch.core
+        self.co_players = self._batch.co_players
+        self.render_mode = render_mode
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict]:
-        """Deal a new board; `seed` starts its stream, None goes on in it. No options are known."""
+        """Begin a new episode; `seed` starts the board's stream, None goes on in it. No options are known."""
         obs, infos = self._batch.reset(seed=seed)
+        self._over = False
         super().reset(seed=seed)
         return obs[0], self._info(infos)
 
@@ -301,7 +547,10 @@ class StagHuntEnv(gymnasium.Env):
             ValueError: the action is not a whole number in 0..6.
             gymnasium.error.ResetNeeded: before the first reset or after the end of an episode.
         """
+        if self._over:
+            raise ResetNeeded("no episode is running: call reset() before step()")
         obs, rewards, terminated, truncated, infos = self._batch.step(np.asarray(action)[None])
+        self._over = bool(terminated[0] or truncated[0])
         return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), self._info(infos)
 
     def render(self) -> np.ndarray | str | None:
@@ -311,4 +560,4 @@ class StagHuntEnv(gymnasium.Env):
     @staticmethod
     def _info(infos: dict[str, np.ndarray]) -> dict[str, Any]:
         rows = {key: value[0] for key, value in infos.items() if not key.startswith("_")}
-        return {key: row if row.ndim else row.item() for key, row in rows.items()}
+        return {key: row.copy() if row.ndim else row.item() for key, row in rows.items()}
