@@ -88,6 +88,17 @@ def check_co_players(co_players: CoPlayers, hunters: int) -> tuple[str, ...] | s
     return tuple(co_players)
 
 
+def count_rows(num_envs: int, hunters: int, self_play: bool, episode: str) -> int:
+    """Rows of a board. Raises: ValueError: in self-play, no whole boards, or episodes of a single learner."""
+    if not self_play:
+        return 1
+    if episode == "learner":
+        raise ValueError('co_players="self" has a learner in every seat: give episode="board"')
+    if num_envs % hunters:
+        raise ValueError(f"num_envs: self-play needs a multiple of {hunters} hunters, got {num_envs}")
+    return hunters
+
+
 class StagHuntVectorEnv(VectorEnv):
     """N learners among co-players, on one batched core.
 
@@ -176,12 +187,6 @@ class StagHuntVectorEnv(VectorEnv):
             raise ValueError(f"epsilon must be in [0, 1], got {epsilon!r}")
         if team_episodes < 1:
             raise ValueError(f"team_episodes must be at least 1, got {team_episodes!r}")
-        if self.self_play and episode == "learner":
-            raise ValueError('co_players="self" has a learner in every seat: give episode="board"')
-        if self.self_play and num_envs % hunters:
-            raise ValueError(
-                f"self-play of {hunters} hunters needs a multiple of it as num_envs, got {num_envs}"
-            )
         mode = AutoresetMode(autoreset_mode)
         if mode is AutoresetMode.NEXT_STEP:
             raise ValueError("autoreset_mode: NEXT_STEP is not supported: choose SAME_STEP or DISABLED")
@@ -189,7 +194,7 @@ class StagHuntVectorEnv(VectorEnv):
         self.epsilon = epsilon
         self.team_episodes = team_episodes
         self.num_envs = num_envs
-        self.rows_per_board = hunters if self.self_play else 1
+        self.rows_per_board = count_rows(num_envs, hunters, self.self_play, episode)
         self.num_boards = num_envs // self.rows_per_board
         self.core = StagHunt(self.num_boards, rules)
 

@@ -1,0 +1,336 @@
+"""Boards played inside a world model, behind the vector environment's interface (as in DIAMOND, Alonso et al. 2024).
+
+The networks are handed in: a world model says what happens, a policy says what co-players do. Built in: when a board
+ends. Every player knows that rule: no hunter is left, `end_after_first_hunt` ticks after the first (imagined) capture,
+or the horizon. A joint state does not tell it, so the end that the world model predicts is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from gymnasium.error import ResetNeeded
+
+from envs.grid import FAR, distance_fields, joint_to_planes
+from envs.scripted import STRATEGIES, parse_team
+from envs.stag_hunt import STAY, Rules, ended_by_rule, first_hunt_after, legal_cells
+from envs.vector_env import EPISODES, LEARNER, check_choice, count_rows
+
+Starts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Infos = dict[str, torch.Tensor]
+Step = tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, torch.Tensor, Infos]
+
+_BOARD_STATE = ("blocks", "hunters", "prey", "tick", "first_hunt", "strategy_ids", "learner_seats")
+_EPISODE_STATE = ("team_episode", "terminated", "truncated", "joint_actions")
+
+
+class WorldModelEnv:
+    """N learners among co-players on B imagined boards; rows, episodes and infos are those of `StagHuntVectorEnv`.
+
+    All that is returned is a torch tensor. The caller resets boards, as with DISABLED. Draws come from torch's global
+    generator. obs: None, or (layout="hop") uint8 [N, H, W, A+3], the learner first. rewards: float32 [N], as the world
+    model predicts them. `joint_actions` in the infos are what the world model was given, not always legal.
+
+    Args:
+        num_envs: rows, N.
+        rules: the game's. Of the rewards and captures nothing is used: the world model predicts them.
+        co_players: a team's text, "mixed" or "self".
+        world_model: its `step(state, actions int64 [B, A])` returns the state after, rewards float [B, A] and one value
+            that is not used. A state has `hunters` and `prey`.
+        co_player_policy: called with blocks bool [B, K], hunters int64 [B, A], prey int64 [B, P], tick int64 [B] and goals
+            int64 [B, A] (0 stag, 1 hare, 2 none). Returns: log probabilities, float [B, A, 7]. None in self-play.
+        starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey int64 [M, P]. The attribute
+            may be assigned anew at any time.
+        team_episodes: how many episodes of a board its seats and co-players stay what they are.
+        episode: "learner" or "board"; self-play needs "board".
+        make_state: called with blocks float [B, K], hunters, prey, and how many of the prey are stags.
+        layout: of `obs`, None or "hop".
+    Raises:
+        ValueError: an unknown team, episode or layout; self-play with "learner" or N not a multiple of A.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        rules: Rules,
+        co_players: str,
+        world_model: Any,
+        co_player_policy: Callable[..., torch.Tensor] | None,
+        starts: Starts,
+        team_episodes: int = 1,
+        episode: str = "learner",
+        *,
+        make_state: Callable[..., Any],
+        layout: str | None = None,
+    ):
+        hunters = rules.hunters
+        team = parse_team(co_players, hunters - 1)
+        self.self_play = co_players == "self"
+        if layout not in (None, "hop"):
+            raise ValueError(f"unknown layout {layout!r}: choose from None, hop")
+        self.num_envs = num_envs
+        self.episode = check_choice("episode", episode, EPISODES)
+        self.rows_per_board = count_rows(num_envs, hunters, self.self_play, episode)
+        self.num_boards = num_envs // self.rows_per_board
+        self.rules = rules
+        self.co_players = co_players
+        self.world_model = world_model
+        self.co_player_policy = co_player_policy
+        self.make_state = make_state
+        self.starts = starts
+        self.team_episodes = team_episodes
+        self.layout = layout
+
+        self._team = torch.tensor([STRATEGIES.index(name) for name in team], dtype=torch.int64)
+        self._board_of_row = torch.arange(num_envs) // self.rows_per_board
+        gone = torch.full((self.num_boards, 1), rules.cells)
+        zeros = torch.zeros(self.num_boards, dtype=torch.int64)
+        self.blocks = torch.zeros(self.num_boards, rules.cells, dtype=torch.bool)
+        self.hunters = gone.repeat(1, hunters)
+        self.prey = gone.repeat(1, rules.prey)
+        self.tick = zeros.clone()
+        self.first_hunt = zeros - 1
+        self.strategy_ids = torch.full((self.num_boards, hunters), LEARNER)  # int64 [B, A]
+        self.learner_seats = zeros.clone()
+        self.team_episode = zeros.clone()  # how many its team has begun
+        self.terminated = zeros.bool()  # [B], the last episode ended so, and is not reset yet
+        self.truncated = zeros.bool()
+        self.joint_actions = torch.full((self.num_boards, hunters), STAY)  # int64 [B, A]
+        self.distances = torch.full((self.num_boards, rules.prey, rules.cells), int(FAR), dtype=torch.int16)
+        self._started = False
+
+    @property
+    def seats(self) -> torch.Tensor:
+        """int64 [N], the learner's seat of each row."""
+        if self.self_play:
+            return torch.arange(self.num_envs) % self.rows_per_board
+        return self.learner_seats
+
+    # ---- playing
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[torch.Tensor | None, Infos]:
+        """Begin new episodes. Returns the obs and infos of all rows.
+
+        Args:
+            seed: given to `torch.manual_seed`; all teams are new.
+            options: `reset_mask`, bool [N], resets only these rows' boards; a mask of False only looks.
+        Raises: ValueError: a mask of wrong shape, of a part of a board, with a seed, or before the first reset.
+        """
+        mask = (options or {}).get("reset_mask")
+        if mask is None:
+            boards = torch.ones(self.num_boards, dtype=torch.bool)
+        elif seed is not None or not self._started:
+            raise ValueError("a seed, or the first reset, is for all boards: give no reset_mask")
+        else:
+            boards = self._check_mask(torch.as_tensor(mask))
+        if seed is not None:
+            torch.manual_seed(seed)
+            self.team_episode = torch.zeros_like(self.team_episode)
+        self._started = True
+        new_team = self._reset_boards(boards)
+        return self._obs(), self._infos(new_team)
+
+    def step(self, actions: torch.Tensor) -> Step:
+        """Play one tick. actions: integers [N], the learners'. Returns: obs, rewards, terminated, truncated, infos.
+
+        Raises: gymnasium.error.ResetNeeded: before the first reset, or ("learner") where an episode is over.
+        """
+        waiting = self.terminated | self.truncated
+        if not self._started or (self.episode == "learner" and waiting.any()):
+            raise ResetNeeded("no episode is running: call reset() before step()")
+        joint = self._joint(torch.as_tensor(actions))
+        prey_before = self.prey
+        was_active = (self.hunters < self.rules.cells) & ~waiting[:, None]  # [B, A]
+        rewards = self._imagine(joint, waiting)
+        active = self.hunters < self.rules.cells
+        self.first_hunt = first_hunt_after(
+            self.first_hunt, self.tick, prey_before, self.prey, self.rules.cells
+        )
+        ended = ended_by_rule(self.tick, self.first_hunt, active, self.rules) & ~waiting
+        self.tick = self.tick + ~waiting
+        cut = ~waiting & ~ended & (self.tick >= self.rules.horizon)
+        if self.episode == "learner":
+            still_active = self._of_learners(active)
+            ended = ended | ~still_active
+            cut = cut & still_active
+        self.terminated = self.terminated | ended
+        self.truncated = self.truncated | cut
+        self._update_distances(self.prey != prey_before)
+        self.joint_actions = joint
+        infos = self._infos(torch.zeros(self.num_boards, dtype=torch.bool))
+        rewards = self._of_learners(rewards * was_active)
+        return self._obs(), rewards, self._to_rows(self.terminated), self._to_rows(self.truncated), infos
+
+    def planes(self) -> torch.Tensor:
+        """uint8 [B, A, 5, H, W]: what each hunter sees."""
+        return torch.as_tensor(joint_to_planes(self._joint_planes().numpy()))
+
+    # ---- stopping and going on
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All that a resumed game needs but the networks and torch's generator, copies."""
+        state = {key: getattr(self, key).clone() for key in _BOARD_STATE + _EPISODE_STATE}
+        starts = {f"starts{index}": tensor for index, tensor in enumerate(self.starts)}
+        return state | starts
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from `state_dict()`; `reset(options={"reset_mask": torch.zeros(N).bool()})` gives obs and infos."""
+        self.starts = (state["starts0"], state["starts1"], state["starts2"])
+        for key in _BOARD_STATE + _EPISODE_STATE:
+            setattr(self, key, state[key].clone())
+        self._started = True
+        self._update_distances(torch.ones_like(self.prey, dtype=torch.bool))
+
+    # ---- new episodes, and what players do
+
+    def _check_mask(self, mask: torch.Tensor) -> torch.Tensor:
+        """bool [B], from bool [N]."""
+        if mask.shape != (self.num_envs,) or mask.dtype != torch.bool:
+            raise ValueError(f"reset_mask: expected bool of shape ({self.num_envs},), got {mask!r}")
+        mask = mask.view(self.num_boards, -1)
+        if (mask != mask[:, :1]).any():
+            raise ValueError("reset_mask: the rows of a board must be equal, as they are reset together")
+        return mask[:, 0].clone()
+
+    def _reset_boards(self, boards: torch.Tensor) -> torch.Tensor:
+        """New episodes on these boards, bool [B]. Returns: bool [B], where the team is new."""
+        rows = boards.nonzero()[:, 0]
+        blocks, hunters, prey = self.starts
+        pick = torch.randint(len(blocks), (len(rows),))
+        self.blocks = self.blocks.index_copy(0, rows, blocks[pick])
+        self.hunters = self.hunters.index_copy(0, rows, hunters[pick])
+        self.prey = self.prey.index_copy(0, rows, prey[pick])
+        self.tick = self.tick.masked_fill(boards, 0)
+        self.first_hunt = self.first_hunt.masked_fill(boards, -1)
+        self.joint_actions = self.joint_actions.masked_fill(boards[:, None], STAY)
+        self.terminated = self.terminated & ~boards
+        self.truncated = self.truncated & ~boards
+        is_new = (self.team_episode == 0) | (self.team_episode >= self.team_episodes)
+        new_team = boards & is_new
+        self.team_episode = torch.where(new_team, 1, self.team_episode + boards)
+        if not self.self_play:
+            self._seat_new_teams(new_team.nonzero()[:, 0])
+        self._update_distances(boards[:, None].expand_as(self.prey))
+        return new_team
+
+    def _seat_new_teams(self, boards: torch.Tensor) -> None:
+        """Draw the learner's seat and the co-players of these boards, int64 [n]."""
+        hunters = self.rules.hunters
+        seats = torch.randint(hunters, (len(boards),))
+        others = torch.randint(2, (len(boards), hunters - 1))  # 0: NS, 1: NH
+        if len(self._team):
+            order = torch.rand(len(boards), hunters - 1).argsort(1)
+            others = self._team[order]
+        other_seats = (seats[:, None] + torch.arange(1, hunters)) % hunters
+        ids = torch.full((len(boards), hunters), LEARNER).scatter(1, other_seats, others)
+        self.learner_seats = self.learner_seats.index_copy(0, boards, seats)
+        self.strategy_ids = self.strategy_ids.index_copy(0, boards, ids)
+
+    def _joint(self, actions: torch.Tensor) -> torch.Tensor:
+        """The actions of all hunters, int64 [B, A]. actions: [N], the learners'."""
+        actions = actions.long().view(self.num_boards, -1)
+        if self.self_play:
+            return actions
+        goals = self.strategy_ids.clamp(min=0)
+        log_probs = self.co_player_policy(self.blocks, self.hunters, self.prey, self.tick, goals)  # [B, A, 7]
+        log_probs = log_probs.flatten(0, 1)
+        noise = torch.empty_like(log_probs).exponential_().log_()
+        joint = (log_probs - noise).argmax(1)  # the Gumbel trick (Gumbel 1954)
+        joint = joint.view(self.num_boards, -1)
+        return joint.scatter(1, self.learner_seats[:, None], actions)
+
+    def _imagine(self, joint: torch.Tensor, waiting: torch.Tensor) -> torch.Tensor:
+        """Let the world model step the boards; those that wait stand still. Returns: rewards float [B, A]."""
+        state = self.make_state(self.blocks.float(), self.hunters, self.prey, self.rules.stags)
+        after, rewards, _ = self.world_model.step(state, joint)
+        self.hunters = torch.where(waiting[:, None], self.hunters, after.hunters)
+        self.prey = torch.where(waiting[:, None], self.prey, after.prey)
+        return rewards
+
+    def _update_distances(self, changed: torch.Tensor) -> None:
+        """Compute the distances to these prey anew, bool [B, P]; a prey that is gone is FAR from everywhere."""
+        boards, slots = changed.nonzero(as_tuple=True)
+        if not len(boards):
+            return
+        shape = (len(boards), self.rules.height, self.rules.width)
+        sources = F.one_hot(self.prey[boards, slots], self.rules.cells + 1)[:, :-1].bool()  # [n, K]
+        blocks = self.blocks[boards]
+        fields = distance_fields(blocks.view(shape).numpy(), sources.reshape(shape).numpy())
+        self.distances[boards, slots] = torch.as_tensor(fields).flatten(1)
+
+    # ---- what is returned
+
+    def _to_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """[B, ...] -> [N, ...], each board's value in all of its rows; itself where a board has one row."""
+        if self.rows_per_board == 1:
+            return values
+        return values.repeat_interleave(self.rows_per_board, 0)
+
+    def _of_learners(self, values: torch.Tensor) -> torch.Tensor:
+        """[B, A, ...] -> [N, ...], each learner's."""
+        return values[self._board_of_row, self.seats]
+
+    def _joint_planes(self) -> torch.Tensor:
+        """uint8 [B, A+3, H, W]: each hunter's plane in seat order, then BLOCKS, STAGS, HARES."""
+        cells = self.rules.cells
+        hunters = F.one_hot(self.hunters, cells + 1)[..., :cells]  # [B, A, K]
+        prey = F.one_hot(self.prey, cells + 1)[..., :cells].bool()  # [B, P, K]
+        stags = prey[:, : self.rules.stags].any(1)
+        hares = prey[:, self.rules.stags :].any(1)
+        things = torch.stack([self.blocks, stags, hares], 1)  # [B, 3, K]
+        joint = torch.cat([hunters, things], 1).to(torch.uint8)
+        return joint.unflatten(2, (self.rules.height, self.rules.width))
+
+    def _obs(self) -> torch.Tensor | None:
+        if self.layout is None:
+            return None
+        hunters = self.rules.hunters
+        joint = self._to_rows(self._joint_planes())  # [N, A+3, H, W]
+        order = (self.seats[:, None] + torch.arange(hunters)) % hunters  # [N, A], the learner first
+        own = joint[torch.arange(self.num_envs)[:, None], order]
+        return torch.cat([own, joint[:, hunters:]], 1).permute(0, 2, 3, 1)
+
+    def _ticks_left(self) -> torch.Tensor:
+        """int64 [B], see `StagHunt.ticks_left`."""
+        limit = self.rules.end_after_first_hunt
+        if limit is None:
+            return torch.full_like(self.tick, -1)
+        last = (self.first_hunt + limit + 1).clamp(max=self.rules.horizon)
+        has_hunters = (self.hunters < self.rules.cells).any(1)
+        left = (last - self.tick) * has_hunters
+        return torch.where(self.first_hunt < 0, -1, left)
+
+    def _action_mask(self) -> torch.Tensor:
+        """int8 [N, 7]: the learner's legal actions; on a board that has ended it may STAY."""
+        own = self.hunters[self._board_of_row, self.seats].view(self.num_boards, -1)
+        legal = legal_cells(own.numpy(), self.prey.numpy(), self.blocks.numpy(), self.rules)
+        mask = torch.as_tensor(legal).to(torch.int8).flatten(0, 1)  # [N, 7]
+        stay = F.one_hot(torch.tensor(STAY), 7).to(torch.int8)
+        ended = self._to_rows(self.terminated | self.truncated)
+        return torch.where(ended[:, None], stay, mask)
+
+    def _infos(self, new_team: torch.Tensor) -> Infos:
+        """The infos of all rows with their masks. new_team: bool [B]."""
+        boards = dict(
+            tick=self.tick,
+            ticks_left=self._ticks_left(),
+            first_hunt=self.first_hunt,
+            active=self.hunters < self.rules.cells,
+            new_team=new_team,
+            joint_actions=self.joint_actions.to(torch.int8),
+            hunters=self.hunters,
+            prey=self.prey,
+            blocks=self.blocks,
+            distances=self.distances.clone(),
+            strategy_ids=self.strategy_ids,
+        )
+        infos = dict(action_mask=self._action_mask(), seat=self.seats)
+        infos |= {key: self._to_rows(value) for key, value in boards.items()}
+        everywhere = torch.ones(self.num_envs, dtype=torch.bool)
+        masks = {f"_{key}": everywhere for key in infos}
+        return infos | masks
