@@ -263,7 +263,7 @@ class VAE(nn.Module):
         behaved, moments = None, []
         if self.loss != "recon":
             reading = self.moa.encode_board(
-                batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.things)
+                batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.max_prey)
             )
             behaved = self.moa.action_logprobs(reading, batch.tick)
             history = self.history(behaved, batch) if self.context == "episode" else None
@@ -290,9 +290,9 @@ class VAE(nn.Module):
         """log p(what the hunter did before this tick | behaviour), [B, behaviours]. The boards were read without padding;
         only these few numbers are laid out by hunter and tick."""
         taken = self.evidence(behaved, batch.action)
-        laid = taken.new_zeros(batch.tracks, batch.ticks + 1, taken.shape[1])
-        laid = laid.index_put((batch.track, batch.tick + 1), taken)
-        return laid.cumsum(1)[batch.track, batch.tick]
+        laid = taken.new_zeros(batch.num_trajectories, batch.num_ticks + 1, taken.shape[1])
+        laid = laid.index_put((batch.trajectory_id, batch.tick + 1), taken)
+        return laid.cumsum(1)[batch.trajectory_id, batch.tick]
 
     def evidence(self, behaved: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """log p(the action taken | observation, tick, behaviour), [B, behaviours]."""
@@ -839,8 +839,8 @@ def run_epoch(
     with tqdm(total=len(index), unit=" samples", leave=False, mininterval=1.0, disable=world.rank > 0) as bar:
         for done, part in enumerate(parts, 1):
             optimizer.param_groups[0]["lr"], kl_coef = rates(step, args, len(parts))
-            count, told = int(batches.length[part].sum()), max(1, int(batches.told[part].sum()))
-            turn = torch.randint(len(batches.cells), (len(part),), device=device)
+            count, told = int(batches.length[part].sum()), max(1, int(batches.goal_known[part].sum()))
+            turn = torch.randint(len(batches.cell_permutation), (len(part),), device=device)
             noise = torch.randn(count, latent_dim, device=device)
             if world.size > 1:
                 mine = np.arange(len(part)) % world.size == world.rank

@@ -773,7 +773,7 @@ def log_likelihood_terms(
 ):
     """The model's terms of the transitions `index`, and its contrastive loss. A turned board tells `moves` nothing new,
     since their scorers share all directions; `cells` is trained on random symmetries."""
-    batch = batches.take(index, random=augment, turned=augment and model.kind == "cells")
+    batch = batches.take(index, random=augment, augment=augment and model.kind == "cells")
     if model.kind == "cells":
         return model.terms(*batch, contrast)
     states, actions, _, rewards, ends = batch

@@ -180,7 +180,7 @@ class Values(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         reading = self.moa.encode_board(
-            batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.things)
+            batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.max_prey)
         )
         return self.moa.action_logprobs(reading, batch.tick)[torch.arange(len(batch.tick)), batch.goal]
 
@@ -208,12 +208,12 @@ class Plain(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         features = self.trunk(batch.planes.unflatten(2, self.shape))  # [B, hidden]
-        seen = features.new_zeros(batch.tracks, batch.ticks, features.shape[1])
-        seen = seen.index_put((batch.track, batch.tick), features)
-        did = features.new_zeros(batch.tracks, batch.ticks + 1, len(ACTIONS))
-        did[batch.track, batch.tick + 1] = F.one_hot(batch.action, len(ACTIONS)).float()
+        seen = features.new_zeros(batch.num_trajectories, batch.num_ticks, features.shape[1])
+        seen = seen.index_put((batch.trajectory_id, batch.tick), features)
+        did = features.new_zeros(batch.num_trajectories, batch.num_ticks + 1, len(ACTIONS))
+        did[batch.trajectory_id, batch.tick + 1] = F.one_hot(batch.action, len(ACTIONS)).float()
         h, _ = self.gru(torch.cat([seen, did[:, :-1]], 2))
-        logits = self.out(h[batch.track, batch.tick])
+        logits = self.out(h[batch.trajectory_id, batch.tick])
         return logits.masked_fill(
             ~self.mask.legal(batch.planes, batch.planes[:, SELF].argmax(1)), MASKED
         ).log_softmax(1)
@@ -241,7 +241,9 @@ def train(
         for part in parts:
             start = time.process_time()
             optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 100) * (1.0 - used / seconds)
-            batch = batches.take(part, torch.randint(len(batches.cells), (len(part),)) if augment else None)
+            batch = batches.take(
+                part, torch.randint(len(batches.cell_permutation), (len(part),)) if augment else None
+            )
             loss = F.nll_loss(network(batch), batch.action)
             optimizer.zero_grad()
             loss.backward()

@@ -154,7 +154,7 @@ def train(batches: TransitionBatches, index: np.ndarray, board: tuple[int, int],
             optimizer.param_groups[0]["lr"] = (
                 learning_rate * min(1.0, (step + 1) / 100) * (1.0 - step / steps)
             )
-            states, actions, truth, rewards, _ = batches.take(part, random=True, turned=True)
+            states, actions, truth, rewards, _ = batches.take(part, random=True, augment=True)
             loss = model.loss(states, actions, truth, rewards, contrast)
             optimizer.zero_grad()
             loss.backward()

@@ -1,4 +1,9 @@
-"""A file of either kind as samples of one hunter, as joint transitions, and both as batches of tensors on the device."""
+"""What the scripts learn from, read from a trajectory file or a flat file.
+
+`load_samples`: one hunter, one observation, one action (`pretrain_vae.py`). `load_transitions`: the joint state before, all
+actions, the joint state after (`train_world_model.py`). `first_boards`: where recorded episodes start (`hop_ppo.py`).
+`Batches` and `TransitionBatches` hold them as tensors on the device and augment them by the symmetries of the board.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +30,17 @@ from data.trajectories import (
     read_arrays,
     split_episodes,
     split_rows,
+    training_file,
 )
 from envs.grid import joint_to_planes, planes_to_joint, symmetries
+from envs.stag_hunt import Rules
+
+# ---- samples: one hunter, one observation, one action
 
 
 @dataclass
 class Samples:
-    """M samples of hunters on the board. `frames` is a view of the file's observations, not a copy."""
+    """M samples of hunters that are on the board. `frames` is a view of the file's observations, not a copy."""
 
     frames: np.ndarray
     """uint8 [R, 5, H, W]"""
@@ -44,21 +53,22 @@ class Samples:
     strategies: np.ndarray
     """int8 [M], -1 where the file does not say"""
     episodes: np.ndarray
-    """int64 [M], rising; each row its own where the file does not say"""
+    """int64 [M], rising; a number for each row where the file has no episodes"""
     seats: np.ndarray
     """int64 [M], which hunter of its episode"""
     boards: np.ndarray
-    """uint8 [U, 3, H, W], BLOCKS, STAGS and HARES, each once for all hunters and ticks of an episode that share it"""
+    """uint8 [U, 3, H, W], BLOCKS, STAGS and HARES: one entry for all hunters and ticks of an episode that share it"""
     board: np.ndarray
-    """int64 [M], the board of each sample"""
+    """int64 [M], the entry of `boards` of each sample"""
     splits: dict[str, np.ndarray]
     """train, val, test: int64 indices into the M samples; `all` is all of them"""
     split_law: str
     """how they were split, for people"""
     fingerprint: str
     inferred: list[str]
+    """what was concluded or changed, a line each"""
     trajectories: Trajectories | None = None
-    """where the episodes are known"""
+    """where the file has episodes"""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,35 +84,38 @@ class Samples:
 
 
 def load_samples(path: str | Path, layout: str = "auto", split: bool = True) -> Samples:
-    """Read and check a trajectory file or a flat file. split: False where the whole file is judged.
+    """Read and check a trajectory file or a flat file.
 
+    Args:
+        layout: of a flat file: `planes`, `hop`, `hop-first` or `auto`.
+        split: False where the whole file is judged; then `splits` holds `all` alone.
     Raises: DataError: in one line, what is wrong with the file.
     """
     arrays = read_arrays(path)
-    samples = (
-        samples_of_episodes(check(arrays, path), split)
-        if is_trajectory_file(arrays)
-        else samples_of_rows(arrays, path, layout, split)
-    )
+    if is_trajectory_file(arrays):
+        samples = samples_of_episodes(check(arrays, path), split)
+    else:
+        samples = samples_of_rows(arrays, path, layout, split)
     samples.splits["all"] = np.arange(len(samples))
     return samples
 
 
 def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
+    """Samples in the order of steps, then seats. Raises: DataError: a split would be empty."""
     step, seat = np.nonzero(trajectories.active)
-    seats, episode = trajectories.obs.shape[1], trajectories.episode[step]
-    boards, board = _boards(trajectories)
+    num_seats = trajectories.obs.shape[1]
+    episode = trajectories.episode[step]
+    boards, board = _distinct_boards(trajectories)
     splits = {}
     if split:
-        for name, episodes in split_episodes(
-            len(trajectories.episode_lengths), path=trajectories.path
-        ).items():
-            splits[name] = np.flatnonzero(np.isin(episode, episodes))
-            if not len(splits[name]):
+        parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)
+        splits = {name: np.flatnonzero(np.isin(episode, episodes)) for name, episodes in parts.items()}
+        for name, index in splits.items():
+            if not len(index):
                 raise DataError(f"{trajectories.path}: active: the {name} split has no active sample")
     return Samples(
         frames=trajectories.obs.reshape(-1, *trajectories.obs.shape[2:]),
-        rows=trajectories.obs_row[step] * seats + seat,
+        rows=trajectories.obs_row[step] * num_seats + seat,
         actions=trajectories.actions[step, seat].astype(np.int64),
         ticks=trajectories.tick[step],
         strategies=trajectories.strategies[episode, seat],
@@ -118,32 +131,34 @@ def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
     )
 
 
-def _boards(trajectories: Trajectories) -> tuple[np.ndarray, np.ndarray]:
-    """What stands on the boards but hunters, uint8 [U, 3, H, W], and int64 [N], which of them stands before each step."""
-    new = np.ones(len(trajectories.obs), bool)
-    for start in range(1, len(new), CHUNK):
-        part = trajectories.obs[start - 1 : start + CHUNK, 0, 2:]
-        new[start : start + CHUNK] = (part[1:] != part[:-1]).any((1, 2, 3))
-    lengths = trajectories.episode_lengths + 1
-    new[np.cumsum(lengths) - lengths] = True  # the first of each episode
-    return trajectories.obs[new, 0, 2:], (np.cumsum(new) - 1)[trajectories.obs_row]
+def _distinct_boards(trajectories: Trajectories) -> tuple[np.ndarray, np.ndarray]:
+    """BLOCKS, STAGS and HARES wherever they change, uint8 [U, 3, H, W], and int64 [N], the entry before each step."""
+    obs = trajectories.obs
+    changed = np.ones(len(obs), bool)
+    for start in range(1, len(obs), CHUNK):
+        part = obs[start - 1 : start + CHUNK, 0, 2:]
+        changed[start : start + CHUNK] = (part[1:] != part[:-1]).any((1, 2, 3))
+    num_obs = trajectories.episode_lengths + 1
+    changed[np.cumsum(num_obs) - num_obs] = True  # an episode starts with an entry of its own
+    entry = np.cumsum(changed) - 1
+    return obs[changed, 0, 2:], entry[trajectories.obs_row]
 
 
-def samples_of_rows(arrays: dict[str, np.ndarray], path, layout: str, split: bool) -> Samples:
+def samples_of_rows(arrays: dict[str, np.ndarray], path: str | Path, layout: str, split: bool) -> Samples:
+    """Samples of a flat file: the rows whose observer is on the board. Raises: DataError."""
     flat = read_flat(arrays, path, layout)
-    rows = np.flatnonzero(flat.planes[:, 0].any((1, 2)))  # the others have left the board: no samples
+    rows = np.flatnonzero(flat.planes[:, 0].any((1, 2)))
     if not len(rows):
         raise DataError(f"{path}: obs: expected a SELF cell in some rows, found none")
     actions = flat.actions[rows]
-    illegal = ~legal_actions(flat.planes[rows])[np.arange(len(rows)), actions]
-    actions[illegal] = 4  # STAY, as the game has it
+    legal = legal_actions(flat.planes[rows])  # [M, 7]
+    illegal = ~legal[np.arange(len(rows)), actions]
+    actions[illegal] = STAY  # as the game has it
     inferred = list(flat.inferred)
-    for count, what in (
-        (len(flat.planes) - len(rows), "rows without the observer left out"),
-        (illegal.sum(), "illegal actions count as STAY"),
-    ):
-        if count:
-            inferred.append(f"{count} {what}")
+    if left_out := len(flat.planes) - len(rows):
+        inferred.append(f"{left_out} rows without the observer left out")
+    if illegal.any():
+        inferred.append(f"{illegal.sum()} illegal actions count as STAY")
     digest = hashlib.sha256()
     for array in (flat.planes, flat.actions, flat.ticks):
         digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
@@ -164,6 +179,9 @@ def samples_of_rows(arrays: dict[str, np.ndarray], path, layout: str, split: boo
     )
 
 
+# ---- transitions: the joint state before, all actions, the joint state after
+
+
 @dataclass
 class Transitions:
     """M transitions of A hunters between R joint states; successive ones of an episode share a state."""
@@ -175,7 +193,7 @@ class Transitions:
     after: np.ndarray
     """int64 [M], the row after it"""
     actions: np.ndarray
-    """int64 [M, A], as asked for, where the file says so: an illegal one counts as STAY in the game. STAY for a hunter that
+    """int64 [M, A], as attempted, where the file says so: an illegal one counts as STAY in the game. STAY for a hunter that
     has left; -1 where not known"""
     rewards: np.ndarray
     """float32 [M, A], NaN where not known"""
@@ -192,10 +210,11 @@ class Transitions:
     """how they were split, for people"""
     fingerprint: str
     inferred: list[str]
+    """what was concluded or changed, a line each"""
     observer_first: bool = False
     """hunters are in the order observer, observer + 1, .. (a flat file without `observer`), not by seat"""
     trajectories: Trajectories | None = None
-    """where the episodes are known"""
+    """where the file has episodes"""
     rules: dict | None = None
     """of the game, where the file has them: the fields of `envs.Rules`"""
 
@@ -204,21 +223,60 @@ class Transitions:
 
 
 def load_transitions(path: str | Path, layout: str = "auto", split: bool = True) -> Transitions:
-    """Read and check a trajectory file or a flat file. split: False where the whole file is judged.
+    """Read and check a trajectory file or a flat file.
 
-    Args: layout: of a flat file: `hop`, `hop-first`, or `auto`. Five planes do not tell the other hunters apart.
+    Args:
+        layout: of a flat file: `hop`, `hop-first`, or `auto`. Five planes do not tell the other hunters apart.
+        split: False where the whole file is judged; then `splits` holds `all` alone.
     Raises: DataError: in one line, what is wrong with the file.
     """
     arrays = read_arrays(path)
     if is_trajectory_file(arrays):
         transitions = transitions_of_episodes(check(arrays, path), split)
     else:
-        transitions = transitions_of_rows(read_flat(arrays, path, layout, joint=True), arrays, path, split)
+        flat = read_flat(arrays, path, layout, joint=True)
+        transitions = transitions_of_rows(flat, arrays, path, split)
     transitions.splits["all"] = np.arange(len(transitions))
     return transitions
 
 
+def first_boards(path: str | Path, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The boards at tick 0 of the training episodes of a file, to start games from.
+
+    Returns: blocks bool [M, K], hunters int64 [M, A], prey int64 [M, P]: cells, K for a hunter that is not on the board;
+    stags first, each kind in the order of its cells.
+    Raises: DataError: a file that judges, or of another game than `rules`.
+    """
+    transitions = load_transitions(training_file(path))
+    train = transitions.splits["train"]
+    first = train[transitions.ticks[train] == 0]
+    states = transitions.states[transitions.before[first]]  # [M, A+3, H, W]
+    shape = (rules.hunters + 3, rules.height, rules.width)
+    fits = len(states) > 0 and states.shape[1:] == shape
+    counts = states[:, -2:].sum((2, 3), np.int64)  # [M, 2]
+    if not fits or (counts != [rules.stags, rules.hares]).any():
+        prey = f"{rules.stags} stags and {rules.hares} hares"
+        game = f"{rules.hunters} hunters, {prey} on {rules.height}x{rules.width} cells"
+        raise DataError(
+            f"{path}: expected episodes of {game}: collect them with `python -m data.collect --rules...`"
+        )
+    states = states.reshape(len(states), rules.hunters + 3, -1)  # [M, A+3, K]
+    stags = _cells(states[:, -2], rules.stags)
+    hares = _cells(states[:, -1], rules.hares)
+    hunters = [_cells(states[:, seat], 1) for seat in range(rules.hunters)]
+    blocks = states[:, -3].astype(bool)
+    return blocks, np.concatenate(hunters, 1), np.concatenate([stags, hares], 1)
+
+
+def _cells(planes: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` cells of 1 in each plane, K where there are fewer. uint8 [M, K] -> int64 [M, count]."""
+    cells = np.argsort(planes == 0, axis=1, kind="stable")[:, :count]
+    occupied = np.take_along_axis(planes, cells, 1) > 0
+    return np.where(occupied, cells, planes.shape[1])
+
+
 def transitions_of_episodes(trajectories: Trajectories, split: bool) -> Transitions:
+    """All steps of all episodes. Raises: DataError: a split would be empty."""
     obs, episode = trajectories.obs, trajectories.episode
     states = np.empty((len(obs), obs.shape[1] + 3, *obs.shape[3:]), np.uint8)
     for start in range(0, len(obs), CHUNK):
@@ -253,44 +311,42 @@ def transitions_of_episodes(trajectories: Trajectories, split: bool) -> Transiti
     )
 
 
-def transitions_of_rows(flat: Flat, arrays: dict[str, np.ndarray], path, split: bool) -> Transitions:
-    states, n, inferred = flat.joint, len(flat.joint), list(flat.inferred)
-    there = states[:, :-3].any((1, 2, 3))  # somebody is on the board
-    broken = (
-        np.diff(flat.ticks) != 1 if "times" in arrays else np.zeros(n - 1, bool)
-    )  # between row i and row i + 1
-    if flat.next_joint is None:
-        broken |= _another_board(states[:-1], states[1:])
-        good, after = there & ~np.append(broken, True), np.arange(n) + 1
-        inferred.append(f"{good.sum()} of {n} rows paired with the row that follows (no `next_obs`)")
-    else:
-        broken |= (flat.next_joint[:-1] != states[1:]).any((1, 2, 3))
-        other = _another_board(
-            states, flat.next_joint
-        )  # a recorder's board that was dealt anew before it was looked at
-        good, after = there & ~other, np.arange(n) + n
-        inferred += [f"{other.sum()} rows left out whose `next_obs` is another board"] * bool(other.any())
-        states = np.concatenate([states, flat.next_joint])
-    inferred += [f"{(~there).sum()} rows with nobody on the board left out"] * (not there.all())
-    if not good.any():
+def transitions_of_rows(
+    flat: Flat, arrays: dict[str, np.ndarray], path: str | Path, split: bool
+) -> Transitions:
+    """Transitions of a flat file: its rows with a hunter on the board and a known next state.
+
+    Raises: DataError: there are none, or a split would be empty.
+    """
+    inferred = list(flat.inferred)
+    pairs = _pair_rows(flat, "times" in arrays)
+    states, broken = pairs.states, pairs.broken
+    inferred += pairs.inferred
+    occupied = flat.joint[:, :-3].any((1, 2, 3))  # [N]
+    if not occupied.all():
+        inferred.append(f"{(~occupied).sum()} rows with nobody on the board left out")
+    valid = occupied & pairs.valid
+    if not valid.any():
+        notes = "; ".join(inferred)
         raise DataError(
-            f"{path}: obs: expected at least one transition, found none in {n} rows ({'; '.join(inferred)})"
+            f"{path}: obs: expected at least one transition, found none in {len(valid)} rows ({notes})"
         )
-    before, after = np.flatnonzero(good), after[good]
-    jumps = _jumps(states, before, after)
-    if jumps:
+    before = np.flatnonzero(valid)
+    after = pairs.after[valid]
+    if jumps := _count_jumps(states, before, after):
         inferred.append(
             f"{jumps} transitions move a hunter further than one cell: another episode, or another observer?"
         )
-    actions, left = flat.joint_actions[before], ~states[:, :-3].any((2, 3))[before]
-    meaningless = left & (actions >= 0) & (actions != STAY)
+    actions = flat.joint_actions[before]  # [M, A]
+    inactive = ~states[:, :-3].any((2, 3))[before]
+    meaningless = inactive & (actions >= 0) & (actions != STAY)
     actions = np.where(meaningless, STAY, actions)
-    inferred += [f"{meaningless.sum()} actions of hunters that have left count as STAY"] * bool(
-        meaningless.any()
-    )
+    if meaningless.any():
+        inferred.append(f"{meaningless.sum()} actions of hunters that have left count as STAY")
     if illegal := _count_illegal(states, before, actions):
         inferred.append(f"{illegal} recorded actions are not legal, kept as asked for")
-    found = {
+    stretch = np.append(0, np.cumsum(broken))
+    columns = {
         "states": states,
         "before": before,
         "after": after,
@@ -298,14 +354,14 @@ def transitions_of_rows(flat: Flat, arrays: dict[str, np.ndarray], path, split: 
         "rewards": flat.rewards[before],
         "ends": (~states[after, :-3].any((1, 2, 3))).astype(np.float32),
         "ticks": flat.ticks[before],
-        "episodes": np.unique(np.append(0, np.cumsum(broken))[before], return_inverse=True)[1],
+        "episodes": np.unique(stretch[before], return_inverse=True)[1],
     }
     digest = hashlib.sha256()
-    for key, array in found.items():
+    for key, array in columns.items():
         digest.update(f"{key} {array.dtype} {array.shape}".encode())
         digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
     return Transitions(
-        **found,
+        **columns,
         splits=_split_transitions(before, after, path) if split else {},
         split_law="80/10/10 by contiguous blocks",
         fingerprint=digest.hexdigest(),
@@ -314,46 +370,77 @@ def transitions_of_rows(flat: Flat, arrays: dict[str, np.ndarray], path, split: 
     )
 
 
+class _Pairs(NamedTuple):
+    """The next state of each of N rows."""
+
+    states: np.ndarray  # uint8 [R, A+3, H, W], the N rows first
+    after: np.ndarray  # int64 [N], the row of `states` after each row
+    valid: np.ndarray  # bool [N], False where the next state is not known
+    broken: np.ndarray  # bool [N-1], another episode begins between row i and row i + 1
+    inferred: list[str]
+
+
+def _pair_rows(flat: Flat, has_times: bool) -> _Pairs:
+    states, count = flat.joint, len(flat.joint)
+    broken = np.diff(flat.ticks) != 1 if has_times else np.zeros(count - 1, bool)
+    if flat.next_joint is None:
+        broken = broken | _another_board(states[:-1], states[1:])
+        valid = ~np.append(broken, True)
+        paired = (valid & states[:, :-3].any((1, 2, 3))).sum()
+        note = f"{paired} of {count} rows paired with the row that follows (no `next_obs`)"
+        return _Pairs(states, np.arange(count) + 1, valid, broken, [note])
+    broken = broken | (flat.next_joint[:-1] != states[1:]).any((1, 2, 3))
+    # A recorder may have reset the board before it looked at it.
+    other = _another_board(states, flat.next_joint)
+    notes = [f"{other.sum()} rows left out whose `next_obs` is another board"] if other.any() else []
+    states = np.concatenate([states, flat.next_joint])
+    return _Pairs(states, np.arange(count) + count, ~other, broken, notes)
+
+
 def _another_board(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """bool [n]: no step leads from one to the other, [n, A+3, H, W]: a block changed, or prey or a hunter came in."""
-    more = after.any((2, 3))[:, :-3] & ~before.any((2, 3))[:, :-3]  # hunters that had left
-    prey = after[:, -2:].sum((2, 3), np.int64) > before[:, -2:].sum((2, 3), np.int64)
-    return (before[:, -3] != after[:, -3]).any((1, 2)) | prey.any(1) | more.any(1)
+    """bool [N]: no step leads from one to the other, [N, A+3, H, W]: a block changed, or prey or a hunter appeared."""
+    hunter_appeared = after.any((2, 3))[:, :-3] & ~before.any((2, 3))[:, :-3]
+    prey_before = before[:, -2:].sum((2, 3), np.int64)
+    prey_after = after[:, -2:].sum((2, 3), np.int64)
+    blocks_changed = (before[:, -3] != after[:, -3]).any((1, 2))
+    return blocks_changed | (prey_after > prey_before).any(1) | hunter_appeared.any(1)
 
 
-def _jumps(states: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
+def _count_jumps(states: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
     """Transitions in which a hunter that stays on the board moves further than one cell."""
-    hunters = states[:, :-3].reshape(len(states), states.shape[1] - 3, -1)
-    (row, column), there = np.divmod(hunters.argmax(2), states.shape[3]), hunters.any(2)
-    far = abs(row[after] - row[before]) + abs(column[after] - column[before]) > 1
-    return int((far & there[before] & there[after]).any(1).sum())
+    hunters = states[:, :-3].reshape(len(states), states.shape[1] - 3, -1)  # [R, A, K]
+    active = hunters.any(2)
+    row, column = np.divmod(hunters.argmax(2), states.shape[3])
+    distance = abs(row[after] - row[before]) + abs(column[after] - column[before])
+    jumps = (distance > 1) & active[before] & active[after]
+    return int(jumps.any(1).sum())
 
 
 def _count_illegal(states: np.ndarray, before: np.ndarray, actions: np.ndarray) -> int:
     """Known actions [M, A] that are not legal on their boards."""
-    count, actions = 0, np.where(actions < 0, STAY, actions)
+    actions = np.where(actions < 0, STAY, actions)
+    count = 0
     for start in range(0, len(before), CHUNK):
         part = slice(start, start + CHUNK)
         legal = legal_actions(joint_to_planes(states[before[part]]))
-        legal[..., STAY] = True  # all that is left to a hunter that has left
+        legal[..., STAY] = True  # the one action of a hunter that has left
         count += np.count_nonzero(effective_actions(actions[part], legal) != actions[part])
     return count
 
 
-def _split_transitions(before: np.ndarray, after: np.ndarray, path) -> dict[str, np.ndarray]:
+def _split_transitions(before: np.ndarray, after: np.ndarray, path: str | Path) -> dict[str, np.ndarray]:
     """Contiguous blocks; where the last transition of one leads to the first state of the next, it is in neither."""
-    splits, what = (
-        split_rows(len(before), path),
-        "transitions to split 80/10/10 where neighbours share a state",
-    )
+    splits = split_rows(len(before), path)
     for name, follower in (("train", "val"), ("val", "test")):
         if after[splits[name][-1]] == before[splits[follower][0]]:
             splits[name] = splits[name][:-1]
         if not len(splits[name]):
-            raise DataError(
-                f"{path}: expected at least 20 {what}, found {len(before)}: {name} would be empty"
-            )
+            needed = "at least 20 transitions to split 80/10/10 where neighbours share a state"
+            raise DataError(f"{path}: expected {needed}, found {len(before)}: {name} would be empty")
     return splits
+
+
+# ---- batches: tensors on the device
 
 
 class Batch(NamedTuple):
@@ -362,13 +449,13 @@ class Batch(NamedTuple):
     planes: torch.Tensor  # float [B, 5, K]
     boards: torch.Tensor  # float [U, 3, K], BLOCKS, STAGS, HARES: hunters and ticks share them
     board: torch.Tensor  # int64 [B], the row of each sample in `boards`
-    things: int  # the most that a board has
+    max_prey: int  # the most that a board has
     tick: torch.Tensor  # int64 [B]
     action: torch.Tensor  # int64 [B]
     goal: torch.Tensor  # int64 [B], -1 where it is not known
-    track: torch.Tensor  # int64 [B], which hunter of which episode
-    tracks: int  # how many there are
-    ticks: int  # the most that an episode has
+    trajectory_id: torch.Tensor  # int64 [B], which hunter of which episode
+    num_trajectories: int
+    num_ticks: int  # the most that an episode has
 
 
 @dataclass
@@ -377,66 +464,115 @@ class Batches:
 
     frames: torch.Tensor  # uint8 [R, 5, K]
     rows: torch.Tensor  # int64 [M], the frame of each sample
-    boards: torch.Tensor  # uint8 [.., 3, K]
+    boards: torch.Tensor  # uint8 [U, 3, K]
     board: torch.Tensor  # int64 [M], the board of each sample
     actions: torch.Tensor  # int64 [M]
     ticks: torch.Tensor  # int64 [M]
-    goals: torch.Tensor  # int64 [M]
+    goals: torch.Tensor  # int64 [M], -1 where it is not known
     seats: torch.Tensor  # int64 [M]
-    cells: torch.Tensor  # int64 [S, K]
-    turned: torch.Tensor  # int64 [S, 7]
+    cell_permutation: torch.Tensor  # int64 [S, K]
+    action_permutation: torch.Tensor  # int64 [S, 7]
     start: np.ndarray  # int64 [G], the first sample of each group: an episode, or a single sample
     length: np.ndarray  # int64 [G]
-    told: np.ndarray  # int64 [G], samples whose goal is known
+    goal_known: np.ndarray  # int64 [G], how many samples have a known goal
     group: np.ndarray  # int64 [M], the group of each sample
-    things: int
+    max_prey: int
     hunters: int
     last_tick: int
 
     @classmethod
-    def of(cls, samples: Samples, device: torch.device, goals: tuple[str, ...], whole_episodes: bool):
-        """goals: the strategy that each goal stands for. whole_episodes: False where each sample is a group of its own."""
+    def of(
+        cls, samples: Samples, device: torch.device, goals: tuple[str, ...], whole_episodes: bool
+    ) -> Batches:
+        """Args:
+        goals: the strategy that each goal stands for.
+        whole_episodes: False where each sample is a group of its own.
+        """
         group = samples.episodes if whole_episodes else np.arange(len(samples))
         _, start, group, length = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
-        names = samples.strategy_names
-        goal_of = np.full(len(names) + 1, -1)  # the last one: not known
-        for goal, strategy in enumerate(goals):
-            if strategy in names:
-                goal_of[names.index(strategy)] = goal
-        flat = (samples.frames.reshape(*samples.frames.shape[:2], -1), samples.rows)
-        flat += (samples.boards.reshape(*samples.boards.shape[:2], -1), samples.board)
-        flat += (samples.actions, samples.ticks, goal_of[samples.strategies], samples.seats)
-        tensors = (torch.as_tensor(a, device=device) for a in (*flat, *symmetries(*samples.frames.shape[2:])))
-        told = np.add.reduceat((goal_of[samples.strategies] >= 0).astype(np.int64), start)
-        things = max(1, int(samples.boards[:, 1:].max(1).sum((1, 2), dtype=np.int64).max()))
-        return cls(*tensors, start, length, told, group, things, int(samples.seats.max()) + 1,
-                   int(samples.ticks.max()))  # fmt: skip
+        sample_goals = _goals_of(samples, goals)
+        known = (sample_goals >= 0).astype(np.int64)
+        cell_permutation, action_permutation = symmetries(*samples.frames.shape[2:])
+        prey = samples.boards[:, 1:].max(1).sum((1, 2), dtype=np.int64)  # [U]
 
-    def take(self, groups: np.ndarray, turn: torch.Tensor | None = None) -> Batch:
-        """The samples of these groups, in order. turn: int64 [len(groups)], the symmetry that each is seen through."""
-        device, length = self.frames.device, torch.as_tensor(self.length[groups], device=self.frames.device)
+        def on_device(array: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(array, device=device)
+
+        return cls(
+            frames=on_device(samples.frames.reshape(*samples.frames.shape[:2], -1)),
+            rows=on_device(samples.rows),
+            boards=on_device(samples.boards.reshape(*samples.boards.shape[:2], -1)),
+            board=on_device(samples.board),
+            actions=on_device(samples.actions),
+            ticks=on_device(samples.ticks),
+            goals=on_device(sample_goals),
+            seats=on_device(samples.seats),
+            cell_permutation=on_device(cell_permutation),
+            action_permutation=on_device(action_permutation),
+            start=start,
+            length=length,
+            goal_known=np.add.reduceat(known, start),
+            group=group,
+            max_prey=max(1, int(prey.max())),
+            hunters=int(samples.seats.max()) + 1,
+            last_tick=int(samples.ticks.max()),
+        )
+
+    def take(self, groups: np.ndarray, symmetry: torch.Tensor | None = None) -> Batch:
+        """The samples of these groups, in order.
+
+        Args: symmetry: int64 [len(groups)], the symmetry of the board that each group is transformed by.
+        """
+        device = self.frames.device
+        length = torch.as_tensor(self.length[groups], device=device)
         total = int(self.length[groups].sum())
-        which = torch.arange(len(groups), device=device).repeat_interleave(length, output_size=total)  # [B]
+        group = torch.arange(len(groups), device=device)
+        group = group.repeat_interleave(length, output_size=total)  # [B]
         first = torch.as_tensor(self.start[groups], device=device) - (length.cumsum(0) - length)
-        index = torch.arange(total, device=device) + first[which]
+        index = torch.arange(total, device=device) + first[group]
         rows, board = self.board[index].unique(return_inverse=True)
-        planes, boards, actions = self.frames[self.rows[index]], self.boards[rows], self.actions[index]
-        if turn is not None:
-            turn = turn[which]
-            planes = planes.gather(2, self.cells[turn][:, None].expand(-1, planes.shape[1], -1))
-            board_turn = turn.new_zeros(len(rows)).scatter(
-                0, board, turn
-            )  # an episode's board is its own; single samples read no boards
-            boards = boards.gather(2, self.cells[board_turn][:, None].expand(-1, boards.shape[1], -1))
-            actions = self.turned[turn, actions]
-        return Batch(planes.float(), boards.float(), board, self.things, self.ticks[index], actions, self.goals[index],
-                     which * self.hunters + self.seats[index], len(groups) * self.hunters,
-                     self.last_tick + 1)  # fmt: skip
+        planes = self.frames[self.rows[index]]  # [B, 5, K]
+        boards = self.boards[rows]  # [U, 3, K]
+        actions = self.actions[index]
+        if symmetry is not None:
+            symmetry = symmetry[group]
+            planes = _permute_cells(planes, self.cell_permutation[symmetry])
+            # The boards of an episode are its own; groups of single samples do not read them.
+            board_symmetry = symmetry.new_zeros(len(rows)).scatter(0, board, symmetry)
+            boards = _permute_cells(boards, self.cell_permutation[board_symmetry])
+            actions = self.action_permutation[symmetry, actions]
+        return Batch(
+            planes=planes.float(),
+            boards=boards.float(),
+            board=board,
+            max_prey=self.max_prey,
+            tick=self.ticks[index],
+            action=actions,
+            goal=self.goals[index],
+            trajectory_id=group * self.hunters + self.seats[index],
+            num_trajectories=len(groups) * self.hunters,
+            num_ticks=self.last_tick + 1,
+        )
 
     def shares(self, index: np.ndarray, samples: int) -> list[np.ndarray]:
         """The groups of the samples `index`, in parts of about so many samples."""
         groups = np.unique(self.group[index])
         return np.array_split(groups, min(len(groups), math.ceil(len(index) / samples)))
+
+
+def _goals_of(samples: Samples, goals: tuple[str, ...]) -> np.ndarray:
+    """int64 [M]: the goal that the strategy of each sample stands for, -1 where there is none or it is not known."""
+    names = samples.strategy_names
+    goal_of = np.full(len(names) + 1, -1)  # the last entry: strategy -1, not known
+    for goal, strategy in enumerate(goals):
+        if strategy in names:
+            goal_of[names.index(strategy)] = goal
+    return goal_of[samples.strategies]
+
+
+def _permute_cells(planes: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+    """planes: [B, C, K]; permutation: int64 [B, K], the cell that each cell is taken from."""
+    return planes.gather(2, permutation[:, None].expand(-1, planes.shape[1], -1))
 
 
 @dataclass
@@ -449,49 +585,94 @@ class TransitionBatches:
     actions: torch.Tensor  # int64 [M, A]
     rewards: torch.Tensor  # float [M, A], NaN where not known
     ends: torch.Tensor  # float [M], NaN where the states cannot tell
-    cells: torch.Tensor  # int64 [S, K]
-    turned: torch.Tensor  # int64 [S, 7]
+    cell_permutation: torch.Tensor  # int64 [S, K]
+    action_permutation: torch.Tensor  # int64 [S, 7]
     outcomes: AllOutcomes
     most: tuple[int, int]  # stags and hares on a board
-    own: bool  # tell only one hunter's action
+    own: bool  # show the action of one hunter only
 
     @classmethod
-    def of(cls, data: Transitions, device: torch.device, own: bool):
-        states, board = data.states.reshape(*data.states.shape[:2], -1), data.states.shape[2:]
-        most = tuple(max(1, int(states[:, plane].sum(1, dtype=np.int64).max())) for plane in (-2, -1))
-        outcomes = outcomes_of(states[data.before], states[data.after], board, *most)
-        arrays = (states, data.before, data.after, data.actions, data.rewards, data.ends)
-        arrays += symmetries(*board)
-        return cls(*(torch.as_tensor(array, device=device) for array in arrays), outcomes, most, own)
+    def of(cls, data: Transitions, device: torch.device, own: bool) -> TransitionBatches:
+        """own: show the action of one hunter a transition only; the others are -1."""
+        board = data.states.shape[2:]
+        states = data.states.reshape(*data.states.shape[:2], -1)
+        prey = states[:, -2:].sum(2, dtype=np.int64).max(0)  # [2]
+        most = (max(1, int(prey[0])), max(1, int(prey[1])))
+        cell_permutation, action_permutation = symmetries(*board)
 
-    def take(self, index: np.ndarray, random: bool, turned: bool = False) -> tuple[torch.Tensor, ...]:
-        """States, actions, next states, rewards, ends of the transitions `index`. With --actions own, one hunter that is on
-        the board keeps its action: the first one or, if `random`, any. turned: each through a random symmetry."""
-        where = torch.as_tensor(index, device=self.states.device)
-        states, actions = self.states[self.before[where]], self.actions[where]
+        def on_device(array: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(array, device=device)
+
+        return cls(
+            states=on_device(states),
+            before=on_device(data.before),
+            after=on_device(data.after),
+            actions=on_device(data.actions),
+            rewards=on_device(data.rewards),
+            ends=on_device(data.ends),
+            cell_permutation=on_device(cell_permutation),
+            action_permutation=on_device(action_permutation),
+            outcomes=outcomes_of(states[data.before], states[data.after], board, *most),
+            most=most,
+            own=own,
+        )
+
+    def take(self, index: np.ndarray, random: bool, augment: bool = False) -> tuple[torch.Tensor, ...]:
+        """The transitions `index` (int [B]).
+
+        Args:
+            random: with `own`, show the action of any hunter on the board, drawn at random; else of the first one.
+            augment: transform each by a random symmetry of the board.
+        Returns: states uint8 [B, A+3, K], actions int64 [B, A], next states, rewards float [B, A], ends float [B].
+        """
+        rows = torch.as_tensor(index, device=self.states.device)
+        states = self.states[self.before[rows]]
+        next_states = self.states[self.after[rows]]
+        actions = self.actions[rows]
         if self.own:
-            there = states[:, :-3].any(2)
-            first = -torch.arange(there.shape[1], device=there.device) / 100
-            order = torch.rand(there.shape, device=there.device) if random else first
-            told = (order + 2 * (there & (actions >= 0))).argmax(1, keepdim=True)
-            actions = torch.full_like(actions, -1).scatter(1, told, actions.gather(1, told))
-        after = self.states[self.after[where]]
-        if turned:
-            turn = torch.randint(len(self.cells), (len(index),), device=states.device)
-            cells = self.cells[turn][:, None].expand_as(states)
-            states, after = states.gather(2, cells), after.gather(2, cells)
-            actions = torch.where(actions < 0, actions, self.turned[turn].gather(1, actions.clamp(min=0)))
-        return states, actions, after, self.rewards[where], self.ends[where]
+            actions = _own_actions(states, actions, random)
+        if augment:
+            num_symmetries = len(self.cell_permutation)
+            symmetry = torch.randint(num_symmetries, (len(index),), device=states.device)
+            cells = self.cell_permutation[symmetry]  # [B, K]
+            states = _permute_cells(states, cells)
+            next_states = _permute_cells(next_states, cells)
+            permuted = self.action_permutation[symmetry].gather(1, actions.clamp(min=0))
+            actions = torch.where(actions < 0, actions, permuted)
+        return states, actions, next_states, self.rewards[rows], self.ends[rows]
 
     def capture_totals(self, index: np.ndarray) -> list[float]:
-        """What leaving a cell paid in all, in the transitions `index`: a hunter's reward times those who left with it."""
-        states, left = self.states[self.before[index]].cpu().numpy(), self.outcomes.hunters[index] == LEAVE
-        cell = np.where(left, states[:, :-3].argmax(2), -1 - np.arange(left.shape[1]))
+        """What a capture was worth to all who took part, each value once, in the transitions `index`; 0 among them.
+
+        A hunter's reward times the number of hunters that left the board on its cell in that tick.
+        """
+        states = self.states[self.before[index]].cpu().numpy()
+        captured = self.outcomes.hunters[index] == LEAVE  # [m, A]
+        apart = -1 - np.arange(captured.shape[1])  # no cell: shared with nobody
+        cell = np.where(captured, states[:, :-3].argmax(2), apart)
         sharers = (cell[:, :, None] == cell[:, None]).sum(2)
-        paid = (self.rewards[index].cpu().numpy() * sharers)[states[:, :-3].any(2)]
-        return np.unique(np.append(0.0, paid[np.isfinite(paid)].round(3))).tolist()
+        active = states[:, :-3].any(2)
+        totals = (self.rewards[index].cpu().numpy() * sharers)[active]
+        return _distinct(totals, decimals=3)
 
     def reward_values(self, index: np.ndarray) -> list[float]:
-        """What a hunter was paid, each value once, in the transitions `index`; 0 among them."""
-        paid = self.rewards[index].cpu().numpy()
-        return np.unique(np.append(0.0, paid[np.isfinite(paid)].round(4))).tolist()
+        """Rewards of a hunter, each value once, in the transitions `index`; 0 among them."""
+        return _distinct(self.rewards[index].cpu().numpy(), decimals=4)
+
+
+def _own_actions(states: torch.Tensor, actions: torch.Tensor, random: bool) -> torch.Tensor:
+    """The action of one hunter on the board, -1 for all others. int64 [B, A] -> int64 [B, A]."""
+    active = states[:, :-3].any(2)  # [B, A]
+    if random:
+        priority = torch.rand(active.shape, device=active.device)
+    else:
+        priority = -torch.arange(active.shape[1], device=active.device) / 100
+    known = active & (actions >= 0)
+    own = (priority + 2 * known).argmax(1, keepdim=True)
+    return torch.full_like(actions, -1).scatter(1, own, actions.gather(1, own))
+
+
+def _distinct(values: np.ndarray, decimals: int) -> list[float]:
+    """The finite values, rounded, and 0; rising, each once."""
+    finite = values[np.isfinite(values)].round(decimals)
+    return np.unique(np.append(0.0, finite)).tolist()

@@ -332,7 +332,7 @@ def test_legal_mask(rules, tmp_path):
     model, groups = shaken(height=rules.height, width=rules.width), np.arange(len(batches.start))
     for batch in (
         batches.take(groups),
-        batches.take(groups, torch.randint(len(batches.cells), (len(groups),))),
+        batches.take(groups, torch.randint(len(batches.cell_permutation), (len(groups),))),
     ):
         frames = batch.planes.unflatten(2, (rules.height, rules.width)).numpy()
         said = model(batch)
@@ -399,7 +399,7 @@ def test_the_history_is_the_hunters_own(batches):
         torch.testing.assert_close(
             together.mean, torch.cat([said.mean for said in alone]), atol=1e-5, rtol=1e-5
         )
-        first = batch.track % 4 == 0
+        first = batch.trajectory_id % 4 == 0
         action = batch.action.clone()
         action[~first] = 4
         other = model(batch._replace(action=action))

@@ -1,6 +1,7 @@
 """Joint transitions: of trajectory files and of flat files in every order and layout, against the game and by hand."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from data import DataError, load
 from data.collect import Args, collect
-from data.datasets import load_transitions, transitions_of_episodes
+from data.datasets import first_boards, load_transitions, transitions_of_episodes
 from data.flat import read_flat
+from data.flatten import Args as FlattenArgs
+from data.flatten import flatten
 from data.trajectories import save_arrays, split_episodes
 from envs import Rules
 
@@ -118,6 +121,53 @@ def test_ends_of_a_file_without_rules_are_all_known(tmp_path):
         DataError, match=r"metadata: expected `rules` as names and values, found \['hunters'\]"
     ):
         load_transitions(tmp_path / "x.npz")
+
+
+def test_first_boards_are_those_of_the_training_episodes(tmp_path):
+    """Cells of each plane in plain loops; another game and a file that judges are refused."""
+    rules = Rules(hunters=3, stags=2, hares=2, blocks=3, height=5, width=6, hunters_needed=3)
+    save_arrays(tmp_path / "few.npz", collect(Args(samples=900, rules=rules)).arrays())
+    x = load_transitions(tmp_path / "few.npz")
+    blocks, hunters, prey = first_boards(tmp_path / "few.npz", rules)
+    train = x.splits["train"]
+    rows = x.before[train[x.ticks[train] == 0]]
+    assert len(blocks) == len(hunters) == len(prey) == len(rows) > 5
+    assert (blocks.dtype, hunters.dtype, prey.dtype) == (bool, np.int64, np.int64)
+    for i, state in enumerate(x.states[rows]):
+        *selves, block, stags, hares = state.reshape(len(state), -1)
+        assert np.array_equal(blocks[i], block == 1)
+        assert hunters[i].tolist() == [plane.tolist().index(1) for plane in selves]
+        assert prey[i].tolist() == [c for plane in (stags, hares) for c in range(30) if plane[c]]
+    for other in (
+        replace(rules, hunters=4),
+        replace(rules, width=7),
+        replace(rules, hares=1),
+        replace(rules, stags=0),
+    ):
+        prey = f"{other.stags} stags and {other.hares} hares"
+        expected = f"expected episodes of {other.hunters} hunters, {prey} on 5x{other.width} cells"
+        with pytest.raises(DataError, match=expected):
+            first_boards(tmp_path / "few.npz", other)
+    with pytest.raises(DataError, match="fresh: this file is for judging only"):
+        first_boards("fresh", rules)
+
+
+def test_a_hunter_that_is_not_on_the_board_has_cell_k(tmp_path):
+    """A flat file may start with a hunter gone."""
+    save_arrays(tmp_path / "x.npz", flatten(FlattenArgs(out="", rows=40)))
+    x = load_transitions(tmp_path / "x.npz", "hop")
+    game = FlattenArgs(out="").rules
+    with np.load(tmp_path / "x.npz") as archive:
+        arrays = dict(archive)
+    first = x.before[0]
+    observer = int(arrays["observer"][first])
+    arrays["obs"][first, :, :, 1] = 0  # the hunter in the seat after the observer's
+    arrays["next_obs"][first, :, :, 1] = 0
+    save_arrays(tmp_path / "x.npz", arrays)
+    _, hunters, _ = first_boards(tmp_path / "x.npz", game)
+    gone = (observer + 1) % game.hunters
+    assert hunters[0, gone] == game.height * game.width
+    assert (np.delete(hunters[0], gone) < game.height * game.width).all()
 
 
 # ---- flat files of the game
