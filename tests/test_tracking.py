@@ -92,11 +92,9 @@ def test_a_csv_that_another_program_holds_open_does_not_end_the_run(tmp_path, mo
     with monkeypatch.context() as patch:
         locked(patch, "loss.csv")
         tracking.write_csv(tmp_path / "loss.csv", [{"epoch": 0}, {"epoch": 1}])
-        said = capsys.readouterr().err
-        assert (
-            said.startswith(f"warning: {tmp_path / 'loss.csv'}: not written (Access is denied)")
-            and said.count("\n") == 1
-        )
+        warning = capsys.readouterr().err
+        assert warning.startswith(f"warning: {tmp_path / 'loss.csv'}: not written (Access is denied)")
+        assert warning.count("\n") == 1
         assert (tmp_path / "loss.csv").read_text() == "epoch\n0\n" and os.listdir(tmp_path) == ["loss.csv"]
         tracking.write_csv(tmp_path / "other.csv", [{"epoch": 5}])
     tracking.write_csv(
@@ -121,8 +119,15 @@ def test_the_newest_run_is_by_the_seconds_in_its_name(tmp_path):
         tracking.UsageError, match=r"no trained run there; train one with `python pretrain_vae\.py`"
     ):
         tracking.newest_run(tmp_path / "nowhere", "pretrain_vae.py")
-    for name, best in (("vae__9", "dim16/best.pt"), ("mine__10", "best.pt"), ("vae__8", "best.pt"), ("vae__11", "last.pt"),
-                       ("vae__best", "best.pt"), ("copy", "best.pt")):  # fmt: skip
+    runs = {
+        "vae__9": "dim16/best.pt",
+        "mine__10": "best.pt",
+        "vae__8": "best.pt",
+        "vae__11": "last.pt",
+        "vae__best": "best.pt",
+        "copy": "best.pt",
+    }
+    for name, best in runs.items():
         (tmp_path / name / best).parent.mkdir(parents=True)
         (tmp_path / name / best).touch()
     os.utime(tmp_path / "vae__8", (2e9, 2e9))  # an old one was judged just now
@@ -295,8 +300,8 @@ def test_each_plane_has_its_place(hunters):
 
 
 def test_titles_of_transitions():
-    assert figures.told_and_paid([0, 5, -1], [0.0, 5.0, 1 / 3]) == "↑ stag ?\npaid 0 5 0.333"
-    assert figures.told_and_paid([4], [float("nan")]) == "stay\npaid nan"
+    assert figures.transition_text([0, 5, -1], [0.0, 5.0, 1 / 3]) == "↑ stag ?\npaid 0 5 0.333"
+    assert figures.transition_text([4], [float("nan")]) == "stay\npaid nan"
 
 
 def test_a_film_and_figures_of_predictions(tmp_path):
@@ -315,3 +320,10 @@ def test_a_film_and_figures_of_predictions(tmp_path):
     for name, one in (drawn | {"boards": figure}).items():
         figures.save(one, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+def test_frames_have_titles():
+    """Above the first row only."""
+    names = ["SELF", "OTHERS", "BLOCKS", "STAGS", "HARES"]
+    figure = figures.planes(dict.fromkeys(("true", "predicted"), np.zeros((2, 5, 3, 3))), names, ["x", "y"])
+    assert [axis.get_title() for axis in figure.axes] == ["x", "y", "", ""]
