@@ -128,7 +128,8 @@ class StagHuntVectorEnv(VectorEnv):
     - `active` bool [N, A], hunters on the board; `strategy_ids` int64 [N, A], index into STRATEGIES, LEARNER for
       learners and for co-players that are a function.
     - `new_team` bool [N]: this call has begun an episode with new seats and co-players.
-    - `joint_actions` int8 [N, A], what was done in the last tick, also where SAME_STEP has reset; STAY after `reset`.
+    - `joint_actions` int8 [N, A], what was done in the last tick, also where SAME_STEP has reset; STAY after `reset`;
+      `joint_rewards` float32 [N, A], what was earned in it, 0 after `reset`.
     - `hunters` int64 [N, A], `prey` int64 [N, P], cells; `blocks` bool [N, K].
     - `distances` int16 [N, P, K], from each cell to each prey, FAR where there is no way or no prey.
 
@@ -211,6 +212,7 @@ class StagHuntVectorEnv(VectorEnv):
         self._terminated = np.zeros(self.num_boards, bool)  # the last episode ended so, and is not reset yet
         self._truncated = np.zeros(self.num_boards, bool)
         self._joint_actions = np.full((self.num_boards, hunters), STAY, np.int8)
+        self._joint_rewards = np.zeros((self.num_boards, hunters), np.float32)
         self._started = False
 
     # ---- playing
@@ -242,6 +244,7 @@ class StagHuntVectorEnv(VectorEnv):
             boards = self._check_mask(mask)
             new_team = self._reset_boards(boards)
             self._joint_actions = np.where(boards[:, None], np.int8(STAY), self._joint_actions)
+            self._joint_rewards = np.where(boards[:, None], np.float32(0.0), self._joint_rewards)
         super().reset(seed=seed)
         return self._obs(), self._infos(new_team)
 
@@ -258,6 +261,7 @@ class StagHuntVectorEnv(VectorEnv):
             raise ResetNeeded("no episode is running: call reset() before step()")
         _, rewards, terminated, truncated = self.core.step(self._joint(actions))
         self._joint_actions = self.core.effective_actions
+        self._joint_rewards = rewards
         if self.episode == "learner":
             self._terminated = self._of_learners(terminated)
             self._truncated = self._of_learners(truncated)
@@ -304,6 +308,7 @@ class StagHuntVectorEnv(VectorEnv):
             terminated=self._terminated.copy(),
             truncated=self._truncated.copy(),
             joint_actions=self._joint_actions.copy(),
+            joint_rewards=self._joint_rewards.copy(),
         )
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -317,6 +322,7 @@ class StagHuntVectorEnv(VectorEnv):
         self._terminated = arrays["terminated"]
         self._truncated = arrays["truncated"]
         self._joint_actions = arrays["joint_actions"]
+        self._joint_rewards = arrays["joint_rewards"]
         self._started = True
 
     # ---- who plays, and new episodes
@@ -336,6 +342,7 @@ class StagHuntVectorEnv(VectorEnv):
         """New boards everywhere. Returns: bool [B], where the team is new."""
         everywhere = np.ones(self.num_boards, bool)
         self._joint_actions = np.full_like(self._joint_actions, STAY)
+        self._joint_rewards = np.zeros_like(self._joint_rewards)
         if seed is None and self._started:
             return self._reset_boards(everywhere)
         self.core.reset(seed=seed)
@@ -464,6 +471,7 @@ class StagHuntVectorEnv(VectorEnv):
             active=core.active,
             new_team=new_team,
             joint_actions=self._joint_actions,
+            joint_rewards=self._joint_rewards,
             hunters=core.hunters,
             prey=core.prey,
             blocks=core.blocks.copy(),

@@ -24,7 +24,7 @@ Infos = dict[str, torch.Tensor]
 Step = tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, torch.Tensor, Infos]
 
 _BOARD_STATE = ("blocks", "hunters", "prey", "tick", "first_hunt", "strategy_ids", "learner_seats")
-_EPISODE_STATE = ("team_episode", "terminated", "truncated", "joint_actions")
+_EPISODE_STATE = ("team_episode", "terminated", "truncated", "joint_actions", "joint_rewards")
 
 
 class WorldModelEnv:
@@ -41,7 +41,8 @@ class WorldModelEnv:
         world_model: its `step(state, actions int64 [B, A])` returns the state after, rewards float [B, A] and one value
             that is not used. A state has `hunters` and `prey`.
         co_player_policy: called with blocks bool [B, K], hunters int64 [B, A], prey int64 [B, P], tick int64 [B] and goals
-            int64 [B, A] (0 stag, 1 hare, 2 none). Returns: log probabilities, float [B, A, 7]. None in self-play.
+            int64 [B, A] (0 stag, 1 hare, 2 none). Returns: log probabilities, float [B, A, 7]. Its `clear()` forgets what it
+            has computed of earlier boards; `load_state_dict` calls it. None in self-play.
         starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey int64 [M, P]. The attribute
             may be assigned anew at any time.
         team_episodes: how many episodes of a board its seats and co-players stay what they are.
@@ -99,6 +100,7 @@ class WorldModelEnv:
         self.terminated = zeros.bool()  # [B], the last episode ended so, and is not reset yet
         self.truncated = zeros.bool()
         self.joint_actions = torch.full((self.num_boards, hunters), STAY)  # int64 [B, A]
+        self.joint_rewards = torch.zeros(self.num_boards, hunters)
         self.distances = torch.full((self.num_boards, rules.prey, rules.cells), int(FAR), dtype=torch.int16)
         self._started = False
 
@@ -146,7 +148,7 @@ class WorldModelEnv:
         joint = self._joint(torch.as_tensor(actions))
         prey_before = self.prey
         was_active = (self.hunters < self.rules.cells) & ~waiting[:, None]  # [B, A]
-        rewards = self._imagine(joint, waiting)
+        self.joint_rewards = self._imagine(joint, waiting) * was_active
         active = self.hunters < self.rules.cells
         self.first_hunt = first_hunt_after(
             self.first_hunt, self.tick, prey_before, self.prey, self.rules.cells
@@ -163,7 +165,7 @@ class WorldModelEnv:
         self._update_distances(self.prey != prey_before)
         self.joint_actions = joint
         infos = self._infos(torch.zeros(self.num_boards, dtype=torch.bool))
-        rewards = self._of_learners(rewards * was_active)
+        rewards = self._of_learners(self.joint_rewards)
         return self._obs(), rewards, self._to_rows(self.terminated), self._to_rows(self.truncated), infos
 
     def planes(self) -> torch.Tensor:
@@ -184,6 +186,8 @@ class WorldModelEnv:
         for key in _BOARD_STATE + _EPISODE_STATE:
             setattr(self, key, state[key].clone())
         self._started = True
+        if self.co_player_policy is not None:
+            self.co_player_policy.clear()
         self._update_distances(torch.ones_like(self.prey, dtype=torch.bool))
 
     # ---- new episodes, and what players do
@@ -208,6 +212,7 @@ class WorldModelEnv:
         self.tick = self.tick.masked_fill(boards, 0)
         self.first_hunt = self.first_hunt.masked_fill(boards, -1)
         self.joint_actions = self.joint_actions.masked_fill(boards[:, None], STAY)
+        self.joint_rewards = self.joint_rewards.masked_fill(boards[:, None], 0.0)
         self.terminated = self.terminated & ~boards
         self.truncated = self.truncated & ~boards
         is_new = (self.team_episode == 0) | (self.team_episode >= self.team_episodes)
@@ -323,6 +328,7 @@ class WorldModelEnv:
             active=self.hunters < self.rules.cells,
             new_team=new_team,
             joint_actions=self.joint_actions.to(torch.int8),
+            joint_rewards=self.joint_rewards,
             hunters=self.hunters,
             prey=self.prey,
             blocks=self.blocks,

@@ -148,6 +148,22 @@ def of_actions(arrays: dict, names: Sequence[str], title: str) -> dict[str, Figu
     }
 
 
+def of_returns(results: dict[str, dict[str, dict]], adaptation: dict[str, list[dict]]) -> dict[str, Figure]:
+    """Returns of the learner, file name -> figure. results[policy][team]: figures, of which `learner` is drawn;
+    adaptation[team]: one row an episode."""
+    teams = list(results["teams"])
+    drawn = {kind: by_team for kind, by_team in results.items() if kind != "untrained"}
+    heights = {
+        kind: [by_team.get(team, {}).get("learner", np.nan) for team in teams]
+        for kind, by_team in drawn.items()
+    }
+    figures = {"teams": bars(teams, heights, "return of the learner", "with each team")}
+    if adaptation:
+        series = {team: [row["learner"] for row in rows] for team, rows in adaptation.items()}
+        figures["adaptation"] = curves({"return of the learner": series}, {}, "episode")
+    return figures
+
+
 # ---- boards as one hunter sees them
 
 PLANE_COLOURS = ("#0072B2", "#E69F00", "#444444", "#D55E00", "#009E73")

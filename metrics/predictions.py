@@ -1,0 +1,53 @@
+"""How good predictions of co-players are while a game is played."""
+
+from __future__ import annotations
+
+import torch
+
+
+class PredictionStats:
+    """Sums over the co-players of the boards just played; hunters that learn themselves are left out."""
+
+    def __init__(self, horizon: int):
+        self.sums = torch.zeros(4)  # actions, right, among the first three, NLL
+        self.by_tick = torch.zeros(horizon + 1, 2)  # co-players with a goal, of which the belief was right
+
+    def add(
+        self,
+        probs: torch.Tensor,
+        actions: torch.Tensor,
+        playing: torch.Tensor,
+        tick: torch.Tensor,
+        strategy_ids: torch.Tensor,
+        belief: torch.Tensor | None = None,
+    ) -> None:
+        """One tick of B boards with A hunters.
+
+        Args:
+            probs: float [B, A, 7], predicted. actions: int64 [B, A], taken. playing: bool [B, A], who took one.
+            tick: int64 [B]. strategy_ids: int64 [B, A], 0 NS, 1 NH, 2 RANDOM, -1 a learner.
+            belief: float [B, A], P(goal = stag).
+        """
+        rows = playing & (strategy_ids >= 0)
+        taken = probs.gather(2, actions[..., None])  # [B, A, 1]
+        rank = (probs > taken).sum(2)[rows]
+        self.sums += torch.stack([rows.sum(), (rank < 1).sum(), (rank < 3).sum(), -taken[rows].log().sum()])
+        if belief is None:
+            return
+        rows &= strategy_ids <= 1
+        right = ((belief > 0.5) == (strategy_ids == 0)) & rows
+        self.by_tick.index_add_(0, tick, torch.stack([rows.sum(1), right.sum(1)], 1).float())
+
+    def summarize(self) -> dict[str, float]:
+        """moa_top1, moa_top3, moa_nll, belief_accuracy_tick<t> since the last call; what was not counted is left out."""
+        count, *sums = self.sums.tolist()
+        figures = {}
+        if count:
+            names = ("moa_top1", "moa_top3", "moa_nll")
+            figures = {name: value / count for name, value in zip(names, sums, strict=True)}
+        for tick, (goals, right) in enumerate(self.by_tick.tolist()):
+            if goals:
+                figures[f"belief_accuracy_tick{tick}"] = right / goals
+        self.sums.zero_()
+        self.by_tick.zero_()
+        return figures
