@@ -16,7 +16,9 @@ from envs.vector_env import check_render_mode, choose_rules, planes_space
 
 
 class StagHuntParallelEnv(ParallelEnv):
-    """One board, agents "hunter_0", "hunter_1", ... in seat order; an agent leaves `agents` when it leaves the board.
+    """One board, agents "hunter_0", "hunter_1", ... in seat order.
+
+    An agent leaves `agents` when it leaves the board.
 
     Observations: uint8 [5, H, W]. infos: `action_mask` int8 [7], `tick`, `ticks_left` (see `StagHunt.ticks_left`).
     Under `reset(seed=s)` it plays board 0 of `StagHunt.reset(seed=s)`.
@@ -29,19 +31,23 @@ class StagHuntParallelEnv(ParallelEnv):
     """
 
     metadata = {  # noqa: RUF012  (PettingZoo's own form)
-        "name": "stag_hunt_v0", "render_modes": list(RENDER_MODES), "render_fps": 4, "is_parallelizable": True,
-    }  # fmt: skip
+        "name": "stag_hunt_v0",
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 4,
+        "is_parallelizable": True,
+    }
 
-    def __init__(self, rules: Rules | None = None, render_mode: str | None = None, **rule_keywords):
+    def __init__(self, rules: Rules | None = None, render_mode: str | None = None, **rule_keywords: Any):
         r = choose_rules(rules, rule_keywords)
-        self.core, self.render_mode = StagHunt(1, r), check_render_mode(render_mode)
+        self.core = StagHunt(1, r)
+        self.render_mode = check_render_mode(render_mode)
         self.possible_agents = [f"hunter_{seat}" for seat in range(r.hunters)]
         self.agents: list[str] = []
         self.observation_spaces = {agent: planes_space(r) for agent in self.possible_agents}
         self.action_spaces = {agent: Discrete(len(ACTIONS)) for agent in self.possible_agents}
         self.state_space = Box(0, 1, (r.hunters + 3, r.height, r.width), np.uint8)
         self._seats = {agent: seat for seat, agent in enumerate(self.possible_agents)}
-        self._dealt = False
+        self._has_board = False
 
     def observation_space(self, agent: str) -> Box:
         return self.observation_spaces[agent]
@@ -50,14 +56,19 @@ class StagHuntParallelEnv(ParallelEnv):
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        """Deal a new board; `seed` starts its stream, None goes on in it. Returns: (observations, infos) by agent."""
+        """Draw a new board; `seed` starts its stream, None goes on in it.
+
+        Returns: (observations, infos) by agent.
+        """
         self.core.reset(seed=seed)
-        self.agents, self._dealt = self.possible_agents[:], True
+        self.agents = self.possible_agents[:]
+        self._has_board = True
         return self._observations(self.agents), self._infos(self.agents)
 
     def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
-        """Play one tick. actions: one of 0..6 for each agent in `agents`; those of agents that have left count for nothing.
+        """Play one tick.
 
+        Args: actions: one of 0..6 for each agent in `agents`; those of agents that have left are ignored.
         Returns: observations, rewards, terminations, truncations, infos of the agents that were on the board.
         Raises:
             ValueError: an agent's action is missing or not in 0..6, or there is no such agent.
@@ -66,9 +77,9 @@ class StagHuntParallelEnv(ParallelEnv):
         if not self.agents:
             raise ResetNeeded("no hunter is on the board: call reset() before step()")
         players = self.agents
-        joint = self._joint_action(actions)
-        _, rewards, terminated, truncated = self.core.step(joint)
-        self.agents = [agent for agent in players if not (terminated | truncated)[0, self._seats[agent]]]
+        _, rewards, terminated, truncated = self.core.step(self._joint_action(actions))
+        done = (terminated | truncated)[0]
+        self.agents = [agent for agent in players if not done[self._seats[agent]]]
         return (
             self._observations(players),
             {agent: float(rewards[0, self._seats[agent]]) for agent in players},
@@ -85,24 +96,24 @@ class StagHuntParallelEnv(ParallelEnv):
         """A picture (uint8 [h, w, 3]) or a text; None without a render mode."""
         if self.render_mode is None:
             return None
-        if not self._dealt:
+        if not self._has_board:
             raise ResetNeeded("nothing to show yet: call reset() before render()")
         return render_board(self.render_mode, self.core.state, self.core.rules, 0)
 
     def _joint_action(self, actions: dict[str, int]) -> np.ndarray:
         """int64 [1, A]; checked here, so that an error leaves the board as it was."""
         unknown = actions.keys() - self._seats.keys()
+        if unknown:
+            raise ValueError(f"actions: no such agent: {min(unknown, key=str)}")
         missing = [agent for agent in self.agents if agent not in actions]
-        if unknown or missing:
-            wrong = f"no such agent: {min(unknown, key=str)}" if unknown else f"none for {', '.join(missing)}"
-            raise ValueError(f"actions: {wrong}")
+        if missing:
+            raise ValueError(f"actions: none for {', '.join(missing)}")
         joint = np.zeros((1, len(self._seats)), np.int64)
         for agent in self.agents:
-            if actions[agent] not in range(len(ACTIONS)):
-                raise ValueError(
-                    f"actions: {agent}'s must be in 0..{len(ACTIONS) - 1}, got {actions[agent]!r}"
-                )
-            joint[0, self._seats[agent]] = actions[agent]
+            action = actions[agent]
+            if action not in range(len(ACTIONS)):
+                raise ValueError(f"actions: {agent}'s must be in 0..{len(ACTIONS) - 1}, got {action!r}")
+            joint[0, self._seats[agent]] = action
         return joint
 
     def _observations(self, agents: list[str]) -> dict[str, np.ndarray]:
@@ -110,8 +121,10 @@ class StagHuntParallelEnv(ParallelEnv):
 
     def _infos(self, agents: list[str]) -> dict[str, dict]:
         legal = self.core.legal_actions()[0].astype(np.int8)
-        tick, left = int(self.core.tick[0]), int(self.core.ticks_left[0])
-        return {
-            agent: {"action_mask": legal[self._seats[agent]].copy(), "tick": tick, "ticks_left": left}
-            for agent in agents
-        }
+        tick = int(self.core.tick[0])
+        ticks_left = int(self.core.ticks_left[0])
+        infos = {}
+        for agent in agents:
+            action_mask = legal[self._seats[agent]].copy()
+            infos[agent] = {"action_mask": action_mask, "tick": tick, "ticks_left": ticks_left}
+        return infos

@@ -17,10 +17,17 @@ from envs.stag_hunt import HUNT_HARE, HUNT_STAG, LEGAL, STAY, Cells, Rules, Stag
 STRATEGIES = ("NS", "NH", "RANDOM")
 DATA_EPSILON = 0.1  # of the recorded data, and wherever scripted co-players train or judge a policy
 _LCM = 420  # of 1..7: a uniform number below it picks uniformly among any number of legal actions
-_NTH_LEGAL = np.zeros((128, _LCM), np.int8)  # [code, number] -> action
-for _code in range(128):
-    _legal = np.flatnonzero(LEGAL[_code]) if _code else [STAY]
-    _NTH_LEGAL[_code] = np.resize(_legal, _LCM)
+
+
+def _nth_legal() -> np.ndarray:
+    """int8 [128, 420]: (code of the legal actions, number) -> action; code 0 does not occur."""
+    table = np.full((128, _LCM), STAY, np.int8)
+    for code in range(1, 128):
+        table[code] = np.resize(np.flatnonzero(LEGAL[code]), _LCM)
+    return table
+
+
+_NTH_LEGAL = _nth_legal()
 
 
 def strategy_probs(env: StagHunt, names: Sequence[str], epsilon: float = 0.0) -> np.ndarray:
@@ -51,7 +58,7 @@ def strategy_probs(env: StagHunt, names: Sequence[str], epsilon: float = 0.0) ->
 def cells_probs(
     cells: Cells,
     names: Sequence[str],
-    who: np.ndarray,
+    strategy_ids: np.ndarray,
     epsilon: float,
     distance: np.ndarray,
     blocks: np.ndarray,
@@ -60,7 +67,7 @@ def cells_probs(
     """Exact action probabilities of each hunter on bare cells, as `strategy_probs` gives them on a core.
 
     Args:
-        who: int [B, A], each hunter's strategy, an index into `names`.
+        strategy_ids: int [B, A], each hunter's strategy, an index into `names`.
         distance: int16 [B, P, K], from each cell to where each prey stands or, if it is captured, stood.
         blocks: bool [B, K].
     Returns: float64 [B, A, 7].
@@ -72,7 +79,7 @@ def cells_probs(
     probs = uniform.copy()
     for index, name in enumerate(names):
         if name != "RANDOM":
-            plays = (who == index)[..., None]
+            plays = (strategy_ids == index)[..., None]
             probs = np.where(plays, (1.0 - epsilon) * chase[name] + epsilon * uniform, probs)
     return probs
 
@@ -133,16 +140,15 @@ def chase_probs(
 def sample_actions(probs: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """Draw actions by inversion. probs: float [..., 7]; uniform: float [...] in [0, 1). Returns: int8 [...]."""
     cumulative = np.cumsum(probs, -1)
-    below = (
-        uniform[..., None] * cumulative[..., -1:] < cumulative
-    )  # scaled: rounding cannot push past the last one
-    return below.argmax(-1).astype(np.int8)
+    threshold = uniform[..., None] * cumulative[..., -1:]  # scaled: rounding cannot push past the last action
+    return (threshold < cumulative).argmax(-1).astype(np.int8)
 
 
 def random_actions(env: StagHunt, rng: np.random.Generator) -> np.ndarray:
     """Uniform over each hunter's legal actions, without forming probabilities. Returns: int8 [B, A]."""
     codes = env.legal_codes()
-    return _NTH_LEGAL.take(codes * np.intp(_LCM) + rng.integers(0, _LCM, codes.shape, dtype=np.uint16))
+    numbers = rng.integers(0, _LCM, codes.shape, dtype=np.uint16)
+    return _NTH_LEGAL.take(codes * np.intp(_LCM) + numbers)
 
 
 def parse_team(text: str, co_players: int) -> tuple[str, ...]:
@@ -150,10 +156,12 @@ def parse_team(text: str, co_players: int) -> tuple[str, ...]:
     if text in ("mixed", "self"):
         return ()
     parts = re.findall(r"(\d+)([A-Z]+)", text)
+    is_whole = "".join(count + name for count, name in parts) == text
     names = tuple(name for count, name in parts for _ in range(min(int(count), 99)))
-    if "".join(map("".join, parts)) != text or len(names) != co_players or not set(names) <= set(STRATEGIES):
+    if not is_whole or len(names) != co_players or not set(names) <= set(STRATEGIES):
+        strategies = ", ".join(STRATEGIES)
         raise ValueError(
-            f"co-players: expected mixed, self, or {co_players} co-players of {', '.join(STRATEGIES)} "
+            f"co-players: expected mixed, self, or {co_players} co-players of {strategies} "
             f"such as {co_players}NS, got {text!r}"
         )
     return names
