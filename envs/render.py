@@ -38,17 +38,23 @@ def draw(state: State, rules: Rules, board: int = 0, cell: int = 64, ring: int |
     Returns: uint8 [h, w, 3], h = rules.height * cell + 2 * margin(cell), w likewise.
     """
     edge = margin(cell)
-    h, w = rules.height * cell + 2 * edge, rules.width * cell + 2 * edge
+    h = rules.height * cell + 2 * edge
+    w = rules.width * cell + 2 * edge
     image = np.empty((h, w, 3), np.float32)
     image[:] = _rgb(PAPER)
-    _board(image, rules, cell, edge)
+    _paint_board(image, rules, cell, edge)
     for k in np.flatnonzero(state.blocks[board]):
         row, col = divmod(int(k), rules.width)
-        _paint(image, _block, edge + (col + 0.5) * cell, edge + (row + 0.5) * cell, 0.5 * cell)
+        x = edge + (col + 0.5) * cell
+        y = edge + (row + 0.5) * cell
+        _paint(image, _block, x, y, 0.5 * cell)
     prey, hunters = places(state, rules, board, cell)
     for slot, (x, y, radius) in prey.items():
-        _paint(image, _stag if slot < rules.stags else _hare, x, y, radius)
-    for seat, (x, y, radius) in sorted(hunters.items(), key=lambda item: item[0] == ring):  # the ring on top
+        sprite = _stag if slot < rules.stags else _hare
+        _paint(image, sprite, x, y, radius)
+    ring_last = sorted(hunters, key=lambda seat: seat == ring)  # the ring on top
+    for seat in ring_last:
+        x, y, radius = hunters[seat]
         _paint(image, _disc(seat, seat == ring), x, y, radius)
     return np.round(image * 255.0).astype(np.uint8)
 
@@ -60,19 +66,23 @@ def margin(cell: int) -> int:
 
 def places(state: State, rules: Rules, board: int = 0, cell: int = 64) -> tuple[dict, dict]:
     """Where `draw` puts things: ({prey slot: (x, y, radius)}, {seat: (x, y, radius)}), in pixels, x to the right."""
-    standing: dict[int, tuple[list, list]] = {}  # cell -> (prey slots, seats)
+    on_cell: dict[int, tuple[list, list]] = {}  # cell -> (prey slots, seats)
     for kind, cells in enumerate((state.prey[board], state.hunters[board])):
         for i, k in enumerate(cells.tolist()):
             if k >= 0:
-                standing.setdefault(k, ([], []))[kind].append(i)
-    prey, hunters = {}, {}
-    for k, (slots, seats) in standing.items():
-        spots = _spots(bool(slots), len(seats))
-        x0, y0 = margin(cell) + k % rules.width * cell, margin(cell) + k // rules.width * cell
-        for (x, y, radius), (found, i) in zip(
-            spots, [(prey, i) for i in slots] + [(hunters, i) for i in seats], strict=True
-        ):
-            found[i] = (x0 + x * cell, y0 + y * cell, radius * cell)
+                on_cell.setdefault(k, ([], []))[kind].append(i)
+    prey: dict[int, tuple[float, float, float]] = {}
+    hunters: dict[int, tuple[float, float, float]] = {}
+    for k, (slots, seats) in on_cell.items():
+        row, col = divmod(k, rules.width)
+        left = margin(cell) + col * cell
+        top = margin(cell) + row * cell
+        spots = [
+            (left + x * cell, top + y * cell, radius * cell)
+            for x, y, radius in _spots(bool(slots), len(seats))
+        ]
+        prey.update(zip(slots, spots[: len(slots)], strict=True))
+        hunters.update(zip(seats, spots[len(slots) :], strict=True))
     return prey, hunters
 
 
@@ -95,14 +105,19 @@ def _grid(
     """n discs in rows that fill a box; the rows are chosen so that the discs are as large as can be."""
     if n == 0:
         return []
-    rows = max(range(1, n + 1), key=lambda rows: min(width / -(-n // rows), height / rows))
+
+    def box_side(rows: int) -> float:
+        columns = -(-n // rows)
+        return min(width / columns, height / rows)
+
+    rows = max(range(1, n + 1), key=box_side)
     columns = -(-n // rows)
-    radius = min(0.46 * min(width / columns, height / rows), largest)
+    radius = min(0.46 * box_side(rows), largest)
     spots = []
     for row in range(rows):
-        here = min(columns, n - row * columns)
-        for i in range(here):
-            spots.append((x + width * (i + 0.5) / here, y + height * (row + 0.5) / rows, radius))
+        in_row = min(columns, n - row * columns)
+        for i in range(in_row):
+            spots.append((x + width * (i + 0.5) / in_row, y + height * (row + 0.5) / rows, radius))
     return spots
 
 
@@ -113,7 +128,7 @@ def _rgb(colour: str) -> np.ndarray:
     return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255.0
 
 
-def _blend(image: np.ndarray, distance: np.ndarray, colour: str):
+def _blend(image: np.ndarray, distance: np.ndarray, colour: str) -> None:
     """Cover image (float [h, w, 3], in place) with a colour where distance (pixels) is negative."""
     cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
     image += cover * (_rgb(colour) - image)
@@ -122,28 +137,35 @@ def _blend(image: np.ndarray, distance: np.ndarray, colour: str):
 def _paint(image: np.ndarray, sprite: Callable[..., Iterator[Layer]], x: float, y: float, radius: float):
     """Paint a sprite, which lives in [-1, 1] x [-1, 1] (y down), with its centre at pixel (x, y)."""
     reach = 1.35 * radius + 1.0
-    top, left = max(int(y - reach), 0), max(int(x - reach), 0)
+    top = max(int(y - reach), 0)
+    left = max(int(x - reach), 0)
     part = image[top : int(y + reach) + 1, left : int(x + reach) + 1]
     rows, cols = np.ogrid[: part.shape[0], : part.shape[1]]
-    u, v = (cols + left + 0.5 - x) / radius, (rows + top + 0.5 - y) / radius
+    u = (cols + left + 0.5 - x) / radius
+    v = (rows + top + 0.5 - y) / radius
     for distance, colour in sprite(*np.broadcast_arrays(u, v)):
         _blend(part, distance * radius, colour)
 
 
-def _board(image: np.ndarray, rules: Rules, cell: int, edge: int):
+def _paint_board(image: np.ndarray, rules: Rules, cell: int, edge: int) -> None:
     """The cells, the lines between them and a frame around them."""
-    h, w = rules.height * cell, rules.width * cell
+    h = rules.height * cell
+    w = rules.width * cell
     rows, cols = np.ogrid[: image.shape[0], : image.shape[1]]
-    x, y = cols + 0.5 - edge - w / 2, rows + 0.5 - edge - h / 2
+    rows = rows + 0.5 - edge  # the centre of each pixel, from the board's corner
+    cols = cols + 0.5 - edge
+    x = cols - w / 2
+    y = rows - h / 2
     line = max(cell / 64, 0.5)
     _blend(image, _box(x, y, w / 2 + 2 * line, h / 2 + 2 * line, 0.12 * cell), FRAME)
     _blend(image, _box(x, y, w / 2, h / 2, 0.1 * cell), CELL)
+    shape = image.shape[:2]
     for k in range(1, rules.width):
-        _blend(image[edge : edge + h], np.abs(cols + 0.5 - edge - k * cell) - line / 2 + 0 * rows[:h], GRID)
+        distance = np.broadcast_to(np.abs(cols - k * cell) - line / 2, shape)
+        _blend(image[edge : edge + h], distance[edge : edge + h], GRID)
     for k in range(1, rules.height):
-        _blend(
-            image[:, edge : edge + w], np.abs(rows + 0.5 - edge - k * cell) - line / 2 + 0 * cols[:, :w], GRID
-        )
+        distance = np.broadcast_to(np.abs(rows - k * cell) - line / 2, shape)
+        _blend(image[:, edge : edge + w], distance[:, edge : edge + w], GRID)
 
 
 # ---- distances
@@ -155,15 +177,21 @@ def _circle(x, y, cx, cy, radius):
 
 def _ellipse(x, y, cx, cy, rx, ry, turn=0.0):
     """To an ellipse, exact to first order at its edge. turn: radians, from x towards y."""
-    c, s = np.cos(turn), np.sin(turn)
-    a, b = c * (x - cx) + s * (y - cy), c * (y - cy) - s * (x - cx)
-    k, slope = np.hypot(a / rx, b / ry), np.hypot(a / rx**2, b / ry**2)
+    dx = x - cx
+    dy = y - cy
+    a = np.cos(turn) * dx + np.sin(turn) * dy
+    b = np.cos(turn) * dy - np.sin(turn) * dx
+    k = np.hypot(a / rx, b / ry)
+    slope = np.hypot(a / rx**2, b / ry**2)
     return k * (k - 1.0) / np.maximum(slope, 1e-6)
 
 
 def _box(x, y, half_width, half_height, corner):
-    a, b = np.abs(x) - half_width + corner, np.abs(y) - half_height + corner
-    return np.hypot(np.maximum(a, 0.0), np.maximum(b, 0.0)) + np.minimum(np.maximum(a, b), 0.0) - corner
+    a = np.abs(x) - half_width + corner
+    b = np.abs(y) - half_height + corner
+    outside = np.hypot(np.maximum(a, 0.0), np.maximum(b, 0.0))
+    inside = np.minimum(np.maximum(a, b), 0.0)
+    return outside + inside - corner
 
 
 def _stroke(x, y, points, width, tip=None):
@@ -174,21 +202,28 @@ def _stroke(x, y, points, width, tip=None):
     along = np.concatenate([[0.0], np.cumsum(lengths)]) / lengths.sum()
     nearest = np.full(np.shape(x), np.inf)
     for (ax, ay), (bx, by), start, end in zip(points[:-1], points[1:], along[:-1], along[1:], strict=True):
-        t = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / ((bx - ax) ** 2 + (by - ay) ** 2)
+        dx = bx - ax
+        dy = by - ay
+        t = ((x - ax) * dx + (y - ay) * dy) / (dx**2 + dy**2)
         t = np.clip(t, 0.0, 1.0)
         half = width + (tip - width) * (start + t * (end - start))
-        nearest = np.minimum(nearest, np.hypot(x - ax - t * (bx - ax), y - ay - t * (by - ay)) - half)
+        distance = np.hypot(x - ax - t * dx, y - ay - t * dy) - half
+        nearest = np.minimum(nearest, distance)
     return nearest
 
 
 def _drop(x, y, top, r_top, bottom, r_bottom):
     """The hull of two circles on the y axis, at heights top < bottom."""
-    x, y, h = np.abs(x), y - top, bottom - top
+    x = np.abs(x)
+    y = y - top
+    h = bottom - top
     b = (r_top - r_bottom) / h
     a = np.sqrt(1.0 - b * b)
     k = a * y - b * x
     side = a * x + b * y - r_top
-    return np.where(k < 0.0, np.hypot(x, y) - r_top, np.where(k > a * h, np.hypot(x, y - h) - r_bottom, side))
+    upper = np.hypot(x, y) - r_top
+    lower = np.hypot(x, y - h) - r_bottom
+    return np.where(k < 0.0, upper, np.where(k > a * h, lower, side))
 
 
 # ---- sprites: layers from back to front, in [-1, 1] x [-1, 1]
@@ -199,13 +234,18 @@ def _block(x, y) -> Iterator[Layer]:
     yield _box(x, y + 0.03, 0.86, 0.83, 0.24), "#4a5262"
 
 
+_BEAM = [(0.10, -0.16), (0.24, -0.34), (0.50, -0.44), (0.68, -0.66), (0.66, -0.94)]
+_TINES = (
+    [(0.33, -0.38), (0.30, -0.62), (0.36, -0.80)],
+    [(0.55, -0.48), (0.78, -0.50), (0.92, -0.60)],
+)
+
+
 def _stag(x, y) -> Iterator[Layer]:
     m = np.abs(x)  # all is mirrored
-    beam = _stroke(
-        m, y, [(0.10, -0.16), (0.24, -0.34), (0.50, -0.44), (0.68, -0.66), (0.66, -0.94)], 0.085, 0.05
-    )
-    tines = [[(0.33, -0.38), (0.30, -0.62), (0.36, -0.80)], [(0.55, -0.48), (0.78, -0.50), (0.92, -0.60)]]
-    antlers = np.minimum(beam, np.minimum(*(_stroke(m, y, tine, 0.07, 0.045) for tine in tines)))
+    beam = _stroke(m, y, _BEAM, 0.085, 0.05)
+    lower, upper = (_stroke(m, y, tine, 0.07, 0.045) for tine in _TINES)
+    antlers = np.minimum(beam, np.minimum(lower, upper))
     ears = _ellipse(m, y, 0.46, 0.0, 0.24, 0.115, -0.25)
     head = _drop(x, y, 0.10, 0.33, 0.72, 0.20)
     outline = np.minimum(np.minimum(ears, head), antlers) - 0.05
@@ -236,16 +276,18 @@ def _hare(x, y) -> Iterator[Layer]:
 
 def _disc(seat: int, ringed: bool) -> Callable[..., Iterator[Layer]]:
     colour = HUNTER_COLOURS[seat % len(HUNTER_COLOURS)]
-    light = _rgb(colour) @ np.float32([0.299, 0.587, 0.114]) > 0.6
+    rgb = _rgb(colour)
+    edge = "#" + "".join(f"{int(255 * 0.72 * c):02x}" for c in rgb)  # a darker shade
+    number = INK if rgb @ np.float32([0.299, 0.587, 0.114]) > 0.6 else PAPER
 
     def sprite(x, y) -> Iterator[Layer]:
         around = np.hypot(x, y)
         if ringed:
             yield around - 1.32, INK
             yield around - 1.17, PAPER
-        yield around - 1.0, "#" + "".join(f"{int(255 * 0.72 * c):02x}" for c in _rgb(colour))
+        yield around - 1.0, edge
         yield around - 0.92, colour
-        yield _number(x, y, seat), INK if light else PAPER
+        yield _number(x, y, seat), number
 
     return sprite
 
@@ -277,9 +319,11 @@ def _number(x, y, number: int):
     width = 0.6 + 0.85 * (len(digits) - 1)
     distance = np.full(np.shape(x), np.inf)
     for i, digit in enumerate(digits):
-        a, b = x / size + width / 2 - 0.85 * i, y / size + 0.5
+        a = x / size + width / 2 - 0.85 * i
+        b = y / size + 0.5
         for points in _DIGITS[digit]:
-            distance = np.minimum(distance, _stroke(a, b, points, 0.085) * size)
+            stroke = _stroke(a, b, points, 0.085) * size
+            distance = np.minimum(distance, stroke)
     return distance
 
 
@@ -287,25 +331,32 @@ def _number(x, y, number: int):
 
 
 def text(state: State, rules: Rules, board: int = 0, ring: int | None = None) -> str:
-    """One board in letters, with a legend line. A cell holds all that stands in it: `S01` is a stag with hunters 0, 1."""
-    mark = ["S"] * rules.stags + ["H"] * rules.hares
+    """One board in letters, with a legend line. `S01` is a cell with a stag and the hunters 0 and 1."""
+    prey = state.prey[board].tolist()
+    hunters = state.hunters[board].tolist()
     cells = ["#" if block else "" for block in state.blocks[board]]
-    for name, k in zip(mark, state.prey[board].tolist(), strict=True):
+    for slot, k in enumerate(prey):
         if k >= 0:
-            cells[k] += name
-    for seat, k in enumerate(state.hunters[board].tolist()):
-        if k >= 0:  # beyond seat 9 a comma keeps 1, 2 and 12 apart
-            comma = "," if rules.hunters > 10 and cells[k][-1:].isdigit() else ""
-            cells[k] += f"{comma}{seat}" + ("*" if seat == ring else "")
-    width = max(2, *(len(c) for c in cells)) + 1
-    lines = [
-        "".join(f"{c or '.':<{width}}" for c in cells[row : row + rules.width]).rstrip()
-        for row in range(0, rules.cells, rules.width)
-    ]
-    you = "" if ring is None else f"  * seat {ring}"
-    gone = [str(seat) for seat, k in enumerate(state.hunters[board].tolist()) if k < 0]
-    left = f"  left: {' '.join(gone)}" if gone else ""
-    legend = f"tick {state.tick[board]}/{rules.horizon}  S stag  H hare  # block  0-{rules.hunters - 1} hunters{you}{left}"
+            cells[k] += "S" if slot < rules.stags else "H"
+    for seat, k in enumerate(hunters):
+        if k >= 0:
+            after_number = rules.hunters > 10 and cells[k][-1:].isdigit()
+            comma = "," if after_number else ""  # beyond seat 9 it keeps 1, 2 and 12 apart
+            star = "*" if seat == ring else ""
+            cells[k] += f"{comma}{seat}{star}"
+    width = 1 + max(2, *(len(cell) for cell in cells))
+    lines = []
+    for start in range(0, rules.cells, rules.width):
+        row = cells[start : start + rules.width]
+        lines.append("".join(f"{cell or '.':<{width}}" for cell in row).rstrip())
+    legend = (
+        f"tick {state.tick[board]}/{rules.horizon}  S stag  H hare  # block  0-{rules.hunters - 1} hunters"
+    )
+    if ring is not None:
+        legend += f"  * seat {ring}"
+    has_left = [str(seat) for seat, k in enumerate(hunters) if k < 0]
+    if has_left:
+        legend += f"  left: {' '.join(has_left)}"
     return "\n".join([*lines, legend])
 
 
@@ -323,25 +374,21 @@ def png(image: np.ndarray) -> bytes:
     """A PNG file of an image, uint8 [h, w, 3]."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        length = struct.pack(">I", len(data))
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return length + kind + data + check
 
     h, w, _ = image.shape
-    rows = np.concatenate(
-        [np.zeros((h, 1), np.uint8), image.reshape(h, -1)], 1
-    )  # a leading 0: a row without filter
-    header = struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
-        + chunk(b"IEND", b"")
-    )
+    no_filter = np.zeros((h, 1), np.uint8)  # each row starts with its filter
+    rows = np.concatenate([no_filter, image.reshape(h, -1)], 1)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
+    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
 
-def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(
-        description="Draw one board of hunters that all go for the nearest stag."
-    )
+def main(argv: list[str] | None = None) -> None:
+    description = "Draw one board of hunters that all go for the nearest stag."
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("path", type=Path, help="the PNG to write")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ticks", type=int, default=0, help="ticks to play first")
@@ -351,7 +398,8 @@ def main(argv: list[str] | None = None):
     env = StagHunt(1)
     env.reset(seed=args.seed)
     for _ in range(args.ticks):
-        env.step(sample_actions(strategy_probs(env, ["NS"])[:, :, 0], env.uniform(env.rules.hunters)))
+        probs = strategy_probs(env, ["NS"])[:, :, 0]
+        env.step(sample_actions(probs, env.uniform(env.rules.hunters)))
     args.path.parent.mkdir(parents=True, exist_ok=True)
     args.path.write_bytes(png(draw(env.state, env.rules, cell=args.cell, ring=args.ring)))
     print(text(env.state, env.rules, ring=args.ring))
