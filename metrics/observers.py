@@ -1,8 +1,8 @@
 """Observers that know the rules and the strategies: the best that a learnt model of other agents can hope for.
 
 Each predicts a hunter's next action as a mixture of the exact `policy_probs`, and differs in what it knows of the
-hunter's strategy: *known* is told it, *bayes* infers it from all that the hunter did so far in the episode, *table*
-from what one observation tells.
+hunter's strategy: *known* knows it, *bayes* infers it from all that the hunter did so far in the episode, *table*
+from what one observation shows.
 """
 
 from __future__ import annotations
@@ -13,45 +13,50 @@ from data.datasets import Samples
 from data.trajectories import CHUNK, DataError, Trajectories, legal_actions, split_episodes
 from envs.grid import FAR, distance_fields
 
-TABLE_DISTANCES = (
-    24  # shortest paths are told apart up to this length; the last value is "this or more, or none left"
-)
+TABLE_DISTANCES = 24
+"""`table` tells shortest paths apart up to this length; the last value is "this or more, or none left\""""
 
 
 def known(trajectories: Trajectories) -> np.ndarray:
-    """Told the strategy. Returns: float32 [N, A, 7]."""
+    """Action probabilities of the hunter's own strategy, float32 [N, A, 7]. Raises: DataError: no `policy_probs`."""
     probs = _policy_probs(trajectories)
     strategy = trajectories.strategies[trajectories.episode].astype(np.intp)  # [N, A]
-    return np.take_along_axis(probs, strategy[:, :, None, None], 2)[:, :, 0]
+    own = np.take_along_axis(probs, strategy[:, :, None, None], 2)  # [N, A, 1, 7]
+    return own[:, :, 0]
 
 
 def posterior(trajectories: Trajectories) -> np.ndarray:
     """P(strategy | what the hunter did before this step), by Bayes' rule from the priors. float64 [N, A, S].
 
-    An action that no strategy would have played leaves the belief as it was.
+    An action that no strategy plays leaves the belief as it was. Raises: DataError: no `policy_probs`.
     """
     probs = _policy_probs(trajectories)
-    taken = trajectories.actions.astype(np.intp)[:, :, None, None]
-    likelihood = np.take_along_axis(probs, taken, 3)[..., 0].astype(np.float64)  # [N, A, S]
+    actions = trajectories.actions.astype(np.intp)
+    likelihood = np.take_along_axis(probs, actions[:, :, None, None], 3)[..., 0]  # [N, A, S]
     with np.errstate(divide="ignore"):
-        log_likelihood = np.log(likelihood)
-        belief = np.log(trajectories.priors)
+        log_likelihood = np.log(likelihood.astype(np.float64))
+        log_prior = np.log(trajectories.priors)
     lengths = trajectories.episode_lengths
     starts = np.cumsum(lengths) - lengths
     log_belief = np.empty_like(log_likelihood)
-    current = np.tile(belief, (len(lengths), probs.shape[1], 1))  # [E, A, S]
+    current = np.tile(log_prior, (len(lengths), probs.shape[1], 1))  # [E, A, S]
     for tick in range(lengths.max()):  # all episodes at once
         playing = np.flatnonzero(lengths > tick)
-        log_belief[starts[playing] + tick] = current[playing]
-        updated = current[playing] + log_likelihood[starts[playing] + tick]
-        impossible = np.isneginf(updated).all(-1, keepdims=True)
-        current[playing] = np.where(impossible, current[playing], updated)
+        step = starts[playing] + tick
+        before = current[playing]
+        log_belief[step] = before
+        after = before + log_likelihood[step]
+        impossible = np.isneginf(after).all(-1, keepdims=True)
+        current[playing] = np.where(impossible, before, after)
     weight = np.exp(log_belief - log_belief.max(-1, keepdims=True))
     return weight / weight.sum(-1, keepdims=True)
 
 
 def bayes(trajectories: Trajectories) -> np.ndarray:
-    """No predictor that is not told the strategy can beat its expected NLL. Returns: float32 [N, A, 7]."""
+    """Probabilities under the posterior, float32 [N, A, 7].
+
+    No predictor that does not know the strategy has a lower expected NLL. Raises: DataError: no `policy_probs`.
+    """
     return _mix(posterior(trajectories), trajectories)
 
 
@@ -61,13 +66,14 @@ def table_features(trajectories: Trajectories) -> np.ndarray:
     row = trajectories.obs_row
     for start in range(0, len(row), CHUNK):
         part = slice(start, start + CHUNK)
-        board = trajectories.obs[row[part]].astype(bool)  # [n, A, 5, H, W]
+        boards = trajectories.obs[row[part]].astype(bool)  # [n, A, 5, H, W]
+        own = boards[:, :, 0]  # [n, A, H, W], one cell, or none
+        active = own.any((2, 3))
+        blocks = boards[:, 0, 2]
         for feature, plane in enumerate((3, 4)):
-            distance = distance_fields(board[:, 0, 2], board[:, 0, plane])  # [n, H, W]
-            at = np.where(board[:, :, 0], distance[:, None], 0).sum(
-                (2, 3)
-            )  # a SELF plane has one cell, or none
-            features[part, :, feature] = np.where(board[:, :, 0].any((2, 3)), at, FAR)
+            distance = distance_fields(blocks, boards[:, 0, plane])  # [n, H, W]
+            to_nearest = np.where(own, distance[:, None], 0).sum((2, 3))
+            features[part, :, feature] = np.where(active, to_nearest, FAR)
     features[..., :2] = np.minimum(features[..., :2], TABLE_DISTANCES)
     features[..., 2] = trajectories.tick[:, None]
     features[..., 3] = trajectories.active.sum(1)[:, None]
@@ -79,36 +85,38 @@ def count_table(trajectories: Trajectories, steps: np.ndarray) -> np.ndarray:
 
     Args: steps: int [n], rows of `actions`. Returns: int32 [D, D, T, A+1, S].
     """
-    features, seats = table_features(trajectories)[steps], trajectories.actions.shape[1]
     active = trajectories.active[steps]
-    strategy = trajectories.strategies[trajectories.episode[steps]]
-    ticks = int(trajectories.episode_lengths.max())
-    table = np.zeros(
-        (TABLE_DISTANCES + 1, TABLE_DISTANCES + 1, ticks, seats + 1, len(trajectories.strategy_names)),
-        np.int32,
-    )
-    np.add.at(table, (*np.moveaxis(features[active], -1, 0), strategy[active]), 1)
+    features = table_features(trajectories)[steps][active]  # [m, 4]
+    strategies = trajectories.strategies[trajectories.episode[steps]][active]  # [m]
+    num_distances = TABLE_DISTANCES + 1
+    num_ticks = int(trajectories.episode_lengths.max())
+    num_hunters = trajectories.actions.shape[1]
+    num_strategies = len(trajectories.strategy_names)
+    shape = (num_distances, num_distances, num_ticks, num_hunters + 1, num_strategies)
+    table = np.zeros(shape, np.int32)
+    np.add.at(table, (*features.T, strategies), 1)
     return table
 
 
 def table(trajectories: Trajectories, counts: np.ndarray) -> np.ndarray:
-    """P(strategy | one observation) from `count_table`, with one count more spread by the priors. float32 [N, A, 7].
+    """Probabilities under P(strategy | one observation) of `count_table`, float32 [N, A, 7].
 
-    Raises: DataError: the table was counted on another number of hunters or strategies.
+    One more count is spread over the strategies by the priors.
+    Raises: DataError: no `policy_probs`, or the table was counted on another number of hunters or strategies.
     """
-    seats, names = trajectories.actions.shape[1], trajectories.strategy_names
-    if counts.shape[-2:] != (seats + 1, len(names)):
+    hunters, strategies = trajectories.actions.shape[1], len(trajectories.strategy_names)
+    if counts.shape[-2:] != (hunters + 1, strategies):
         raise DataError(
             f"{trajectories.path}: expected {counts.shape[-2] - 1} hunters and {counts.shape[-1]} strategies, "
-            f"as in the training data, found {seats} and {len(names)}"
+            f"as in the training data, found {hunters} and {strategies}"
         )
     features = table_features(trajectories)
     features[..., 2] = np.minimum(features[..., 2], counts.shape[2] - 1)
-    seen = counts[tuple(np.moveaxis(features, -1, 0))] + trajectories.priors
+    seen = counts[tuple(np.moveaxis(features, -1, 0))] + trajectories.priors  # [N, A, S]
     return _mix(seen / seen.sum(-1, keepdims=True), trajectories)
 
 
-# ---- the same for the samples of a file: a hunter that is on the board, at one tick
+# ---- for samples: hunters that are on the board, at one tick each
 
 
 def training_table(samples: Samples) -> np.ndarray | None:
@@ -122,7 +130,7 @@ def training_table(samples: Samples) -> np.ndarray | None:
 
 
 def table_fits(samples: Samples, counts: np.ndarray, strategy_names: list[str]) -> bool:
-    """Is a table counted on another file, over these strategies, of the same number of hunters and the same strategies?"""
+    """Can a table that was counted on another file, over `strategy_names`, be read for these samples?"""
     if not samples.has_policy_probs or samples.strategy_names != strategy_names:
         return False
     return samples.trajectories.obs.shape[1] == counts.shape[-2] - 1
@@ -158,12 +166,12 @@ def predictions(samples: Samples, index: np.ndarray, counts: np.ndarray | None) 
 
 def _policy_probs(trajectories: Trajectories) -> np.ndarray:
     if trajectories.policy_probs is None:
-        raise DataError(
-            f"{trajectories.path}: policy_probs: expected float32 [N, A, S, 7] for the observers, found no such key"
-        )
+        expected = "expected float32 [N, A, S, 7] for the observers"
+        raise DataError(f"{trajectories.path}: policy_probs: {expected}, found no such key")
     return trajectories.policy_probs
 
 
 def _mix(belief: np.ndarray, trajectories: Trajectories) -> np.ndarray:
-    """belief [N, A, S] -> action probabilities, float32 [N, A, 7]."""
-    return np.einsum("nas,nask->nak", belief, _policy_probs(trajectories)).astype(np.float32)
+    """belief: float [N, A, S]. Returns: action probabilities, float32 [N, A, 7]."""
+    probs = np.einsum("nas,nask->nak", belief, _policy_probs(trajectories))
+    return probs.astype(np.float32)

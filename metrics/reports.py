@@ -1,4 +1,4 @@
-"""What is said of predicted actions: every figure beside its floor and its ceiling."""
+"""Reports on predicted actions: every figure beside its floor and its ceiling."""
 
 from __future__ import annotations
 
@@ -8,165 +8,219 @@ from data.datasets import Samples
 from envs import ACTIONS
 from metrics import observers, scores
 
-LEAST = 30  # samples of a tick or a bin below which its figure is not drawn
+LEAST = 30  # ticks and bins with fewer samples are not drawn
+OBSERVERS = ("table", "bayes", "known", "uniform", "majority")
+ROWS = {
+    "majority": "majority",
+    "uniform": "uniform over legal",
+    "table": "table (one obs.)",
+    "test": "MOA (this model)",
+    "bayes": "bayes",
+    "goal": "MOA, told the goal",
+    "known": "known",
+}
+"""what `lines` prints, by the report's key"""
+CURVES = {"moa": "MOA", "table": "table", "bayes": "bayes", "known": "known"}
+
+Predictions = dict[str, np.ndarray]  # by predictor, float [m, 7]
 
 
 def of_actions(
     samples: Samples,
     index: np.ndarray,
-    observed: dict[str, np.ndarray],
+    observed: Predictions,
     probs: np.ndarray | None,
     goals: np.ndarray | None,
     goal: np.ndarray,
     z: np.ndarray,
 ) -> dict:
-    """The figures of the samples `index` (int [m]), as metrics.json names them; None where something is not there to be
-    judged. Under `arrays` is what `tracking.figures.of_actions` draws.
+    """The figures of the samples `index` (int [m]), as metrics.json names them; None where there is nothing to judge.
+    Under `arrays` is what `tracking.figures.of_actions` draws.
 
     Args:
-        observed: what other predictors say, each float [m, 7]; those that metrics.json names are `table`, `bayes`, `known`.
+        observed: predictions of others, each float [m, 7]; metrics.json names those of `OBSERVERS`.
         probs: float [m, 7], the model's; None if it is untrained.
-        goals, goal: float [m, G, 7], the model's if told the goal, and int [m], each hunter's goal, -1 if not known.
+        goals: float [m, G, 7], the model's given each goal. goal: int [m], each hunter's goal, -1 if not known.
         z: float [m, D], in which a linear probe looks for the strategy.
     """
-    targets, ticks, strategies = samples.actions[index], samples.ticks[index], samples.strategies[index]
-    names = ("table", "bayes", "known", "uniform", "majority")
-    report = {name: scores.summarize(observed[name], targets) if name in observed else None for name in names}
-    report |= dict.fromkeys(("kl_to_bayes", "goal", "probe"))
+    targets = samples.actions[index]
+    report: dict = dict.fromkeys((*OBSERVERS, "kl_to_bayes", "goal", "probe"))
+    for name in OBSERVERS:
+        if name in observed:
+            report[name] = scores.summarize(observed[name], targets)
     report["arrays"] = {"probs": probs, "targets": targets, "observed": observed}
     if probs is None:
         return report
     if "bayes" in observed:
         report["kl_to_bayes"] = float(scores.kl(observed["bayes"], probs).mean())
-    told = goal >= 0
-    if told.any():
-        by_goal = goals[told, goal[told]]
-        report["goal"] = scores.summarize(by_goal, targets[told])
-        if "known" in observed:
-            known = observed["known"][told]
-            report["goal"] |= {
-                "known": scores.summarize(known, targets[told]),
-                "kl": float(scores.kl(known, by_goal).mean()),
-            }
-    everyone = {"moa": probs} | observed
-    report["by_strategy"] = {
-        name: _scores_of(everyone, targets, strategies == s)
-        for s, name in enumerate(samples.strategy_names)
-        if (strategies == s).any()
-    }
-    report["by_tick"] = {str(tick): _scores_of(everyone, targets, ticks == tick) for tick in np.unique(ticks)}
-    fold = np.unique(samples.episodes[index], return_inverse=True)[1] % 2 == 0
-    if all(len(np.unique(strategies[part])) > 1 for part in (fold, ~fold)):
-        credit = {"probe": scores.probe(z, strategies, fold)}
-        belief = observers.sample_posterior(samples, index)
-        if belief is not None:
-            credit["posterior"] = scores.topk_credit(belief, strategies.astype(np.int64), 1)
-        report["probe"] = {
-            str(tick): {"samples": int((ticks == tick).sum())}
-            | {n: float(c[ticks == tick].mean()) for n, c in credit.items()}
-            for tick in np.unique(ticks)
-        }
-    compared = {"MOA": probs} | {
-        name: p for name, p in observed.items() if name not in ("uniform", "majority")
-    }
+    report["goal"] = _goal_report(observed, targets, goals, goal)
+    report |= _breakdowns(samples, index, {"moa": probs} | observed)
+    report["probe"] = _probe_report(samples, index, z)
+    compared = {"MOA": probs}
+    compared |= {name: p for name, p in observed.items() if name not in ("uniform", "majority")}
     report["arrays"] |= {
         "confusion": action_table(probs, targets, observed)[1],
         "recall": {name: scores.recall(p, targets) for name, p in compared.items()},
-        "reliability": {
-            name: _enough(scores.reliability(p, targets), len(targets)) for name, p in compared.items()
-        },
+        "reliability": {name: _reliability(p, targets) for name, p in compared.items()},
         "by_tick": _tick_curves(report),
     }
     return report
 
 
-def _scores_of(everyone: dict[str, np.ndarray], targets: np.ndarray, part: np.ndarray) -> dict:
-    return {"samples": int(part.sum())} | {
-        name: scores.score(p[part], targets[part]) for name, p in everyone.items()
-    }
+def _goal_report(
+    observed: Predictions, targets: np.ndarray, goals: np.ndarray, goal: np.ndarray
+) -> dict | None:
+    """The model given each hunter's goal, beside the observer that knows the strategy; None where no goal is known."""
+    goal_known = goal >= 0
+    if not goal_known.any():
+        return None
+    targets = targets[goal_known]
+    probs = goals[goal_known, goal[goal_known]]
+    report: dict = scores.summarize(probs, targets)
+    if "known" in observed:
+        known = observed["known"][goal_known]
+        report["known"] = scores.summarize(known, targets)
+        report["kl"] = float(scores.kl(known, probs).mean())
+    return report
 
 
-def _enough(bins: np.ndarray, samples: int) -> np.ndarray:
-    return bins[:, bins[2] * samples >= LEAST]
+def _breakdowns(samples: Samples, index: np.ndarray, predictors: Predictions) -> dict:
+    """`by_strategy` and `by_tick`: value -> number of samples, and the scores of each predictor."""
+    targets, strategies, ticks = samples.actions[index], samples.strategies[index], samples.ticks[index]
+
+    def of(mask: np.ndarray) -> dict:
+        figures: dict = {"samples": int(mask.sum())}
+        for name, probs in predictors.items():
+            figures[name] = scores.score(probs[mask], targets[mask])
+        return figures
+
+    by_strategy = {}
+    for strategy, name in enumerate(samples.strategy_names):
+        mask = strategies == strategy
+        if mask.any():
+            by_strategy[name] = of(mask)
+    by_tick = {str(tick): of(ticks == tick) for tick in np.unique(ticks)}
+    return {"by_strategy": by_strategy, "by_tick": by_tick}
+
+
+def _probe_report(samples: Samples, index: np.ndarray, z: np.ndarray) -> dict | None:
+    """How often the strategy can be told, by tick: by a linear probe of z, and by the exact posterior where there is one.
+
+    None where one half of the episodes has one strategy only.
+    """
+    strategies, ticks = samples.strategies[index], samples.ticks[index]
+    episode = np.unique(samples.episodes[index], return_inverse=True)[1]
+    fold = episode % 2 == 0
+    if any(len(np.unique(strategies[half])) < 2 for half in (fold, ~fold)):
+        return None
+    credit = {"probe": scores.probe(z, strategies, fold)}
+    belief = observers.sample_posterior(samples, index)
+    if belief is not None:
+        credit["posterior"] = scores.topk_credit(belief, strategies.astype(np.int64), 1)
+    report = {}
+    for tick in np.unique(ticks):
+        mask = ticks == tick
+        figures: dict = {"samples": int(mask.sum())}
+        for name, values in credit.items():
+            figures[name] = float(values[mask].mean())
+        report[str(tick)] = figures
+    return report
+
+
+def _reliability(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """`scores.reliability` without the bins that have few samples."""
+    bins = scores.reliability(probs, targets)
+    return bins[:, bins[2] * len(targets) >= LEAST]
 
 
 def _tick_curves(report: dict) -> dict[str, dict[str, dict[int, float]]]:
     """panel -> predictor -> tick -> value."""
-    ticks = {tick: found for tick, found in report["by_tick"].items() if found["samples"] >= LEAST}
-    panels = {}
+
+    def enough(by_tick: dict) -> dict:
+        return {int(tick): figures for tick, figures in by_tick.items() if figures["samples"] >= LEAST}
+
+    panels: dict = {}
+    by_tick = enough(report["by_tick"])
     for key, title in {"top1": "top-1", "nll": "NLL, nats"}.items():
-        panels[title] = {
-            label: {int(tick): found[name][key] for tick, found in ticks.items()}
-            for name, label in {"moa": "MOA", "table": "table", "bayes": "bayes", "known": "known"}.items()
-            if all(name in found for found in ticks.values())
-        }
+        panels[title] = {}
+        for name, label in CURVES.items():
+            if all(name in figures for figures in by_tick.values()):
+                panels[title][label] = {tick: figures[name][key] for tick, figures in by_tick.items()}
     if report["probe"]:
+        named = {"probe": "linear probe of z", "posterior": "exact posterior"}
+        first = next(iter(report["probe"].values()))
+        by_tick = enough(report["probe"])
         panels["who is it? accuracy"] = {
-            label: {
-                int(tick): found[name] for tick, found in report["probe"].items() if found["samples"] >= LEAST
-            }
-            for name, label in {"probe": "linear probe of z", "posterior": "exact posterior"}.items()
-            if name in next(iter(report["probe"].values()))
+            label: {tick: figures[name] for tick, figures in by_tick.items()}
+            for name, label in named.items()
+            if name in first
         }
     return panels
 
 
 def lines(report: dict) -> list[str]:
     """A report's figures of actions as a small table, for people."""
-    test, goal = report["test"], report["goal"]
+    test = report["test"]
     if test["nll"] is None:
         return ["MOA: untrained"]
-    said = [f"{'':<24}{'top-1':>8}{'top-3':>8}{'NLL, nats':>11}"]
-    rows = {"majority": "majority", "uniform": "uniform over legal", "table": "table (one obs.)", "test": "MOA (this model)",
-            "bayes": "bayes", "goal": "MOA, told the goal", "known": "known"}  # fmt: skip
-    for name, label in rows.items():
+    table = [f"{'':<24}{'top-1':>8}{'top-3':>8}{'NLL, nats':>11}"]
+    for name, label in ROWS.items():
         if row := report[name]:
-            said.append(f"{label:<24}{row['top1']:8.4f}{row['top3']:8.4f}{row['nll']:11.4f}")
+            table.append(f"{label:<24}{row['top1']:8.4f}{row['top3']:8.4f}{row['nll']:11.4f}")
         elif name == "goal" and not report["goals_trained"]:
-            said.append(f"{label:<24}{'-':>8}{'-':>8}{'untrained':>11}")
-    away = "" if report["kl_to_bayes"] is None else f", KL(bayes || MOA) {report['kl_to_bayes']:.4f} nats"
-    away += f", KL(known || told the goal) {goal['kl']:.4f} nats" if goal and "kl" in goal else ""
-    said.append(f"Brier {test['brier']:.4f}, ECE {test['ece']:.4f}{away}")
+            table.append(f"{label:<24}{'-':>8}{'-':>8}{'untrained':>11}")
+    distances = ""
+    if report["kl_to_bayes"] is not None:
+        distances += f", KL(bayes || MOA) {report['kl_to_bayes']:.4f} nats"
+    if report["goal"] and "kl" in report["goal"]:
+        distances += f", KL(known || told the goal) {report['goal']['kl']:.4f} nats"
+    table.append(f"Brier {test['brier']:.4f}, ECE {test['ece']:.4f}{distances}")
     for tick in ("0", "2", "5", "10"):
-        if found := (report["probe"] or {}).get(tick):
-            exact = f", exact posterior {found['posterior']:.4f}" if "posterior" in found else ""
-            said.append(
-                f"who is it, at tick {tick}: probe of z {found['probe']:.4f}{exact} ({found['samples']} samples)"
-            )
-    return said
+        if figures := (report["probe"] or {}).get(tick):
+            exact = f", exact posterior {figures['posterior']:.4f}" if "posterior" in figures else ""
+            accuracy = f"probe of z {figures['probe']:.4f}{exact}"
+            table.append(f"who is it, at tick {tick}: {accuracy} ({figures['samples']} samples)")
+    return table
 
 
 def action_table(
-    probs: np.ndarray, targets: np.ndarray, observed: dict[str, np.ndarray]
+    probs: np.ndarray, targets: np.ndarray, observed: Predictions
 ) -> tuple[list[dict], np.ndarray]:
     """One row an action, as moa_eval_epoch{k}.csv has it, and the confusion matrix int64 [7, 7], rows the action taken."""
-    matrix = np.bincount(targets * 7 + probs.argmax(1), minlength=49).reshape(7, 7)
-    recalls = {
-        f"{name}_recall": scores.recall(observed[name], targets)
-        for name in ("table", "bayes")
-        if name in observed
-    }
+    pairs = targets * 7 + probs.argmax(1)
+    matrix = np.bincount(pairs, minlength=49).reshape(7, 7)
+    unknown = [np.nan] * 7
+    recalls = {}
+    for name in ("table", "bayes"):
+        known = name in observed
+        recalls[f"{name}_recall"] = scores.recall(observed[name], targets) if known else unknown
     rows = []
-    for a, name in enumerate(ACTIONS):
-        count, hits, said = int(matrix[a].sum()), matrix[a, a], matrix[:, a].sum()
-        precision, recall = hits / said if said else 0.0, hits / count if count else 0.0
-        row = dict(
-            action=a, name=name, count=count, ratio=count / len(targets), precision=precision, recall=recall
-        )
-        row["f1"] = 2 * precision * recall / (precision + recall) if hits else 0.0
-        rows.append(
-            row
-            | {key: recalls[key][a] if key in recalls else np.nan for key in ("table_recall", "bayes_recall")}
-        )
+    for action, name in enumerate(ACTIONS):
+        hits = matrix[action, action]
+        count = int(matrix[action].sum())
+        predicted = matrix[:, action].sum()
+        precision = hits / predicted if predicted else 0.0
+        recall = hits / count if count else 0.0
+        row = {
+            "action": action,
+            "name": name,
+            "count": count,
+            "ratio": count / len(targets),
+            "precision": precision,
+            "recall": recall,
+            "f1": 2 * precision * recall / (precision + recall) if hits else 0.0,
+        }
+        row |= {key: values[action] for key, values in recalls.items()}
+        rows.append(row)
     return rows, matrix
 
 
 def breakdown(report: dict) -> list[dict]:
     """`by_strategy` and `by_tick` of a report as rows: by, value, samples, predictor, top1, top3, nll, brier, ece."""
-    return [
-        {"by": by, "value": value, "samples": found["samples"], "predictor": name} | figure
-        for by in ("strategy", "tick")
-        for value, found in report[f"by_{by}"].items()
-        for name, figure in found.items()
-        if name != "samples"
-    ]
+    rows = []
+    for by in ("strategy", "tick"):
+        for value, figures in report[f"by_{by}"].items():
+            row = {"by": by, "value": value, "samples": figures["samples"]}
+            predictors = [name for name in figures if name != "samples"]
+            rows += [row | {"predictor": name} | figures[name] for name in predictors]
+    return rows
