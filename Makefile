@@ -1,10 +1,10 @@
 # make moa: train the VAE with a MOA head.   make wm: train a world model and judge it.   make play: train a policy and judge it.
-# make test: lint and run the tests.   Windows: see README.md.
+# make test: lint, check the types and run the tests.   make format: what `make test` expects.   Windows: see README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: moa wm play test clean
+.PHONY: moa wm play test format clean
 
 moa: $(VENV)/.run
 	$(BIN)/python pretrain_vae.py --loss moa
@@ -19,7 +19,12 @@ play: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" || \

@@ -24,9 +24,10 @@ def run(main: Callable[[], None], *input_errors: type[Exception]) -> None:
 
     Args: input_errors: exceptions whose message is that line, besides UsageError and OSError.
     """
+    mistakes: tuple[type[Exception], ...] = (UsageError, *input_errors)
     try:
         main()
-    except (UsageError, *input_errors) as error:
+    except mistakes as error:
         exit_with(str(error), 2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -56,7 +57,7 @@ def parse_args(args_type: type, description: str, argv: list[str] | None = None)
     try:
         # tyro wraps its box to the terminal: an error must not be wrapped
         with terminal_columns(columns if wants_help else "1000"), contextlib.redirect_stderr(errors):
-            args = tyro.cli(args_type, description=description, args=argv)
+            args: Any = tyro.cli(args_type, description=description, args=argv)
     except SystemExit as stop:
         if stop.code != 2:
             raise
