@@ -1,8 +1,10 @@
 """README.md and docs/: links lead somewhere, and commands are those that the scripts and the Makefile know."""
 
+import ast
 import importlib
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,24 @@ import pytest
 import tracking
 
 ROOT = Path(tracking.__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "data" / "README.md",
+]
+# Files and names of CONTRIBUTING.md that are not there yet. To be emptied.
+NOT_YET: set[str] = {
+    "hop_ppo.py: GoalBelief",
+    "hop_ppo.py: LatentInfo",
+    "hop_ppo.py: Observation",
+    "hop_ppo.py: Planner",
+    "hop_ppo.py: compute_gae",
+    "hop_ppo.py: make_opponents",
+    "hop_ppo.py: observe",
+    "pretrain_vae.py: loss_sums",
+}
 
 
 def make_commands() -> dict[str, list[str]]:
@@ -69,3 +88,51 @@ def test_targets_and_flags_that_a_page_names_exist(page):
         module = importlib.import_module(script.removesuffix(".py"))
         options = next(getattr(module, name) for name in ("Args", "Options") if hasattr(module, name))
         tracking.parse_args(options, "", words)
+
+
+# ---- the table "How to change" of CONTRIBUTING.md
+
+
+def names_of(source: str) -> set[str]:
+    """What a module defines: functions, classes, `Class.method`, and variables."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)}
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def missing_places(page: str, read: Callable[[str], str | None]) -> set[str]:
+    """The files in the table's rows, and the names that follow each, that are not there: `file` or `file: name`."""
+    rows = [line for line in page.partition("## How to change")[2].splitlines() if line.startswith("| ")]
+    missing = set()
+    for row in rows:
+        file = ""
+        for word in re.findall(r"`([\w./]+)`", row):
+            if word.endswith(".py"):
+                file = word
+                if read(file) is None:
+                    missing.add(file)
+            elif file and word not in names_of(read(file) or ""):
+                missing.add(f"{file}: {word}")
+    return missing
+
+
+def read_source(path: str) -> str | None:
+    return (ROOT / path).read_text(encoding="utf-8") if (ROOT / path).is_file() else None
+
+
+def test_places_to_change_exist():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert page.count("\n| ") > 40
+    assert missing_places(page, read_source) - NOT_YET == set()
+
+
+def test_a_place_that_is_gone_is_found():
+    page = "| `x.py`: `none` |\n## How to change\n| a | `a.py`: `f`, `C.m`, `C.n`, `V`, `g` | `b.py` |\n"
+    source = "V = 1\ndef f(): pass\nclass C:\n    def m(self): pass\n"
+    assert missing_places(page, {"a.py": source}.get) == {"a.py: C.n", "a.py: g", "b.py"}
