@@ -43,8 +43,14 @@ def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
     """
     if args.rows < 1:
         raise ValueError(f"--rows must be positive, got {args.rows}")
-    settings = dict(seed=args.seed, epsilon=args.epsilon, strategies=args.strategies, rules=args.rules)
-    played = collect.collect(collect.Args(steps=args.rows, **settings), progress)
+    settings = collect.Args(
+        steps=args.rows,
+        seed=args.seed,
+        epsilon=args.epsilon,
+        strategies=args.strategies,
+        rules=args.rules,
+    )
+    played = collect.collect(settings, progress)
     rows, seats = args.rows, args.rules.hunters
     # A step is played only while somebody is on the board, so each row has an observer.
     draws = np.random.default_rng(args.seed).random((rows, seats))

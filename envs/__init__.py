@@ -3,11 +3,18 @@
 Importing it registers "StagHunt-v0" with Gymnasium. PettingZoo is needed only when `parallel_env` is called.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from gymnasium.envs.registration import register
 
 from envs.grid import hop_to_joint, joint_to_hop, joint_to_planes, planes_to_joint
 from envs.scripted import DATA_EPSILON, STRATEGIES, random_actions, sample_actions, strategy_probs
 from envs.stag_hunt import ACTIONS, PLANES, Rules, StagHunt, State
+
+if TYPE_CHECKING:
+    from envs.pettingzoo_env import StagHuntParallelEnv
 
 __all__ = [
     "ACTIONS", "DATA_EPSILON", "PLANES", "STRATEGIES", "Rules", "StagHunt", "State", "hop_to_joint", "joint_to_hop",
@@ -33,7 +40,11 @@ register(
 )  # fmt: skip
 
 
-def parallel_env(rules: Rules | None = None, render_mode: str | None = None, **rule_keywords):
+def parallel_env(
+    rules: Rules | None = None,
+    render_mode: str | None = None,
+    **rule_keywords: Any,
+) -> StagHuntParallelEnv:
     """The PettingZoo view, a `pettingzoo.ParallelEnv`: see `envs.pettingzoo_env.StagHuntParallelEnv`.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +134,9 @@ def _blend(image: np.ndarray, distance: np.ndarray, colour: str) -> None:
     image += cover * (_rgb(colour) - image)
 
 
-def _paint(image: np.ndarray, sprite: Callable[..., Iterator[Layer]], x: float, y: float, radius: float):
+def _paint(
+    image: np.ndarray, sprite: Callable[..., Iterator[Layer]], x: float, y: float, radius: float
+) -> None:
     """Paint a sprite, which lives in [-1, 1] x [-1, 1] (y down), with its centre at pixel (x, y)."""
     reach = 1.35 * radius + 1.0
     top = max(int(y - reach), 0)
@@ -171,11 +173,13 @@ def _paint_board(image: np.ndarray, rules: Rules, cell: int, edge: int) -> None:
 # ---- distances
 
 
-def _circle(x, y, cx, cy, radius):
+def _circle(x: np.ndarray, y: np.ndarray, cx: float, cy: float, radius: float) -> np.ndarray:
     return np.hypot(x - cx, y - cy) - radius
 
 
-def _ellipse(x, y, cx, cy, rx, ry, turn=0.0):
+def _ellipse(
+    x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float, turn: float = 0.0
+) -> np.ndarray:
     """To an ellipse, exact to first order at its edge. turn: radians, from x towards y."""
     dx = x - cx
     dy = y - cy
@@ -186,7 +190,7 @@ def _ellipse(x, y, cx, cy, rx, ry, turn=0.0):
     return k * (k - 1.0) / np.maximum(slope, 1e-6)
 
 
-def _box(x, y, half_width, half_height, corner):
+def _box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float, corner: float) -> np.ndarray:
     a = np.abs(x) - half_width + corner
     b = np.abs(y) - half_height + corner
     outside = np.hypot(np.maximum(a, 0.0), np.maximum(b, 0.0))
@@ -194,14 +198,20 @@ def _box(x, y, half_width, half_height, corner):
     return outside + inside - corner
 
 
-def _stroke(x, y, points, width, tip=None):
+def _stroke(
+    x: np.ndarray,
+    y: np.ndarray,
+    points: Sequence[tuple[float, float]],
+    width: float,
+    tip: float | None = None,
+) -> np.ndarray:
     """A polyline with round ends; its half width runs from `width` to `tip`."""
-    points = np.asarray(points, np.float64)
+    corners = np.asarray(points, np.float64)
     tip = width if tip is None else tip
-    lengths = np.hypot(*(points[1:] - points[:-1]).T)
+    lengths = np.hypot(*(corners[1:] - corners[:-1]).T)
     along = np.concatenate([[0.0], np.cumsum(lengths)]) / lengths.sum()
     nearest = np.full(np.shape(x), np.inf)
-    for (ax, ay), (bx, by), start, end in zip(points[:-1], points[1:], along[:-1], along[1:], strict=True):
+    for (ax, ay), (bx, by), start, end in zip(corners[:-1], corners[1:], along[:-1], along[1:], strict=True):
         dx = bx - ax
         dy = by - ay
         t = ((x - ax) * dx + (y - ay) * dy) / (dx**2 + dy**2)
@@ -212,7 +222,9 @@ def _stroke(x, y, points, width, tip=None):
     return nearest
 
 
-def _drop(x, y, top, r_top, bottom, r_bottom):
+def _drop(
+    x: np.ndarray, y: np.ndarray, top: float, r_top: float, bottom: float, r_bottom: float
+) -> np.ndarray:
     """The hull of two circles on the y axis, at heights top < bottom."""
     x = np.abs(x)
     y = y - top
@@ -229,7 +241,7 @@ def _drop(x, y, top, r_top, bottom, r_bottom):
 # ---- sprites: layers from back to front, in [-1, 1] x [-1, 1]
 
 
-def _block(x, y) -> Iterator[Layer]:
+def _block(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
     yield _box(x, y - 0.03, 0.86, 0.86, 0.24), "#2b303b"
     yield _box(x, y + 0.03, 0.86, 0.83, 0.24), "#4a5262"
 
@@ -241,7 +253,7 @@ _TINES = (
 )
 
 
-def _stag(x, y) -> Iterator[Layer]:
+def _stag(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
     m = np.abs(x)  # all is mirrored
     beam = _stroke(m, y, _BEAM, 0.085, 0.05)
     lower, upper = (_stroke(m, y, tine, 0.07, 0.045) for tine in _TINES)
@@ -259,7 +271,7 @@ def _stag(x, y) -> Iterator[Layer]:
     yield _circle(m, y, 0.17, 0.17, 0.06), "#1c120c"
 
 
-def _hare(x, y) -> Iterator[Layer]:
+def _hare(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
     m = np.abs(x)
     ears = _ellipse(m, y, 0.23, -0.46, 0.14, 0.47, 0.12)
     head = _ellipse(x, y, 0.0, 0.36, 0.46, 0.42)
@@ -280,7 +292,7 @@ def _disc(seat: int, ringed: bool) -> Callable[..., Iterator[Layer]]:
     edge = "#" + "".join(f"{int(255 * 0.72 * c):02x}" for c in rgb)  # a darker shade
     number = INK if rgb @ np.float32([0.299, 0.587, 0.114]) > 0.6 else PAPER
 
-    def sprite(x, y) -> Iterator[Layer]:
+    def sprite(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
         around = np.hypot(x, y)
         if ringed:
             yield around - 1.32, INK
@@ -292,13 +304,17 @@ def _disc(seat: int, ringed: bool) -> Callable[..., Iterator[Layer]]:
     return sprite
 
 
-def _arc(cx, cy, rx, ry, start, end, n=14):
+def _arc(
+    cx: float, cy: float, rx: float, ry: float, start: float, end: float, n: int = 14
+) -> list[tuple[float, float]]:
     """Points on an ellipse, degrees from x towards y (down)."""
     angle = np.radians(np.linspace(start, end, n))
-    return np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], -1).tolist()
+    x = cx + rx * np.cos(angle)
+    y = cy + ry * np.sin(angle)
+    return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
-_DIGITS = {  # strokes in a box of 0.6 x 1, y down
+_DIGITS: dict[str, list[list[tuple[float, float]]]] = {  # strokes in a box of 0.6 x 1, y down
     "0": [_arc(0.3, 0.5, 0.29, 0.5, 0, 360, 25)],
     "1": [[(0.1, 0.2), (0.36, 0.0), (0.36, 1.0)]],
     "2": [[*_arc(0.3, 0.29, 0.28, 0.29, -165, 35), (0.02, 1.0), (0.6, 1.0)]],
@@ -312,7 +328,7 @@ _DIGITS = {  # strokes in a box of 0.6 x 1, y down
 }
 
 
-def _number(x, y, number: int):
+def _number(x: np.ndarray, y: np.ndarray, number: int) -> np.ndarray:
     """The distance to a number in the middle of a disc of radius 1."""
     digits = str(number)
     size = 1.0 if len(digits) == 1 else 0.8

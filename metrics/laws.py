@@ -8,6 +8,7 @@ prey can reach the cells after the tick are added.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -155,8 +156,10 @@ def _cells(plane: np.ndarray) -> list[int]:
 # ---- Prey of one kind. Each is (cell, options): its cell, and the neighbour cells without a block or prey of the
 # other kind. The law of `envs.stag_hunt.step_prey`, if each order of the prey is equally likely.
 
+Prey = tuple[int, tuple[int, ...]]
 
-def _options(cells, closed: frozenset, size: tuple[int, int]) -> frozenset:
+
+def _options(cells: Iterable[int], closed: frozenset[int], size: tuple[int, int]) -> frozenset[Prey]:
     around = neighbours(*size)[:, :4]
     return frozenset((cell, tuple(to for to in around[cell].tolist() if to not in closed)) for cell in cells)
 
@@ -169,16 +172,17 @@ def _step_law(cell: int, options: tuple, taken: frozenset, p: float) -> list[tup
     return [(cell, 1.0 - p), *((to, p / len(free)) for to in free)]
 
 
-def _taken(waiting: frozenset, moved: frozenset) -> frozenset:
+def _taken(waiting: frozenset[Prey], moved: frozenset[int]) -> frozenset[int]:
     """The cells of the prey that still have to step and of those that have."""
     return moved.union(cell for cell, _ in waiting)
 
 
-def _group_law(group: frozenset, p: float) -> dict[frozenset, float]:
+def _group_law(group: frozenset[Prey], p: float) -> dict[frozenset, float]:
     """Cells after -> probability. Each of those that wait is equally likely to step next."""
-    law = {(group, frozenset()): 1.0}  # (prey that wait, cells of those that have stepped) -> probability
+    # (prey that wait, cells of those that have stepped) -> probability
+    law: dict[tuple[frozenset[Prey], frozenset[int]], float] = {(group, frozenset()): 1.0}
     for _ in group:
-        next_law = defaultdict(float)
+        next_law: dict[tuple[frozenset[Prey], frozenset[int]], float] = defaultdict(float)
         for (waiting, moved), prob in law.items():
             for prey in waiting:
                 rest = waiting - {prey}
@@ -197,7 +201,7 @@ def _group_prob(
     remaining = set(cells)
     prob = 1.0
     while remaining and prob:
-        cluster = set()
+        cluster: set[int] = set()
         added = [remaining.pop()]
         while added:
             cluster.update(added)
@@ -215,7 +219,7 @@ def _distance(a: int, b: int, width: int) -> int:
 
 
 @lru_cache(maxsize=2**16)
-def _arrive_prob(waiting: frozenset, moved: frozenset, target: frozenset, p: float) -> float:
+def _arrive_prob(waiting: frozenset[Prey], moved: frozenset[int], target: frozenset[int], p: float) -> float:
     """P(the prey that wait end on the cells of `target` that those which have stepped do not cover)."""
     prob = 0.0 if waiting else 1.0
     for prey in waiting:

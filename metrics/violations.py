@@ -181,9 +181,15 @@ def _match_neighbours(prey: np.ndarray, cells: np.ndarray, closed: np.ndarray, t
     cells[changed] = some_cells
 
 
-def _exact_unmatched(remaining, after, captured, closed, table) -> tuple[int, int, int]:
+def _exact_unmatched(
+    remaining: np.ndarray,
+    after: np.ndarray,
+    captured: np.ndarray,
+    closed: np.ndarray,
+    table: np.ndarray,
+) -> tuple[int, int, int]:
     """`count_unmatched` of one board by augmenting paths (Kuhn 1955); cells of captured prey are matched last."""
-    match = {}  # cell after -> the prey that is matched with it
+    match: dict[int, int] = {}  # cell after -> the prey that is matched with it
 
     def augment(prey: int, barred: set) -> bool:
         options = [to for to in table[prey].tolist() if to < len(after) and not closed[to]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,8 @@ def row_of_axes(figure: Figure, n: int) -> list[Axes]:
 
 
 def curves(
-    panels: dict[str, dict[str, Sequence[float]]],
-    lines: dict[str, dict[str, float]],
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    lines: Mapping[str, Mapping[str, float]],
     xlabel: str,
 ) -> Figure:
     """One panel a unit, so that each term can be read.
@@ -65,7 +65,7 @@ def curves(
     return figure
 
 
-def bars(groups: Sequence[str], series: dict[str, Sequence[float]], ylabel: str, title: str) -> Figure:
+def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], ylabel: str, title: str) -> Figure:
     """Grouped bars: series[label][i] belongs to groups[i]; NaN is drawn as 0."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     axis = figure.subplots()
@@ -81,7 +81,7 @@ def bars(groups: Sequence[str], series: dict[str, Sequence[float]], ylabel: str,
     return figure
 
 
-def by_tick(panels: dict[str, dict[str, dict[int, float]]], title: str) -> Figure:
+def by_tick(panels: Mapping[str, Mapping[str, Mapping[int, float]]], title: str) -> Figure:
     """One panel a figure of merit, one curve a predictor: panels[title][label][tick]."""
     figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -117,7 +117,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def reliability(bins: dict[str, np.ndarray], title: str) -> Figure:
+def reliability(bins: Mapping[str, np.ndarray], title: str) -> Figure:
     """Accuracy by confidence.
 
     Args: bins: bins[label] is [3, n]: confidence, accuracy, share of the samples (the size of a dot).
@@ -177,7 +177,7 @@ PLANE_QUARTERS = (
 )
 
 
-def planes(rows: dict[str, np.ndarray], channels: Sequence[str], columns: Sequence[str]) -> Figure:
+def planes(rows: Mapping[str, np.ndarray], channels: Sequence[str], columns: Sequence[str]) -> Figure:
     """Frames beside each other, as one hunter sees them; shades are never rounded.
 
     A block fills its cell; what may share a cell has a quarter of it each: SELF and OTHERS above, STAGS and HARES below.
@@ -293,7 +293,7 @@ def joint_legend(figure: Figure, hunters: int) -> None:
     figure.legend(handles=handles, loc=place, ncols=min(len(names), 9), fontsize=7)
 
 
-def joint_boards(rows: dict[str, Sequence[np.ndarray]], columns: Sequence[str], title: str) -> Figure:
+def joint_boards(rows: Mapping[str, Sequence[np.ndarray]], columns: Sequence[str], title: str) -> Figure:
     """Joint boards beside each other.
 
     Args:
@@ -316,7 +316,7 @@ def joint_boards(rows: dict[str, Sequence[np.ndarray]], columns: Sequence[str], 
 
 
 def joint_film(
-    boards: dict[str, Sequence[np.ndarray]],
+    boards: Mapping[str, Sequence[np.ndarray]],
     titles: Sequence[str],
     path: str | Path,
     notes: Sequence[dict] | None = None,
@@ -337,7 +337,7 @@ def joint_film(
     write_bytes(path, buffer.getvalue())
 
 
-def film_frame(boards: dict[str, np.ndarray], title: str, notes: dict[int, str]) -> Image.Image:
+def film_frame(boards: Mapping[str, np.ndarray], title: str, notes: dict[int, str]) -> Image.Image:
     """One picture of a film."""
     side = 3.0 if len(boards) > 1 else 6.0  # one board alone is as wide as the legend
     figure = Figure(figsize=(side * len(boards), side + 0.9), dpi=80)
@@ -393,7 +393,7 @@ def number_text(values: Sequence[float]) -> str:
     return " ".join("0" if abs(value) < 5e-4 else f"{value:.3g}" for value in values)
 
 
-def calibration(panels: dict[str, dict[str, np.ndarray]], title: str) -> Figure:
+def calibration(panels: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
     """Predicted probability and observed frequency, on logit axes.
 
     Args: panels: panels[title][label] is [3, n]: mean probability, frequency, count (the size of a dot, by its
@@ -455,9 +455,9 @@ def predicted_boards(
 
 
 def of_predictions(
-    reliable: dict[str, np.ndarray],
-    ticks: dict[str, dict[int, float]],
-    depths: dict[str, Sequence[float]],
+    reliable: Mapping[str, np.ndarray],
+    ticks: Mapping[str, Mapping[int, float]],
+    depths: Mapping[str, Sequence[float]],
     title: str,
 ) -> dict[str, Figure]:
     """Predicted transitions, file name -> figure.
