@@ -153,6 +153,25 @@ def legal_on(
     return legal
 
 
+def legal_actions(planes: np.ndarray) -> np.ndarray:
+    """What the hunter of each observation may do; without a SELF cell it has left and may STAY.
+
+    Args: planes: uint8 or bool [..., 5, H, W]. Returns: bool [..., 7].
+    """
+    *batch, _, height, width = planes.shape
+    K = height * width
+    flat = planes.reshape(-1, 5, K).astype(bool)
+    own, _, blocks, stags, hares = flat.swapaxes(0, 1)  # [B, K] each
+    active = own.any(1)
+    cell = own.argmax(1)
+    row = np.arange(len(flat))
+    on_stag = stags[row, cell] & active
+    on_hare = hares[row, cell] & active
+    cell = np.where(active, cell, K)
+    legal = legal_on(cell[:, None], blocks, on_stag[:, None], on_hare[:, None], height, width)
+    return legal.reshape(*batch, 7)
+
+
 def effective_actions(actions: np.ndarray, legal: np.ndarray) -> np.ndarray:
     """An illegal action counts as STAY. actions: int [...], 0..6; legal: bool [..., 7]. Returns: int [...]."""
     is_legal = np.take_along_axis(legal, actions[..., None].astype(np.intp), -1)[..., 0]
