@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.stag_hunt import STAY, effective_actions, legal_actions
+
 CHUNK = 8192  # rows checked or drawn at a time, so that a check never holds a copy of a large array
 # key -> (dtype, number of dimensions)
 SPEC = {
@@ -26,7 +28,7 @@ SPEC = {
     "strategies": ("int8", 2),
 }
 OPTIONAL = {"attempted": ("int8", 2), "policy_probs": ("float32", 4)}
-ACTION_COUNT, STAY = 7, 4
+ACTION_COUNT = 7
 
 DEFAULT_DATA = "data/stag_hunt_4p5b_8x8.npz"
 """what `--data` is by default: a file of this package's folder, wherever a script is started"""
@@ -199,21 +201,6 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def legal_actions(planes: np.ndarray) -> np.ndarray:
-    """What the hunter of each observation may do, read off its planes. [..., 5, H, W] -> bool [..., 7]."""
-    own, _, blocks, stags, hares = np.moveaxis(planes.astype(bool), -3, 0)
-    free = np.pad(~blocks, [(0, 0)] * (blocks.ndim - 2) + [(1, 1), (1, 1)])
-    to = (free[..., :-2, 1:-1], free[..., 2:, 1:-1], free[..., 1:-1, :-2], free[..., 1:-1, 2:])
-    legal = [(own & there).any((-2, -1)) for there in (*to, np.ones_like(own), stags, hares)]
-    return np.stack(legal, -1)
-
-
-def effective_actions(attempted: np.ndarray, legal: np.ndarray) -> np.ndarray:
-    """What happens: an action that is not legal counts as STAY. attempted: int [..]; legal: bool [.., 7]."""
-    possible = np.take_along_axis(legal, attempted.astype(np.intp)[..., None], -1)[..., 0]
-    return np.where(possible, attempted, STAY)
-
-
 def is_trajectory_file(arrays: dict[str, np.ndarray]) -> bool:
     """Does it hold episodes? Flat files of older code have no `episode_lengths`."""
     return "episode_lengths" in arrays or "strategies" in arrays
@@ -316,8 +303,7 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
             "True exactly where the SELF plane has a cell",
             _first(bad, active[part], start),
         )
-        legal = legal_actions(obs[row[part]])  # without a SELF cell only STAY is left
-        legal[..., STAY] = True
+        legal = legal_actions(obs[row[part]])
         bad = actions[part] != effective_actions(actions[part], legal)
         need(
             not bad.any(),
