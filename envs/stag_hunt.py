@@ -555,9 +555,9 @@ class StagHunt:
         code_and_action = self.legal_codes() * np.intp(7) + actions.astype(np.intp)
         self.effective_actions = _EFFECTIVE.take(code_and_action)
         self._hunter_at += self._step_of.take(self.effective_actions)
-        hunting = np.flatnonzero(self.effective_actions >= HUNT_STAG)
+        hunting = np.flatnonzero((self.effective_actions >= HUNT_STAG).any(1))
         if len(hunting):
-            self._hunt(_unique(hunting // self.rules.hunters), rewards, terminated)
+            self._hunt(hunting, rewards, terminated)
         self._show_hunters()
         if self.rules.prey_moves > 0.0:
             self._move_prey(np.flatnonzero(live))
@@ -579,12 +579,11 @@ class StagHunt:
         slot = self._prey_on[hunters[row, seat]]
         before = self._prey_at[boards]
         self._take_off(board, slot)
-        gone = self._offset[board] + r.cells  # [n, 1]
-        self._prey_at[board, slot] = gone[:, 0]
-        self._hunter_at[board, seat] = gone[:, 0]
-        self._shift[board, :, seat] = self._bin - gone
+        gone = self._offset[boards] + r.cells  # [n, 1]
+        self._prey_at[board, slot] = gone[row, 0]
+        self._hunter_at[board, seat] = gone[row, 0]
+        self._shift[board, :, seat] = self._bin - gone[row]
         after = self._prey_at[boards]
-        gone = self._offset[boards] + r.cells
         first_hunt = self.first_hunt[boards]
         self.first_hunt[boards] = first_hunt_after(first_hunt, self.tick[boards], before, after, gone)
 
@@ -700,13 +699,6 @@ def _cell_steps(table: np.ndarray) -> np.ndarray:
     K = len(table) - 1
     cell = (table[:K] < K).argmax(0)  # [7], the first from which the action stays on the board
     return table[cell, np.arange(7)] - cell  # without such a cell the action is never legal
-
-
-def _unique(ordered: np.ndarray) -> np.ndarray:
-    """The numbers of an ordered array, each once."""
-    is_new = np.ones(len(ordered), bool)
-    is_new[1:] = ordered[1:] != ordered[:-1]
-    return ordered[is_new]
 
 
 def _check_state(state: State, num_boards: int, rules: Rules) -> None:
