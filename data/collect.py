@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.trajectories import CHUNK, DEFAULT_DATA, OPTIONAL, SPEC, STAY, Trajectories, save_arrays
+from data.trajectories import CHUNK, DEFAULT_DATA, OPTIONAL, SPEC, Trajectories, save_arrays
 from envs import (
     ACTIONS,
     DATA_EPSILON,
@@ -23,6 +23,7 @@ from envs import (
     sample_actions,
     strategy_probs,
 )
+from envs.stag_hunt import STAY
 
 BOARDS = 2048  # played at once
 

@@ -20,11 +20,9 @@ from data.flat import Flat, read_flat
 from data.outcomes import LEAVE, AllOutcomes, outcomes_of
 from data.trajectories import (
     CHUNK,
-    STAY,
     DataError,
     Trajectories,
     check,
-    effective_actions,
     is_trajectory_file,
     legal_actions,
     read_arrays,
@@ -33,7 +31,7 @@ from data.trajectories import (
     training_file,
 )
 from envs.grid import joint_to_planes, planes_to_joint, symmetries
-from envs.stag_hunt import Rules
+from envs.stag_hunt import STAY, Rules, effective_actions
 
 # ---- samples: one hunter, one observation, one action
 
@@ -423,7 +421,6 @@ def _count_illegal(states: np.ndarray, before: np.ndarray, actions: np.ndarray) 
     for start in range(0, len(before), CHUNK):
         part = slice(start, start + CHUNK)
         legal = legal_actions(joint_to_planes(states[before[part]]))
-        legal[..., STAY] = True  # the one action of a hunter that has left
         count += np.count_nonzero(effective_actions(actions[part], legal) != actions[part])
     return count
 

@@ -1,4 +1,5 @@
-"""The trajectory file: written, read and checked. The keys, dtypes and shapes stand in `docs/design.md`."""
+"""The trajectory file: written, read and checked; where the default files lie. The keys, dtypes and shapes stand in
+`docs/design.md` and `data/README.md`."""
 
 from __future__ import annotations
 
@@ -9,14 +10,16 @@ import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
-from envs.stag_hunt import STAY, effective_actions, legal_actions
+from envs.stag_hunt import ACTIONS, STAY, effective_actions, legal_actions
 
 CHUNK = 8192  # rows checked or drawn at a time, so that a check never holds a copy of a large array
+ACTION_COUNT = len(ACTIONS)
 # key -> (dtype, number of dimensions)
 SPEC = {
     "obs": ("uint8", 5),
@@ -28,7 +31,6 @@ SPEC = {
     "strategies": ("int8", 2),
 }
 OPTIONAL = {"attempted": ("int8", 2), "policy_probs": ("float32", 4)}
-ACTION_COUNT = 7
 
 DEFAULT_DATA = "data/stag_hunt_4p5b_8x8.npz"
 """what `--data` is by default: a file of this package's folder, wherever a script is started"""
@@ -42,6 +44,20 @@ UNMASKED_FILE = DEFAULT_FILE.with_name("unmasked_1002.npz")
 
 class DataError(ValueError):
     """A file that cannot be used. The message is one line: which file, which key, what was expected, what was found."""
+
+
+def require(path: str | Path, condition: bool | np.bool_, key: str, expected: str, found: object) -> None:
+    """Raises: DataError: the condition is not met."""
+    if not condition:
+        raise DataError(f"{path}: {key}: expected {expected}, found {found}")
+
+
+def first_bad(bad: np.ndarray, values: np.ndarray, start: int = 0) -> str:
+    """The first bad value and where it stands; nothing where none is bad. start: what is added to the first index."""
+    if not bad.any():
+        return ""
+    at = tuple(int(i) for i in np.argwhere(bad)[0])
+    return f"{values[at]} at {[at[0] + start, *at[1:]]}"
 
 
 @dataclass
@@ -67,7 +83,7 @@ class Trajectories:
     metadata: dict
     path: str = ""
     attempted: np.ndarray | None = None
-    """int8 [N, A], the action that each hunter asked for, legal or not; `actions` is what happened. Or None"""
+    """int8 [N, A], the action that each hunter attempted, legal or not; `actions` is what happened. Or None"""
 
     @cached_property
     def episode(self) -> np.ndarray:
@@ -80,9 +96,9 @@ class Trajectories:
         starts = np.cumsum(self.episode_lengths) - self.episode_lengths
         return np.arange(len(self.actions)) - starts[self.episode]
 
-    @property
+    @cached_property
     def obs_row(self) -> np.ndarray:
-        """int64 [N]: the row of `obs` that stands before each step (an episode has one observation more than steps)."""
+        """int64 [N]: the row of `obs` before each step (an episode has one observation more than steps)."""
         return np.arange(len(self.actions)) + self.episode
 
     @property
@@ -107,8 +123,12 @@ class Trajectories:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What the file holds, key by key."""
-        found = {key: getattr(self, key) for key in (*SPEC, *OPTIONAL) if getattr(self, key) is not None}
-        return found | {"metadata": np.array(json.dumps(self.metadata))}
+        arrays = {key: getattr(self, key) for key in (*SPEC, *OPTIONAL)}
+        arrays = {key: array for key, array in arrays.items() if array is not None}
+        return arrays | {"metadata": np.array(json.dumps(self.metadata))}
+
+
+# ---- splits
 
 
 def split_episodes(episodes: int, seed: int = 0, path: str | Path = "") -> dict[str, np.ndarray]:
@@ -128,11 +148,12 @@ def split_rows(rows: int, path: str | Path = "") -> dict[str, np.ndarray]:
     return _cut(np.arange(rows), "rows", path)
 
 
-def _cut(order: np.ndarray, what: str, path) -> dict[str, np.ndarray]:
+def _cut(order: np.ndarray, what: str, path: str | Path) -> dict[str, np.ndarray]:
     held_out = len(order) // 10
     if held_out < 1:
+        expected = f"at least 10 {what} to split 80/10/10"
         raise DataError(
-            f"{path}: expected at least 10 {what} to split 80/10/10, found {len(order)} {what}: val and test would be empty"
+            f"{path}: expected {expected}, found {len(order)} {what}: val and test would be empty"
         )
     train = len(order) - 2 * held_out
     return {
@@ -140,6 +161,9 @@ def _cut(order: np.ndarray, what: str, path) -> dict[str, np.ndarray]:
         "val": np.sort(order[train:-held_out]),
         "test": np.sort(order[-held_out:]),
     }
+
+
+# ---- files
 
 
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
@@ -155,6 +179,21 @@ def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# What NumPy raises for a damaged zip entry or array header.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -175,30 +214,26 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {}
-            for key in archive.files:
-                try:
-                    arrays[key] = archive[key]
-                except ValueError as error:
-                    if "pickle" in str(error).lower() or "object" in str(error).lower():
-                        raise DataError(
-                            f"{path}: {key}: expected plain numbers, found pickled Python objects"
-                        ) from None
-                    raise
-                if not isinstance(arrays[key], np.ndarray):
-                    raise DataError(
-                        f"{path}: {key}: expected an array, found {len(arrays[key])} bytes of another kind"
-                    )
-            return arrays
+            return {key: _read_array(archive, key, path) for key in archive.files}
     except DataError:
         raise
-    except (
-        zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError,
-        RuntimeError, MemoryError, SyntaxError, tokenize.TokenError,  # a damaged zip entry or array header
-    ) as error:  # fmt: skip
+    except DAMAGED as error:
         raise DataError(
             f"{path}: the archive is cut short or damaged ({error}); collect or copy it again"
         ) from None
+
+
+def _read_array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
+    try:
+        array = archive[key]
+    except ValueError as error:
+        message = str(error).lower()
+        if "pickle" not in message and "object" not in message:
+            raise
+        raise DataError(f"{path}: {key}: expected plain numbers, found pickled Python objects") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: {key}: expected an array, found {len(array)} bytes of another kind")
+    return array
 
 
 def is_trajectory_file(arrays: dict[str, np.ndarray]) -> bool:
@@ -215,37 +250,76 @@ def load(path: str | Path) -> Trajectories:
     return check(read_arrays(path), path)
 
 
+# ---- checks
+
+
 def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     """Trajectories from arrays in the file's format. Raises: DataError."""
+    _check_format(arrays, path)
+    metadata = _read_metadata(arrays, path)
+    _check_shapes(arrays, metadata["strategies"], path)
+    _check_values(arrays, metadata["strategies"], path)
+    fields = {key: arrays.get(key) for key in (*SPEC, *OPTIONAL)}
+    trajectories = Trajectories(**fields, metadata=metadata, path=str(path))
+    for start in range(0, len(trajectories.obs), CHUNK):
+        _check_cells(trajectories, start)
+    for start in range(0, len(trajectories.actions), CHUNK):
+        _check_steps(trajectories, start)
+    for start in range(0, len(trajectories.obs), CHUNK):
+        _check_boards(trajectories, start)
+    active, rewards = trajectories.active, trajectories.rewards
+    bad = (rewards != 0) & ~active
+    require(path, not bad.any(), "rewards", "0 for a hunter that has left", first_bad(bad, rewards))
+    require(path, active.any(), "active", "at least one active sample", "none")
+    return trajectories
 
-    def need(condition, key: str, expected: str, found) -> None:
-        if not condition:
-            raise DataError(f"{path}: {key}: expected {expected}, found {found}")
 
+def _check_format(arrays: dict[str, np.ndarray], path: str | Path) -> None:
+    """Keys, dtypes and numbers of dimensions."""
+    need = partial(require, path)
     for key, (dtype, rank) in (SPEC | OPTIONAL).items():
         if key in OPTIONAL and key not in arrays:
             continue
-        need(
-            key in arrays,
-            key,
-            f"an array {dtype} with {rank} dimensions",
-            f"no such key (keys: {', '.join(arrays)})",
-        )
+        expected = f"an array {dtype} with {rank} dimensions"
+        need(key in arrays, key, expected, f"no such key (keys: {', '.join(arrays)})")
         need(arrays[key].dtype == dtype, key, f"dtype {dtype}", arrays[key].dtype)
         need(arrays[key].ndim == rank, key, f"{rank} dimensions", f"shape {arrays[key].shape}")
-    metadata = _read_metadata(arrays, path)
 
-    obs, actions, lengths = arrays["obs"], arrays["actions"], arrays["episode_lengths"]
+
+def _read_metadata(arrays: dict[str, np.ndarray], path: str | Path) -> dict:
+    def refuse(expected: str, found: object) -> NoReturn:
+        raise DataError(f"{path}: metadata: expected {expected}, found {found}")
+
+    if "metadata" not in arrays:
+        refuse("a JSON string", "no such key")
+    try:
+        metadata = json.loads(str(arrays["metadata"]))
+    except json.JSONDecodeError as error:
+        refuse("a JSON string", f"text that is not JSON ({error})")
+    is_object = isinstance(metadata, dict)
+    names = metadata.get("strategies") if is_object else None
+    priors = metadata.get("priors") if is_object else None
+    are_lists = isinstance(names, list) and isinstance(priors, list)
+    if not are_lists or not names or len(priors) != len(names):
+        refuse("`strategies` and `priors`, lists of one length", f"{names}, {priors}")
+    if not all(isinstance(name, str) for name in names):
+        refuse("`strategies` as names", names)
+    if not all(isinstance(p, (int, float)) and p >= 0 for p in priors) or abs(sum(priors) - 1) > 1e-6:
+        refuse("`priors` that sum to 1", priors)
+    if not isinstance(metadata.get("rules"), (dict, type(None))):
+        refuse("`rules` as names and values", repr(metadata["rules"]))
+    return metadata
+
+
+def _check_shapes(arrays: dict[str, np.ndarray], names: list[str], path: str | Path) -> None:
+    """Episode lengths, and the shapes that follow from them."""
+    need = partial(require, path)
+    obs, lengths = arrays["obs"], arrays["episode_lengths"]
     episodes = len(lengths)
     need(episodes > 0, "episode_lengths", "at least one episode", "zero episodes")
-    need(
-        lengths.min() > 0,
-        "episode_lengths",
-        "lengths of at least 1",
-        f"{lengths.min()} in episode {lengths.argmin()}",
-    )
+    shortest = f"{lengths.min()} in episode {lengths.argmin()}"
+    need(lengths.min() > 0, "episode_lengths", "lengths of at least 1", shortest)
     steps, seats = int(lengths.sum(dtype=np.int64)), obs.shape[1]
-    names = metadata["strategies"]
     shapes = {
         "obs": (steps + episodes, seats, 5, *obs.shape[3:]),
         "actions": (steps, seats),
@@ -258,137 +332,79 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     }
     for key, shape in shapes.items():
         if key in arrays:
-            need(
-                arrays[key].shape == shape,
-                key,
-                f"shape {shape} (from episode_lengths and obs)",
-                arrays[key].shape,
-            )
+            expected = f"shape {shape} (from episode_lengths and obs)"
+            need(arrays[key].shape == shape, key, expected, arrays[key].shape)
 
+
+def _check_values(arrays: dict[str, np.ndarray], names: list[str], path: str | Path) -> None:
+    """Ranges of actions, rewards and strategies."""
+    need = partial(require, path)
     for key in ("actions", "attempted"):
         if key in arrays:
             bad = (arrays[key] < 0) | (arrays[key] >= ACTION_COUNT)
-            need(not bad.any(), key, "values in 0..6", _first(bad, arrays[key]))
-    bad = ~np.isfinite(arrays["rewards"])
-    need(not bad.any(), "rewards", "finite numbers", _first(bad, arrays["rewards"]))
-    bad = (arrays["strategies"] < 0) | (arrays["strategies"] >= len(names))
-    need(
-        not bad.any(),
-        "strategies",
-        f"values in 0..{len(names) - 1} ({', '.join(names)})",
-        _first(bad, arrays["strategies"]),
-    )
-
-    trajectories = Trajectories(
-        **{key: arrays.get(key) for key in (*SPEC, *OPTIONAL)}, metadata=metadata, path=str(path)
-    )
-    active, row = arrays["active"], trajectories.obs_row
-    for start in range(0, len(obs), CHUNK):
-        part = obs[start : start + CHUNK]
-        need(part.max(initial=0) <= 1, "obs", "cells of 0 or 1", f"{part.max(initial=0)} near row {start}")
-        count = np.count_nonzero(part[:, :, 0], axis=(2, 3))  # [rows, A]
-        need(
-            count.max(initial=0) <= 1,
-            "obs",
-            "at most one cell in a SELF plane",
-            _first(count > 1, count, start),
-        )
-    for start in range(0, steps, CHUNK):
-        part = slice(start, start + CHUNK)
-        on_board = obs[row[part]][:, :, 0].any(axis=(2, 3))
-        bad = on_board != active[part]
-        need(
-            not bad.any(),
-            "active",
-            "True exactly where the SELF plane has a cell",
-            _first(bad, active[part], start),
-        )
-        legal = legal_actions(obs[row[part]])
-        bad = actions[part] != effective_actions(actions[part], legal)
-        need(
-            not bad.any(),
-            "actions",
-            "effective actions: legal ones, STAY once a hunter has left",
-            _first(bad, actions[part], start),
-        )
-        if trajectories.attempted is not None:
-            attempted = trajectories.attempted[part]
-            bad = ~active[part] & (attempted != STAY)
-            need(not bad.any(), "attempted", "STAY once a hunter has left", _first(bad, attempted, start))
-            bad = actions[part] != effective_actions(attempted, legal)
-            need(
-                not bad.any(),
-                "attempted",
-                "the action in `actions`, or an illegal one where `actions` is STAY",
-                _first(bad, attempted, start),
-            )
-        if trajectories.policy_probs is not None:
-            probs = trajectories.policy_probs[part]
-            bad = ~(np.abs(probs.sum(-1) - 1.0) < 1e-4) | (probs < 0).any(-1)
-            need(
-                not bad.any(),
-                "policy_probs",
-                "rows of probabilities that sum to 1",
-                _first(bad, probs.sum(-1), start),
-            )
-    for start in range(0, len(obs), CHUNK):
-        part = obs[start : start + CHUNK]
-        bad = (part[:, :, 2:] != part[:, :1, 2:]).any(axis=(2, 3, 4))
-        need(
-            not bad.any(),
-            "obs",
-            "one board for all hunters of a step (BLOCKS, STAGS, HARES)",
-            _first(bad, bad, start),
-        )
-        others = part[:, :, 0].sum(1, dtype=np.uint8)[:, None] > part[:, :, 0]  # [rows, A, H, W]
-        bad = (part[:, :, 1] != others).any(axis=(2, 3))
-        need(
-            not bad.any(),
-            "obs",
-            "OTHERS where the other hunters' SELF planes have a cell",
-            _first(bad, bad, start),
-        )
-    bad = (arrays["rewards"] != 0) & ~active
-    need(not bad.any(), "rewards", "0 for a hunter that has left", _first(bad, arrays["rewards"]))
-    need(active.any(), "active", "at least one active sample", "none")
-    return trajectories
+            need(not bad.any(), key, "values in 0..6", first_bad(bad, arrays[key]))
+    rewards, strategies = arrays["rewards"], arrays["strategies"]
+    bad = ~np.isfinite(rewards)
+    need(not bad.any(), "rewards", "finite numbers", first_bad(bad, rewards))
+    bad = (strategies < 0) | (strategies >= len(names))
+    expected = f"values in 0..{len(names) - 1} ({', '.join(names)})"
+    need(not bad.any(), "strategies", expected, first_bad(bad, strategies))
 
 
-def _read_metadata(arrays: dict[str, np.ndarray], path) -> dict:
-    if "metadata" not in arrays:
-        raise DataError(f"{path}: metadata: expected a JSON string, found no such key")
-    try:
-        metadata = json.loads(str(arrays["metadata"]))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: metadata: expected a JSON string, found text that is not JSON ({error})"
-        ) from None
-    names, priors = (
-        (metadata.get(key) for key in ("strategies", "priors"))
-        if isinstance(metadata, dict)
-        else (None, None)
-    )
-    if not isinstance(names, list) or not names or not isinstance(priors, list) or len(priors) != len(names):
-        raise DataError(
-            f"{path}: metadata: expected `strategies` and `priors`, lists of one length, found {names}, {priors}"
-        )
-    if not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: metadata: expected `strategies` as names, found {names}")
-    if not all(isinstance(p, (int, float)) and p >= 0 for p in priors) or abs(sum(priors) - 1) > 1e-6:
-        raise DataError(f"{path}: metadata: expected `priors` that sum to 1, found {priors}")
-    if not isinstance(metadata.get("rules"), (dict, type(None))):
-        raise DataError(
-            f"{path}: metadata: expected `rules` as names and values, found {metadata['rules']!r}"
-        )
-    return metadata
+def _check_cells(trajectories: Trajectories, start: int) -> None:
+    """Of a chunk of observations: cells are 0 or 1, and a hunter stands on one of them at most."""
+    need = partial(require, trajectories.path)
+    part = trajectories.obs[start : start + CHUNK]
+    largest = part.max(initial=0)
+    need(largest <= 1, "obs", "cells of 0 or 1", f"{largest} near row {start}")
+    count = np.count_nonzero(part[:, :, 0], axis=(2, 3))  # [n, A]
+    bad = count > 1
+    need(not bad.any(), "obs", "at most one cell in a SELF plane", first_bad(bad, count, start))
 
 
-def _first(bad: np.ndarray, values: np.ndarray, start: int = 0) -> str:
-    """The first bad value and where it stands; nothing where none is bad."""
-    if not bad.any():
-        return ""
-    at = tuple(int(i) for i in np.argwhere(bad)[0])
-    return f"{values[at]} at {[at[0] + start, *at[1:]]}"
+def _check_steps(trajectories: Trajectories, start: int) -> None:
+    """Of a chunk of steps: who is active, that actions are the effective ones, and that probabilities sum to 1."""
+    need = partial(require, trajectories.path)
+    part = slice(start, start + CHUNK)
+    active, actions = trajectories.active[part], trajectories.actions[part]
+    planes = trajectories.obs[trajectories.obs_row[part]]  # [n, A, 5, H, W]
+    bad = planes[:, :, 0].any(axis=(2, 3)) != active
+    expected = "True exactly where the SELF plane has a cell"
+    need(not bad.any(), "active", expected, first_bad(bad, active, start))
+    legal = legal_actions(planes)
+    bad = actions != effective_actions(actions, legal)
+    expected = "effective actions: legal ones, STAY once a hunter has left"
+    need(not bad.any(), "actions", expected, first_bad(bad, actions, start))
+    if trajectories.attempted is not None:
+        attempted = trajectories.attempted[part]
+        bad = ~active & (attempted != STAY)
+        need(not bad.any(), "attempted", "STAY once a hunter has left", first_bad(bad, attempted, start))
+        bad = actions != effective_actions(attempted, legal)
+        expected = "the action in `actions`, or an illegal one where `actions` is STAY"
+        need(not bad.any(), "attempted", expected, first_bad(bad, attempted, start))
+    if trajectories.policy_probs is not None:
+        probs = trajectories.policy_probs[part]
+        total = probs.sum(-1)
+        bad = ~(np.abs(total - 1.0) < 1e-4) | (probs < 0).any(-1)
+        expected = "rows of probabilities that sum to 1"
+        need(not bad.any(), "policy_probs", expected, first_bad(bad, total, start))
+
+
+def _check_boards(trajectories: Trajectories, start: int) -> None:
+    """Of a chunk of observations: all hunters of a step see one board, and each other."""
+    need = partial(require, trajectories.path)
+    part = trajectories.obs[start : start + CHUNK]
+    bad = (part[:, :, 2:] != part[:, :1, 2:]).any(axis=(2, 3, 4))
+    expected = "one board for all hunters of a step (BLOCKS, STAGS, HARES)"
+    need(not bad.any(), "obs", expected, first_bad(bad, bad, start))
+    on_cell = part[:, :, 0].sum(1, dtype=np.uint8)  # [n, H, W], hunters on each cell
+    others = on_cell[:, None] > part[:, :, 0]  # [n, A, H, W]
+    bad = (part[:, :, 1] != others).any(axis=(2, 3))
+    expected = "OTHERS where the other hunters' SELF planes have a cell"
+    need(not bad.any(), "obs", expected, first_bad(bad, bad, start))
+
+
+# ---- the default files
 
 
 def default_or_fresh(path: str | Path) -> Path:
@@ -400,7 +416,7 @@ def default_or_fresh(path: str | Path) -> Path:
         UNMASKED_FILE: dict(steps=100_000, seed=1002, unmasked=0.3),
     }
     if not path.exists() and path.resolve() in settings:
-        from data.collect import Args, collect_to_file  # here, since `collect` is a command of its own
+        from data.collect import Args, collect_to_file  # which imports this module
 
         collect_to_file(Args(out=str(path), **settings[path.resolve()]))
     return path
