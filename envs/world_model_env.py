@@ -102,6 +102,7 @@ class WorldModelEnv:
         self.joint_actions = torch.full((self.num_boards, hunters), STAY)  # int64 [B, A]
         self.joint_rewards = torch.zeros(self.num_boards, hunters)
         self.distances = torch.full((self.num_boards, rules.prey, rules.cells), int(FAR), dtype=torch.int16)
+        self.action_mask = torch.zeros(self.num_boards, self.rows_per_board, 7, dtype=torch.int8)
         self._started = False
 
     @property
@@ -163,6 +164,7 @@ class WorldModelEnv:
         self.terminated = self.terminated | ended
         self.truncated = self.truncated | cut
         self._update_distances(self.prey != prey_before)
+        self._update_action_mask(torch.arange(self.num_boards))
         self.joint_actions = joint
         infos = self._infos(torch.zeros(self.num_boards, dtype=torch.bool))
         rewards = self._of_learners(self.joint_rewards)
@@ -189,6 +191,7 @@ class WorldModelEnv:
         if self.co_player_policy is not None:
             self.co_player_policy.clear()
         self._update_distances(torch.ones_like(self.prey, dtype=torch.bool))
+        self._update_action_mask(torch.arange(self.num_boards))
 
     # ---- new episodes, and what players do
 
@@ -221,6 +224,7 @@ class WorldModelEnv:
         if not self.self_play:
             self._seat_new_teams(new_team.nonzero()[:, 0])
         self._update_distances(boards[:, None].expand_as(self.prey))
+        self._update_action_mask(rows)
         return new_team
 
     def _seat_new_teams(self, boards: torch.Tensor) -> None:
@@ -259,14 +263,28 @@ class WorldModelEnv:
 
     def _update_distances(self, changed: torch.Tensor) -> None:
         """Compute the distances to these prey anew, bool [B, P]; a prey that is gone is FAR from everywhere."""
-        boards, slots = changed.nonzero(as_tuple=True)
+        gone = self.prey == self.rules.cells
+        self.distances[(changed & gone).nonzero(as_tuple=True)] = int(FAR)
+        boards, slots = (changed & ~gone).nonzero(as_tuple=True)
         if not len(boards):
             return
         shape = (len(boards), self.rules.height, self.rules.width)
-        sources = F.one_hot(self.prey[boards, slots], self.rules.cells + 1)[:, :-1].bool()  # [n, K]
+        sources = F.one_hot(self.prey[boards, slots], self.rules.cells).bool()  # [n, K]
         blocks = self.blocks[boards]
-        fields = distance_fields(blocks.view(shape).numpy(), sources.reshape(shape).numpy())
+        fields = distance_fields(blocks.view(shape).numpy(), sources.view(shape).numpy())
         self.distances[boards, slots] = torch.as_tensor(fields).flatten(1)
+
+    def _update_action_mask(self, boards: torch.Tensor) -> None:
+        """Compute what learners may do on these boards anew, int64 [n]; where one has ended they may STAY."""
+        hunters = self.hunters[boards]
+        if not self.self_play:
+            hunters = hunters.gather(1, self.learner_seats[boards, None])
+        prey, blocks = self.prey[boards], self.blocks[boards]
+        legal = legal_cells(hunters.numpy(), prey.numpy(), blocks.numpy(), self.rules)
+        mask = torch.as_tensor(legal).to(torch.int8)  # [n, rows of a board, 7]
+        ended = (self.terminated | self.truncated)[boards]
+        mask[ended] = F.one_hot(torch.tensor(STAY), 7).to(torch.int8)
+        self.action_mask = self.action_mask.index_copy(0, boards, mask)
 
     # ---- what is returned
 
@@ -310,15 +328,6 @@ class WorldModelEnv:
         left = (last - self.tick) * has_hunters
         return torch.where(self.first_hunt < 0, -1, left)
 
-    def _action_mask(self) -> torch.Tensor:
-        """int8 [N, 7]: the learner's legal actions; on a board that has ended it may STAY."""
-        own = self.hunters[self._board_of_row, self.seats].view(self.num_boards, -1)
-        legal = legal_cells(own.numpy(), self.prey.numpy(), self.blocks.numpy(), self.rules)
-        mask = torch.as_tensor(legal).to(torch.int8).flatten(0, 1)  # [N, 7]
-        stay = F.one_hot(torch.tensor(STAY), 7).to(torch.int8)
-        ended = self._to_rows(self.terminated | self.truncated)
-        return torch.where(ended[:, None], stay, mask)
-
     def _infos(self, new_team: torch.Tensor) -> Infos:
         """The infos of all rows with their masks. new_team: bool [B]."""
         boards = dict(
@@ -335,7 +344,7 @@ class WorldModelEnv:
             distances=self.distances.clone(),
             strategy_ids=self.strategy_ids,
         )
-        infos = dict(action_mask=self._action_mask(), seat=self.seats)
+        infos = dict(action_mask=self.action_mask.flatten(0, 1), seat=self.seats)
         infos |= {key: self._to_rows(value) for key, value in boards.items()}
         everywhere = torch.ones(self.num_envs, dtype=torch.bool)
         masks = {f"_{key}": everywhere for key in infos}
