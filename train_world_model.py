@@ -1,24 +1,19 @@
 """Train a world model on trajectories of the Markov stag hunt: the next joint state, the rewards, the end.
 
-`--model moves`: each object stays, goes to a neighbour cell, or leaves: a softmax over these six outcomes, hunters first,
-then prey, one after another, each given what was decided before, so that every sample is a possible board; the reward as
-a class, given the outcome. `--model cells`: the plain model, one convolution and two small networks, to compare: each cell
-of the next planes by itself, by cross-entropy.
+`--model moves` (ObjectWorldModel): each object stays, goes to a neighbour cell, or leaves: a softmax over these six
+outcomes. Hunters come first, then prey, one after another, each given the outcomes before it, so that every sample is
+a possible board. The reward is a class, given the outcome. `--model cells` (CellWorldModel): the plain model, to
+compare: one convolution and two small networks predict each cell of the next planes independently, by cross-entropy.
 
-Built into `moves`: an action that is not legal counts as STAY; an object is in one place, and moves one cell at most;
-actions 0 to 3 name the four neighbours, in which all directions are alike; nothing goes off the board; blocks do not change;
-a hunter that has left stays away and is paid nothing; those that leave from one cell share what is paid there; the end
-depends on whether a hunter is left; and what each object is given: hunters that hunt on its cell, counted up to 8 (for prey
-4), those that left from it before, what stands there, which neighbour cells are blocked or taken. Learnt: that a legal step
-moves its hunter, which hunters leave and when, what is paid, when prey walk and where to, when a board ends.
-
-Built into `cells`: an action belongs to its hunter's cell; a hunter is predicted on its own cell and the eight around it,
-with the same network for all hunters; rewards are values of the training data; blocks, hunters that have left, and the end:
-as above. What an illegal action becomes it must learn.
+What is built into each, and what it learns, is listed in docs/world_model.md. Built into both: a hunter moves one cell
+at most, with the same network for all hunters; blocks do not change; a hunter that has left stays away and gets no
+reward; the end depends on whether a hunter is left. Built into `moves` alone: an action that is not legal counts as
+STAY, all directions are alike, prey move one cell at most, and hunters that leave from one cell share a reward.
 """
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,23 +23,24 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 import tracking
 from data import DEFAULT_DATA, DataError, training_file
 from data.datasets import TransitionBatches, Transitions, load_transitions
-from data.outcomes import LEAVE, STAYED, Outcomes, outcomes_of
+from data.outcomes import LEAVE, STAYED, JointState, Outcomes, occupied_cells, outcomes_of, prey_counts
 from envs.grid import neighbours
+from envs.stag_hunt import ACTIONS, DOWN, HUNT_HARE, HUNT_STAG, LEFT, RIGHT, STAY, UP
 from tracking import figures
 
-KIND = "train_world_model"  # what a checkpoint says it is
-ACTIONS, STAY, HUNT_STAG, HUNT_HARE = 7, 4, 5, 6
-MASKED = -1e9  # a logit of what cannot be
-SHARP = 4.0  # scale of all logits: certainty is reached in fewer steps
-RARE = 14.0  # nats; what is a million times less likely than the likeliest is not drawn: it cannot be
-COUNTS = 8  # hunters that hunt on one cell are told apart up to so many
+KIND = "train_world_model"  # the script that a checkpoint belongs to
+MASKED = -1e9  # the logit of what is impossible
+LOGIT_SCALE = 4.0  # of all logits: certainty is reached in fewer steps
+RARE = 14.0  # nats; outcomes a million times less likely than the likeliest are never sampled
+MAX_COUNT = 8  # hunters that hunt on one cell are counted up to this
 EVAL_BATCH = 4096
-LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of what is left at the end of an epoch
+LOG_STEPS = 50  # TensorBoard gets means over this many minibatches
 
 
 @dataclass
@@ -61,15 +57,15 @@ class Args:
     """CPU threads of a process"""
 
     model: Literal["moves", "cells"] = "moves"
-    """each object by its possible moves, or the plain model: each cell by itself"""
+    """each object by its possible moves, or the plain model: each cell independently"""
     actions: Literal["joint", "own"] = "joint"
-    """what the model is told: everyone's actions, or one hunter's"""
+    """the actions that the model is given: all hunters', or one hunter's"""
     data: str = DEFAULT_DATA
     """trajectories or a flat file in a HOP layout; the default file and `fresh` are collected on first use"""
     layout: Literal["auto", "hop", "hop-first"] = "auto"
     """layout of a flat file, where its shape does not tell: [N, H, W, A+3] or [N, A+3, H, W]"""
     max_transitions: int = 0
-    """if above 0, train on so many transitions of the training split, the first ones"""
+    """if above 0, train on the first so many transitions of the training split"""
     epochs: int = 30
     """passes over the training split"""
     batch_size: int = 256
@@ -83,56 +79,77 @@ class Args:
     """go on with the run in this folder; its settings come from its checkpoint"""
 
 
-# ---- what both models say
+# ---- what both models give
 
 
 class Prediction(NamedTuple):
     """Of B joint states and joint actions; K cells, hunters in seat order, then BLOCKS, STAGS, HARES."""
 
-    likely: torch.Tensor  # uint8 [B, A+3, K], the most likely next planes
-    expected: torch.Tensor  # float [B, A+3, K], the expected ones
-    rewards: torch.Tensor  # float [B, A], the most likely ones
-    expected_rewards: torch.Tensor  # float [B, A]
-    positive: torch.Tensor | None  # float [B, A], P(reward > 0)
-    ends: torch.Tensor  # float [B], P(the board terminates)
+    most_likely: Tensor  # uint8 [B, A+3, K], the most likely next planes
+    expected: Tensor  # float [B, A+3, K], the expected next planes
+    rewards: Tensor  # float [B, A], the most likely rewards
+    expected_rewards: Tensor  # float [B, A]
+    reward_prob: Tensor | None  # float [B, A], P(reward > 0)
+    end_prob: Tensor  # float [B], P(the board terminates)
 
 
-class JointState(NamedTuple):
-    """A batch of joint states as cells: what moves is a number, K for what has left."""
+class LogLikelihood(NamedTuple):
+    """log p of the true next state, rewards and end, by part, in nats: float [B] each."""
 
-    blocks: torch.Tensor  # float [B, K]
-    hunters: torch.Tensor  # int64 [B, A]
-    prey: torch.Tensor  # int64 [B, P], stags first
-    stags: int  # how many of the P are stags
+    hunters: Tensor
+    prey: Tensor
+    rewards: Tensor  # 0 where not known
+    end: Tensor  # 0 where not known
 
-    @classmethod
-    def of(cls, states: torch.Tensor, stags: int, hares: int) -> "JointState":
-        """states: uint8 [B, A+3, K]; stags, hares: the most that one of them has. Prey are in the order of their cells."""
-        K, A = states.shape[2], states.shape[1] - 3
-        order = torch.arange(K, 0, -1, device=states.device)  # so that topk finds the first cells first
-        cells = []
-        for planes, most in (
-            (states[:, :A].flatten(0, 1), 1),
-            (states[:, A + 1], stags),
-            (states[:, A + 2], hares),
-        ):
-            value, cell = (planes * order).topk(most, 1)
-            cells.append(torch.where(value > 0, cell, K))
-        return cls(states[:, A].float(), cells[0].view(len(states), A), torch.cat(cells[1:], 1), stags)
+    def stack(self) -> Tensor:
+        """float [B, 4]"""
+        return torch.stack(self, 1)
 
-    def planes(self) -> torch.Tensor:
-        """uint8 [B, A+3, K]"""
-        B, A = self.hunters.shape
-        K = self.blocks.shape[1]
-        planes = self.blocks.new_zeros(B, A + 3, K + 1)
-        planes[:, :A].scatter_(2, self.hunters[:, :, None], 1.0)
-        planes[:, A, :K] = self.blocks
-        planes[:, A + 1].scatter_(1, self.prey[:, : self.stags], 1.0)
-        planes[:, A + 2].scatter_(1, self.prey[:, self.stags :], 1.0)
-        return planes[:, :, :K].to(torch.uint8)
+
+def select(values: Tensor, index: Tensor) -> Tensor:
+    """The value of one class: [.., n], int64 [..] -> [..]."""
+    return values.gather(-1, index[..., None])[..., 0]
+
+
+def thermometer(counts: Tensor, max_count: int) -> Tensor:
+    """Counts as bits "at least 1", .., "at least max_count", so that five looks like four and one more: float [..] ->
+    [.., max_count]."""
+    levels = torch.arange(max_count, device=counts.device) + 0.5
+    return (counts[..., None] > levels).float()
+
+
+def sample_or_argmax(logits: Tensor, most_likely: bool) -> Tensor:
+    """The most likely class, or a sample among those not RARE: the largest of logits + Gumbel noise (Gumbel 1954)."""
+    if most_likely:
+        return logits.argmax(-1)
+    logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) - RARE, MASKED)
+    return (logits - torch.empty_like(logits).exponential_().log_()).argmax(-1)
+
+
+def end_log_prob(logit: Tensor, ends: Tensor) -> Tensor:
+    """log p of an end, or of none; 0 where it is not known. Both float [B]."""
+    known = ~ends.isnan()
+    sign = 2 * ends.nan_to_num() - 1
+    return -F.softplus(-logit * sign) * known  # multiplied: a NaN has no gradient
+
+
+def nearest_value(rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The class of a reward, and how far it is from that class: float [B, A], [n] -> int64 [B, A], float [B, A]."""
+    distance = (rewards[..., None] - values).abs()
+    return distance.argmin(2), distance.amin(2)
 
 
 # ---- the model of moves
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, outputs),
+    )
 
 
 class Scorer(nn.Module):
@@ -140,66 +157,79 @@ class Scorer(nn.Module):
 
     def __init__(self, context: int, step: int, hidden: int):
         super().__init__()
-        self.context, self.step = nn.Linear(context, 2 * hidden), nn.Linear(step, hidden, bias=False)
-        self.middle, self.out = nn.Linear(hidden, hidden), nn.Linear(hidden, 1)
+        self.context = nn.Linear(context, 2 * hidden)
+        self.step = nn.Linear(step, hidden, bias=False)
+        self.middle = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, 1)
         self.rest = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
-    def forward(self, context: torch.Tensor, step: torch.Tensor, off_board: torch.Tensor) -> torch.Tensor:
-        """context: [.., c]; step: [.., 4, s]; off_board: bool [.., 4]. Returns: [.., 6]."""
-        first, second = self.context(context).chunk(2, -1)
-        steps = self.out(F.relu(self.middle(F.relu(first[..., None, :] + self.step(step)))))[..., 0]
-        return torch.cat(
-            [(SHARP * steps).masked_fill(off_board, MASKED), SHARP * self.rest(F.relu(second))], -1
-        )
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    first, second, last = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
-
-
-def at_least(counts: torch.Tensor, most: int) -> torch.Tensor:
-    """How many, so that five look like four and one more: float [..] -> [.., most]: at least 1, .., at least `most`."""
-    return (counts[..., None] > torch.arange(most, device=counts.device) + 0.5).float()
-
-
-OWN = (
-    7  # what `Moves` knows of a hunter alone: its action in five classes, the stags and the hares on its cell
-)
-
-
-def effective_actions(wall: torch.Tensor, under: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-    """What happens of what was asked for: an action that is not legal (a step into a block or off the board, a hunt where no
-    such prey stands) is STAY. Every player can tell which actions are legal: it is built into `Moves`, and here alone.
-
-    Args:
-        wall: float [.., 4], above 0 where a block or the border stops a step; under: float [.., 2], stags and hares on the
-            hunter's cell.
-        actions: int64 [..], -1 where not known.
-    Returns: int64 [..].
-    """
-    legal = torch.cat([1.0 - wall, torch.ones_like(wall[..., :1]), under], -1) > 0  # [.., 7]
-    illegal = ~legal.gather(-1, actions.clamp(min=0)[..., None])[..., 0]
-    return torch.where((actions >= 0) & illegal, STAY, actions)
+    def forward(self, context: Tensor, steps: Tensor, off_board: Tensor) -> Tensor:
+        """context: [.., c]; steps: [.., 4, s]; off_board: bool [.., 4]. Returns: [.., 6]."""
+        for_steps, for_rest = self.context(context).chunk(2, -1)
+        features = F.relu(for_steps[..., None, :] + self.step(steps))  # [.., 4, hidden]
+        step_logits = LOGIT_SCALE * self.out(F.relu(self.middle(features)))[..., 0]
+        rest_logits = LOGIT_SCALE * self.rest(F.relu(for_rest))
+        return torch.cat([step_logits.masked_fill(off_board, MASKED), rest_logits], -1)
 
 
 class Networks(NamedTuple):
-    """What scores the outcomes: the model's own networks, or the same with a cache."""
+    """What scores the outcomes: the networks of an ObjectWorldModel, or the same ones with a cache."""
 
-    hunter: Callable[..., torch.Tensor]
-    prey: Callable[..., torch.Tensor]
-    reward: Callable[..., torch.Tensor]
-    end: Callable[..., torch.Tensor]
+    hunter: Callable[..., Tensor]
+    prey: Callable[..., Tensor]
+    reward: Callable[..., Tensor]
+    end: Callable[..., Tensor]
+
+
+class HunterInputs(NamedTuple):
+    """What the networks are given of each hunter."""
+
+    actions: Tensor  # int64 [B, A], effective
+    context: Tensor  # float [B, A, ALONE + 3 MAX_COUNT]
+    steps: Tensor  # float [B, A, 4, 4]
+    off_board: Tensor  # bool [B, A, 4]
+    same_cell: Tensor  # float [B, A, A], other hunters on a hunter's cell
+
+
+class StepOutcome(NamedTuple):
+    """One tick, sampled or most likely, and what it was decided from."""
+
+    next_state: JointState
+    rewards: Tensor  # float [B, A]
+    end_logit: Tensor  # float [B]
+    context: Tensor  # float [B, A, ALONE + 3 MAX_COUNT], of the reward network
+    sharers: Tensor  # float [B, A], hunters that share a reward
+    hunter_logits: Tensor  # float [B, A, 6]
+    prey_logits: Tensor  # float [B, P, 6]
+
+
+ALONE = 7  # features of a hunter alone: its action in five classes, the stags and the hares on its cell
+
+
+def effective_actions(blocked: Tensor, prey_here: Tensor, actions: Tensor) -> Tensor:
+    """An action that is not legal (a step into a block or off the board, a hunt where no such prey stands) is STAY. Every
+    player can tell which actions are legal: it is built into ObjectWorldModel, and here alone.
+
+    Args:
+        blocked: float [.., 4], above 0 where a block or the border stops a step.
+        prey_here: float [.., 2], stags and hares on the hunter's cell.
+        actions: int64 [..], -1 where not known.
+    Returns: int64 [..].
+    """
+    stay = torch.ones_like(blocked[..., :1])
+    legal = torch.cat([1.0 - blocked, stay, prey_here], -1) > 0  # [.., 7]
+    illegal = ~select(legal, actions.clamp(min=0))
+    return torch.where((actions >= 0) & illegal, STAY, actions)
 
 
 class ObjectWorldModel(nn.Module):
     """p(next joint state, rewards, end | joint state, joint action), object by object, on boards of any size.
 
-    totals: what a capture can pay in all, read off the training data; it is shared by those who leave from one cell.
+    reward_values: what a capture can pay in all, read off the training data; hunters that leave from one cell share it.
     """
 
     kind = "moves"
-    hunters = None
+    num_hunters = None  # any number
 
     def __init__(
         self, height: int, width: int, reward_values: list[float], joint: bool = True, hidden: int = 32
@@ -207,12 +237,14 @@ class ObjectWorldModel(nn.Module):
         super().__init__()
         self.sizes = dict(height=height, width=width, reward_values=reward_values, joint=joint, hidden=hidden)
         self.joint = joint
-        self.hunter = Scorer(OWN + 3 * COUNTS + 2, 4, hidden)
+        counts = 3 * MAX_COUNT
+        self.hunter = Scorer(ALONE + counts + 2, 4, hidden)
         self.prey = Scorer(21, 5, hidden)
-        self.reward, self.end = _mlp(OWN + 3 * COUNTS + 1, hidden, len(reward_values)), _mlp(1, hidden, 1)
-        # A count of hunters that training never shows has no effect on hunters and rewards beyond the largest that it did.
+        self.reward = mlp(ALONE + counts + 1, hidden, len(reward_values))
+        self.end = mlp(1, hidden, 1)
+        # Weights of counts start at zero: a count that training never shows has no effect on hunters and rewards.
         for layer in (self.hunter.context, self.reward[0]):
-            nn.init.zeros_(layer.weight[:, OWN : OWN + 3 * COUNTS])
+            nn.init.zeros_(layer.weight[:, ALONE : ALONE + counts])
         self.register_buffer("reward_values", torch.tensor(reward_values, dtype=torch.float32))
         self.on(height, width)
 
@@ -222,313 +254,359 @@ class ObjectWorldModel(nn.Module):
 
     def on(self, height: int, width: int) -> "ObjectWorldModel":
         """The same model, for boards of this size."""
-        K = height * width
-        around = torch.as_tensor(
-            np.pad(neighbours(height, width)[:, :5], ((0, 0), (0, 1)), constant_values=K)
-        )
-        self.register_buffer(
-            "around", around.to(self.reward_values.device), persistent=False
-        )  # [K + 1, 6], where an outcome leads
+        steps = neighbours(height, width)[:, :5]
+        cells = np.pad(steps, ((0, 0), (0, 1)), constant_values=height * width)
+        cells = torch.as_tensor(cells).to(self.reward_values.device)
+        self.register_buffer("outcome_cells", cells, persistent=False)  # [K + 1, 6], where an outcome leads
         self.board = (height, width)
         return self
 
-    def _surroundings(self, boards: JointState) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of each hunter: is a step up, down, left, right blocked, float [B, A, 4]; stags, hares on its cell [B, A, 2]."""
-        blocks, hunters, prey, stags = boards
-        walls = F.pad(blocks, (0, 1), value=1.0)  # [B, K + 1]
-        wall = walls.gather(1, self.around[hunters][..., :4].flatten(1)).unflatten(1, (-1, 4))
-        on = (
-            (hunters[:, :, None] == prey[:, None]) & (hunters < blocks.shape[1])[..., None]
-        ).float()  # [B, A, P]
-        return wall, torch.stack([on[..., :stags].sum(2), on[..., stags:].sum(2)], 2)
+    # -- inputs of the networks
 
-    def _hunters_see(self, boards: JointState, actions: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """actions: int64 [B, A], as asked for, -1 where not known. Returns: the effective actions; context
-        [B, A, OWN + 3 COUNTS], step [B, A, 4, 4], same [B, A, A]: who else stands on one's cell."""
-        hunters, (K, A) = boards.hunters, (boards.blocks.shape[1], boards.hunters.shape[1])
-        wall, under = self._surroundings(boards)
-        actions = effective_actions(wall, under, actions)
-        chosen = (actions[..., None] == torch.arange(4, device=actions.device)).float()
-        hunt_stag, hunt_hare, unknown = (
-            (actions == HUNT_STAG).float(),
-            (actions == HUNT_HARE).float(),
-            (actions < 0).float(),
-        )
-        same = (hunters[:, :, None] == hunters[:, None]) & (hunters < K)[..., None]
-        same = (same & ~torch.eye(A, dtype=torch.bool, device=same.device)).float()
-        crowd = same @ torch.stack([hunt_stag, hunt_hare, unknown], 2)  # [B, A, 3]
-        own = torch.stack([chosen.sum(2), (actions == STAY).float(), hunt_stag, hunt_hare, unknown], 2)
-        context = torch.cat([own, under, at_least(crowd, COUNTS).flatten(2)], 2)
-        toward = self._toward(boards, self.around[hunters][..., :4]) * unknown[..., None, None]
-        return actions, context, torch.cat([chosen[..., None], wall[..., None], toward], 3), same
+    def _blocked(self, state: JointState, targets: Tensor) -> Tensor:
+        """Does a block or the border stop a step to these cells? int64 [B, n, 4] -> float [B, n, 4]."""
+        blocks = F.pad(state.blocks, (0, 1), value=1.0)  # [B, K + 1]
+        return blocks.gather(1, targets.flatten(1)).view(targets.shape)
 
-    def _toward(self, boards: JointState, ways: torch.Tensor) -> torch.Tensor:
-        """Does a step bring the nearest stag or hare nearer, as the crow flies? [B, A, 4, 2] in {-1, 0, 1}: all that a
-        hunter's move can be guessed from whose action is not known."""
+    def _prey_here(self, state: JointState) -> Tensor:
+        """Stags and hares on each hunter's cell: float [B, A, 2]."""
+        here = state.hunters[:, :, None] == state.prey[:, None]
+        here = (here & state.on_board()[..., None]).float()  # [B, A, P]
+        return torch.stack([here[..., : state.stags].sum(2), here[..., state.stags :].sum(2)], 2)
+
+    def _same_cell(self, state: JointState) -> Tensor:
+        """Other hunters on a hunter's cell: float [B, A, A]."""
+        same = state.hunters[:, :, None] == state.hunters[:, None]
+        myself = torch.eye(same.shape[1], dtype=torch.bool, device=same.device)
+        return (same & state.on_board()[..., None] & ~myself).float()
+
+    def _hunter_inputs(self, state: JointState, actions: Tensor) -> HunterInputs:
+        """actions: int64 [B, A], as asked for, -1 where not known."""
+        targets = self.outcome_cells[state.hunters][..., :4]
+        blocked = self._blocked(state, targets)
+        prey_here = self._prey_here(state)
+        actions = effective_actions(blocked, prey_here, actions)
+        steps = (actions[..., None] == torch.arange(4, device=actions.device)).float()  # [B, A, 4]
+        stay = (actions == STAY).float()
+        hunt_stag = (actions == HUNT_STAG).float()
+        hunt_hare = (actions == HUNT_HARE).float()
+        unknown = (actions < 0).float()
+        same_cell = self._same_cell(state)
+        counts = same_cell @ torch.stack([hunt_stag, hunt_hare, unknown], 2)  # [B, A, 3]
+        counts = thermometer(counts, MAX_COUNT).flatten(2)
+        own_action = torch.stack([steps.sum(2), stay, hunt_stag, hunt_hare, unknown], 2)
+        context = torch.cat([own_action, prey_here, counts], 2)
+        toward = self._toward_prey(state, targets) * unknown[..., None, None]
+        steps = torch.cat([steps[..., None], blocked[..., None], toward], 3)
+        return HunterInputs(actions, context, steps, targets == state.blocks.shape[1], same_cell)
+
+    def _toward_prey(self, state: JointState, targets: Tensor) -> Tensor:
+        """Does a step bring the nearest stag or hare nearer, as the crow flies? [B, A, 4, 2] in {-1, 0, 1}: all that the
+        move of a hunter whose action is not known can be guessed from."""
         if self.joint:
-            return ways.new_zeros((*ways.shape, 2), dtype=torch.float32)
-        width, K, far = self.board[1], boards.blocks.shape[1], 99
-        cells = torch.cat([ways, boards.hunters[..., None]], 2)[..., None]  # [B, A, 5, 1]
-        prey = boards.prey[:, None, None]
-        steps = (cells // width - prey // width).abs() + (cells % width - prey % width).abs()
-        steps = torch.where((prey < K) & (cells < K), steps, far)  # [B, A, 5, P]
-        kinds = (steps[..., : boards.stags], steps[..., boards.stags :])
-        near = torch.stack([F.pad(kind, (0, 1), value=far).amin(3) for kind in kinds], 3)  # [B, A, 5, 2]
-        return (near[:, :, 4:] - near[:, :, :4]).clamp(-1, 1).float()
-
-    def _prey_see(
-        self, boards: JointState, actions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns: context [B, P, 13], wall [B, P, 4], under [B, P, A]: hunters on a prey's cell."""
-        blocks, hunters, prey, stags = boards
-        ways = self.around[prey][..., :4]
-        wall = F.pad(blocks, (0, 1), value=1.0).gather(1, ways.flatten(1)).view(ways.shape)
-        under = (prey[:, :, None] == hunters[:, None]).float()
-        crowd = under @ torch.stack([actions == HUNT_STAG, actions == HUNT_HARE, actions < 0], 2).float()
-        is_stag = (torch.arange(prey.shape[1], device=prey.device) < stags).float().expand(len(prey), -1)
-        context = [torch.stack([is_stag, 1.0 - is_stag], 2), at_least(crowd[..., :2], 4).flatten(2)]
-        return torch.cat([*context, at_least(crowd[..., 2], 3)], 2), wall, under
+            return targets.new_zeros((*targets.shape, 2), dtype=torch.float32)
+        K = state.blocks.shape[1]
+        width = self.board[1]
+        far = 99
+        cells = torch.cat([targets, state.hunters[..., None]], 2)[..., None]  # [B, A, 5, 1]
+        prey = state.prey[:, None, None]
+        rows = (cells // width - prey // width).abs()
+        columns = (cells % width - prey % width).abs()
+        distance = torch.where((prey < K) & (cells < K), rows + columns, far)  # [B, A, 5, P]
+        of_kind = (distance[..., : state.stags], distance[..., state.stags :])
+        nearest = torch.stack([F.pad(kind, (0, 1), value=far).amin(3) for kind in of_kind], 3)
+        return (nearest[:, :, 4:] - nearest[:, :, :4]).clamp(-1, 1).float()
 
     def _prey_features(
-        self, seen: tuple, boards: JointState, left: torch.Tensor, now: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of every prey, given those before it. left: float [B, A], hunters that leave; now: int64 [B, P], where prey go.
-        Returns: what `Scorer` takes, for [B, P, 6] logits."""
-        (context, wall, under), cell, P = seen, boards.prey, boards.prey.shape[1]
-        ways, index = self.around[cell][..., :4], torch.arange(P, device=cell.device)
-        earlier, later = index < index[:, None], index > index[:, None]  # [P, P]
-        taken = ((ways[..., None] == now[:, None, None]) & earlier[:, None]).any(3)  # [B, P, 4]
-        waits = (ways[..., None] == cell[:, None, None]) & later[:, None]  # [B, P, 4, P]
-        leavers = (under * left[:, None]).sum(2)  # [B, P], hunters that leave from its cell
-        alike = ((index < boards.stags)[:, None] == (index < boards.stags))[:, None]
-        stays = waits & (leavers == 0)[:, None, None]
-        waiting = [part.any(3) for part in (waits & ~stays, stays & alike, stays & ~alike)]
-        ousted, shot = ((cell[..., None] == now[:, None]) & earlier).any(2).float(), at_least(leavers, 2)
-        step = torch.stack([wall, *(array.float() for array in (taken, *waiting))], 3)
-        context = torch.cat([context, shot, ousted[..., None], step.sum(2) / 4], 2)
-        return context, step, ways == boards.blocks.shape[1]
+        self, state: JointState, actions: Tensor, captured: Tensor, next_cells: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of every prey, given hunters and the prey before it: the arguments of its Scorer, for logits [B, P, 6].
 
-    def _reward_logits(
-        self, context: torch.Tensor, left: torch.Tensor, networks: Networks | None = None
-    ) -> torch.Tensor:  # over `reward_values`, [B, A, n]
-        reward = (networks or self.networks).reward
-        return SHARP * reward(torch.cat([context, left[..., None]], 2))
-
-    def terms(self, boards: JointState, actions: torch.Tensor, outcome: Outcomes, rewards: torch.Tensor, ends: torch.Tensor,
-              contrast: bool = False) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """log p of what happened, in nats: float [B, 4], of hunters, prey, rewards and end (0 where not known); and InfoNCE
-        (van den Oord et al. 2018) of that against what breaks a rule, [B], 0 unless `contrast`.
-
-        A next state does not say which of two hares is which: its probability is the sum over all ways to tell.
+        Args: actions: int64 [B, A], effective; captured: float [B, A], hunters that leave; next_cells: int64 [B, P],
+        where prey go.
         """
-        (actions, context, step, same), K = self._hunters_see(boards, actions), boards.blocks.shape[1]
-        left = outcome.left()
-        earlier = torch.tril(same, -1) @ left[..., None]  # [B, A, 1], left before from one's cell
-        off_board = self.around[boards.hunters][..., :4] == K
-        hunters = self.hunter(
-            torch.cat([context, at_least(earlier[..., 0], 2)], 2), step, off_board
-        ).log_softmax(2)
-        there = boards.hunters < K
+        cells = state.prey
+        targets = self.outcome_cells[cells][..., :4]
+        index = torch.arange(cells.shape[1], device=cells.device)
+        earlier = index < index[:, None]  # [P, P]
+        later = index > index[:, None]
+        stag = index < state.stags
+        same_kind = stag[:, None] == stag
 
-        told = JointState(
-            *(array[outcome.row] for array in boards[:3]), boards.stags
-        )  # a row a way to tell the prey apart
-        now = self.around[told.prey].gather(2, outcome.prey[..., None])[..., 0]
-        seen = self._prey_see(told, actions[outcome.row])
-        prey = self.prey(*self._prey_features(seen, told, left[outcome.row], now)).log_softmax(2)
-        each = (_at(prey, outcome.prey) * (told.prey < K)).sum(1)
-        by_way = each.new_full((len(actions), outcome.ways), MASKED).index_put(
-            (outcome.row, outcome.way), each
-        )
+        hunters_here = (cells[:, :, None] == state.hunters[:, None]).float()  # [B, P, A]
+        hunts = torch.stack([actions == HUNT_STAG, actions == HUNT_HARE, actions < 0], 2).float()
+        counts = hunters_here @ hunts  # [B, P, 3]
+        leavers = (hunters_here * captured[:, None]).sum(2)  # [B, P], hunters that leave from its cell
 
-        paid = self._reward_logits(context, left).log_softmax(2)
-        known = there & ~rewards.isnan()
-        total = (
-            (rewards[..., None].nan_to_num() * self._sharers(same, left) - self.reward_values).abs().argmin(2)
-        )
-        end = _end_log_prob(self._end_logit(left, there), ends)
-        found = [
-            (_at(hunters, outcome.hunters) * there).sum(1),
-            by_way.logsumexp(1),
-            (_at(paid, total) * known).sum(1),
-            end,
-        ]
-        lost = found[0].new_zeros(len(actions))
-        if contrast:
-            first = outcome.way == 0
-            gone = torch.where(
-                outcome.prey == LEAVE, STAYED, LEAVE
-            )  # one prey missing, or there though it was captured
-            less = [self._wrong(hunters, outcome.hunters, there), self._wrong(paid, total, known),
-                    _one_of((_at(prey, gone) - _at(prey, outcome.prey))[first], (told.prey < K)[first])]  # fmt: skip
-            # Next states of the batch are on other boards: impossible here by construction, they would add nothing.
-            lost = torch.logsumexp(torch.stack([torch.zeros_like(lost), *less]), 0)
-        return torch.stack(found, 1), lost
+        # Of each step: is it blocked, did an earlier prey go there, does a later one still stand there?
+        taken = ((targets[..., None] == next_cells[:, None, None]) & earlier[:, None]).any(3)  # [B, P, 4]
+        occupied = (targets[..., None] == cells[:, None, None]) & later[:, None]  # [B, P, 4, P]
+        unhunted = occupied & (leavers == 0)[:, None, None]
+        hunted = (occupied & ~unhunted).any(3)
+        same = (unhunted & same_kind[:, None]).any(3)
+        other = (unhunted & ~same_kind[:, None]).any(3)
+        bits = [bit.float() for bit in (taken, hunted, same, other)]
+        steps = torch.stack([self._blocked(state, targets), *bits], 3)  # [B, P, 4, 5]
 
-    def _wrong(self, log_probs: torch.Tensor, right: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        """How much less likely another class of one random object is, [B]."""
+        kind = torch.stack([stag, ~stag], 1).float().expand(len(cells), -1, -1)
+        hunting = thermometer(counts[..., :2], 4).flatten(2)
+        unknown = thermometer(counts[..., 2], 3)
+        arrived = ((cells[..., None] == next_cells[:, None]) & earlier).any(2, keepdim=True).float()
+        context = [kind, hunting, unknown, thermometer(leavers, 2), arrived, steps.sum(2) / 4]
+        return torch.cat(context, 2), steps, targets == state.blocks.shape[1]
+
+    def _left_before(self, same_cell: Tensor, captured: Tensor) -> Tensor:
+        """Hunters of earlier seats that leave from a hunter's cell, as a thermometer: float [B, A, 2]."""
+        earlier = torch.tril(same_cell, -1) @ captured[..., None]
+        return thermometer(earlier[..., 0], 2)
+
+    def _sharers(self, same_cell: Tensor, captured: Tensor) -> Tensor:
+        """How many leave from a hunter's cell, itself included; 1 for one that stays. [B, A]"""
+        others = (same_cell @ captured[..., None])[..., 0]
+        return 1.0 + others * captured
+
+    def _reward_logits(self, context: Tensor, captured: Tensor) -> Tensor:
+        """Over `reward_values`, [B, A, n]."""
+        return LOGIT_SCALE * self.networks.reward(torch.cat([context, captured[..., None]], 2))
+
+    def _end_logit(self, captured: Tensor, on_board: Tensor) -> Tensor:
+        """From one bit: is a hunter left on the board? [B]"""
+        remains = ((captured == 0) & on_board).any(1, keepdim=True).float()
+        return LOGIT_SCALE * self.networks.end(remains)[:, 0]
+
+    # -- the likelihood of what happened
+
+    def forward(
+        self,
+        state: JointState,
+        actions: Tensor,
+        outcomes: Outcomes,
+        rewards: Tensor,
+        ends: Tensor,
+        contrastive: bool = False,
+    ) -> tuple[LogLikelihood, Tensor]:
+        """log p of the true outcomes; and their InfoNCE loss, [B], 0 unless `contrastive`.
+
+        A next state does not say which of two hares is which: its probability is the sum over all R ways to tell.
+        """
+        inputs = self._hunter_inputs(state, actions)
+        on_board = state.on_board()
+        captured = outcomes.left()
+        context = torch.cat([inputs.context, self._left_before(inputs.same_cell, captured)], 2)
+        hunter_logprobs = self.hunter(context, inputs.steps, inputs.off_board).log_softmax(2)
+        hunters = (select(hunter_logprobs, outcomes.hunters) * on_board).sum(1)
+
+        row = outcomes.row
+        ways = state.take(row)
+        next_cells = select(self.outcome_cells[ways.prey], outcomes.prey)
+        features = self._prey_features(ways, inputs.actions[row], captured[row], next_cells)
+        prey_logprobs = self.prey(*features).log_softmax(2)  # [R, P, 6]
+        prey_on_board = ways.prey < state.blocks.shape[1]
+        of_way = (select(prey_logprobs, outcomes.prey) * prey_on_board).sum(1)
+        by_way = of_way.new_full((len(actions), outcomes.ways), MASKED)
+        prey = by_way.index_put((row, outcomes.way), of_way).logsumexp(1)
+
+        known = on_board & ~rewards.isnan()
+        reward_logprobs = self._reward_logits(inputs.context, captured).log_softmax(2)
+        totals = rewards.nan_to_num() * self._sharers(inputs.same_cell, captured)
+        reward_class, _ = nearest_value(totals, self.reward_values)
+        reward = (select(reward_logprobs, reward_class) * known).sum(1)
+        end = end_log_prob(self._end_logit(captured, on_board), ends)
+        terms = LogLikelihood(hunters, prey, reward, end)
+        if not contrastive:
+            return terms, hunters.new_zeros(len(actions))
+
+        # InfoNCE (van den Oord et al. 2018) against next states that break a rule. Next states of the batch are on
+        # other boards: they are impossible by construction, and would add nothing.
+        first = outcomes.way == 0
+        wrong_hunter = self._wrong_class(hunter_logprobs, outcomes.hunters, on_board)
+        wrong_reward = self._wrong_class(reward_logprobs, reward_class, known)
+        opposite = torch.where(outcomes.prey == LEAVE, STAYED, LEAVE)  # missing, or still there once captured
+        less_likely = select(prey_logprobs, opposite) - select(prey_logprobs, outcomes.prey)
+        wrong_prey = random_valid(less_likely[first], prey_on_board[first])
+        truth = torch.zeros_like(wrong_prey)
+        return terms, torch.logsumexp(torch.stack([truth, wrong_hunter, wrong_reward, wrong_prey]), 0)
+
+    def _wrong_class(self, log_probs: Tensor, true_class: Tensor, valid: Tensor) -> Tensor:
+        """log p of another class of one random valid object, less log p of its true class: [B]."""
         classes = log_probs.shape[2]
-        other = (right + torch.randint_like(right, 1, max(2, classes))) % classes
-        return _one_of(
-            (_at(log_probs, other) - _at(log_probs, right)).clamp(min=MASKED), there & (other != right)
-        )
-
-    def _sharers(self, same: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
-        """How many leave from one's cell, oneself included; 1 for who stays. [B, A, 1]"""
-        return (1.0 + (same @ left[..., None])[..., 0] * left)[..., None]
-
-    def _end_logit(
-        self, left: torch.Tensor, there: torch.Tensor, networks: Networks | None = None
-    ) -> torch.Tensor:  # is anybody left on the board? [B]
-        stay = ((left == 0) & there).any(1, keepdim=True).float()
-        return SHARP * (networks or self.networks).end(stay)[:, 0]
+        wrong = (true_class + torch.randint_like(true_class, 1, max(2, classes))) % classes
+        less_likely = select(log_probs, wrong) - select(log_probs, true_class)
+        return random_valid(less_likely.clamp(min=MASKED), valid & (wrong != true_class))
 
     @torch.no_grad()
-    def log_prob(self, states, actions, next_states, rewards, ends) -> torch.Tensor:
-        """log p(next state, rewards, end | state, actions), float [B] in nats; about -1e9 for what cannot be said."""
-        most = max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max()))
-        boards, device = JointState.of(states, *most), states.device
-        outcome = outcomes_of(states.cpu().numpy(), next_states.cpu().numpy(), self.board, *most)
-        found = torch.full((len(states),), MASKED, device=device)
-        good = torch.as_tensor(np.flatnonzero(outcome.possible), device=device)
-        part = JointState(*(array[good] for array in boards[:3]), boards.stags)
-        told = outcome.batch(np.flatnonzero(outcome.possible), device)
-        terms, _ = self.terms(part, actions[good], told, rewards[good], ends[good])
-        same = (part.hunters[:, :, None] == part.hunters[:, None]).float()
-        paid = rewards[good].nan_to_num()[..., None] * self._sharers(
-            same - torch.eye(same.shape[1]).to(same), told.left()
-        )
-        odd = ((paid - self.reward_values).abs().amin(2) > 0.01).any(1)  # a reward that is no class
-        return found.index_put((good,), torch.where(odd, MASKED, terms.sum(1)))
+    def log_prob(
+        self, states: Tensor, actions: Tensor, next_states: Tensor, rewards: Tensor, ends: Tensor
+    ) -> Tensor:
+        """log p(next state, rewards, end | state, actions), float [B] in nats; about -1e9 for what is impossible."""
+        counts = prey_counts(states)
+        outcomes = outcomes_of(states.cpu().numpy(), next_states.cpu().numpy(), self.board, *counts)
+        possible = np.flatnonzero(outcomes.possible)
+        rows = torch.as_tensor(possible, device=states.device)
+        state = JointState.of(states, *counts).take(rows)
+        true_outcomes = outcomes.batch(possible, states.device)
+        terms, _ = self(state, actions[rows], true_outcomes, rewards[rows], ends[rows])
+        totals = rewards[rows].nan_to_num() * self._sharers(self._same_cell(state), true_outcomes.left())
+        _, distance = nearest_value(totals, self.reward_values)
+        no_class = (distance > 0.01).any(1)
+        log_probs = torch.where(no_class, MASKED, terms.stack().sum(1))
+        impossible = torch.full((len(states),), MASKED, device=states.device)
+        return impossible.index_put((rows,), log_probs)
 
-    # -- what happens
+    # -- prediction
+
+    def _hunter_outcomes(
+        self, inputs: HunterInputs, on_board: Tensor, most_likely: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All hunters are decided at once, as if none before had left; those whose inputs changed are decided again.
+
+        Returns: outcomes int64 [B, A], hunters that leave float [B, A], logits [B, A, 6].
+        """
+        all_logits = inputs.context.new_zeros(*on_board.shape, 6)
+        outcomes = torch.full_like(inputs.actions, STAYED)
+        captured = torch.zeros_like(inputs.actions, dtype=torch.float32)
+        rows = torch.arange(len(on_board), device=on_board.device)
+        left_before = thermometer(captured, 2)
+        needs_update = torch.ones_like(on_board)
+        while len(rows):
+            context = torch.cat([inputs.context[rows], left_before], 2)
+            logits = self.networks.hunter(context, inputs.steps[rows], inputs.off_board[rows])
+            drawn = sample_or_argmax(logits, most_likely)
+            outcomes[rows] = torch.where(needs_update, drawn, outcomes[rows])
+            all_logits[rows] = torch.where(needs_update[..., None], logits, all_logits[rows])
+            captured[rows] = ((outcomes[rows] == LEAVE) & on_board[rows]).float()
+            now = self._left_before(inputs.same_cell[rows], captured[rows])
+            needs_update = (now != left_before).any(2)
+            changed = needs_update.any(1)
+            rows = rows[changed]
+            left_before = now[changed]
+            needs_update = needs_update[changed]
+        return outcomes, captured, all_logits
+
+    def _prey_outcomes(
+        self, state: JointState, actions: Tensor, captured: Tensor, most_likely: bool
+    ) -> tuple[Tensor, Tensor]:
+        """All prey are decided at once, as if all stayed; after the first that does not, those behind it again.
+
+        Returns: next cells int64 [B, P], logits [B, P, 6].
+        """
+        B, P = state.prey.shape
+        all_logits = captured.new_zeros(B, P, 6)
+        next_cells = state.prey.clone()
+        index = torch.arange(P, device=state.prey.device)
+        rows = torch.arange(B, device=state.prey.device)
+        start = torch.zeros_like(rows)[:, None]  # [B, 1], the first prey that is not decided
+        while len(rows) and P:
+            now = state.take(rows)
+            features = self._prey_features(now, actions[rows], captured[rows], next_cells[rows])
+            logits = self.networks.prey(*features)
+            undecided = index >= start
+            all_logits[rows] = torch.where(undecided[..., None], logits, all_logits[rows])
+            outcomes = sample_or_argmax(logits, most_likely)
+            moved = (outcomes != STAYED) & undecided & (now.prey < state.blocks.shape[1])
+            changed = moved.any(1)
+            first = moved.int().argmax(1)  # [B], the first prey that does not stay
+            cells = self.outcome_cells[select(now.prey, first), select(outcomes, first)]
+            rows = rows[changed]
+            first = first[changed]
+            next_cells[rows, first] = cells[changed]
+            start = first[:, None] + 1
+        return next_cells, all_logits
+
+    def _outcome(self, state: JointState, actions: Tensor, most_likely: bool) -> StepOutcome:
+        """One tick: hunters, then prey, then rewards."""
+        on_board = state.on_board()
+        inputs = self._hunter_inputs(state, actions)
+        outcomes, captured, hunter_logits = self._hunter_outcomes(inputs, on_board, most_likely)
+        prey, prey_logits = self._prey_outcomes(state, inputs.actions, captured, most_likely)
+        hunters = select(self.outcome_cells[state.hunters], outcomes)
+        next_state = state._replace(hunters=hunters, prey=prey)
+        sharers = self._sharers(inputs.same_cell, captured)
+        reward_class = sample_or_argmax(self._reward_logits(inputs.context, captured), most_likely)
+        rewards = self.reward_values[reward_class] / sharers * on_board
+        end_logit = self._end_logit(captured, on_board)
+        return StepOutcome(
+            next_state, rewards, end_logit, inputs.context, sharers, hunter_logits, prey_logits
+        )
 
     @torch.no_grad()
     def step(
-        self,
-        boards: JointState,
-        actions: torch.Tensor,
-        likely: bool = False,
-        networks: Networks | None = None,
-    ):
-        """One tick on all boards, sampled, or with every object's likeliest outcome given those before it.
+        self, state: JointState, actions: Tensor, most_likely: bool = False
+    ) -> tuple[JointState, Tensor, Tensor]:
+        """One tick on all boards, sampled, or with every object's most likely outcome given those before it.
 
-        networks: what scores the outcomes, if not the model's own (`CachedWorldModel`).
-        Returns: boards, rewards float [B, A], ends bool [B]; with `likely`, also what the expected planes are made of.
+        Args: actions: int64 [B, A], as asked for, -1 where not known.
+        Returns: the next state, rewards float [B, A], ends bool [B].
         """
-        networks = networks or self.networks
-        K, (B, A), P = boards.blocks.shape[1], boards.hunters.shape, boards.prey.shape[1]
-        actions, context, step, same = self._hunters_see(boards, actions)
-        # All are decided at once, as if none before had left or moved; whoever saw what is not so decides anew.
-        there, to, rows = (
-            boards.hunters < K,
-            self.around[boards.hunters],
-            torch.arange(B, device=actions.device),
-        )
-        seen, earlier = (context, step, to[..., :4] == K), torch.tril(same, -1)
-        left, outcomes, hunter_probs = (
-            context.new_zeros(B, A),
-            to.new_full((B, A), STAYED),
-            context.new_zeros(B, A, 6),
-        )
-        before, anew = at_least(left, 2), torch.ones_like(there)
-        while len(rows):
-            context_now = torch.cat([seen[0][rows], before], 2)
-            logits = networks.hunter(context_now, *(array[rows] for array in seen[1:]))
-            outcomes[rows] = torch.where(anew, _pick(logits, likely), outcomes[rows])
-            hunter_probs[rows] = torch.where(anew[..., None], logits, hunter_probs[rows])
-            left[rows] = ((outcomes[rows] == LEAVE) & there[rows]).float()
-            now = at_least((earlier[rows] @ left[rows, :, None])[..., 0], 2)
-            anew = (now != before).any(2)
-            on = anew.any(1)
-            rows, before, anew = rows[on], now[on], anew[on]
-
-        seen, goes, rows = (
-            self._prey_see(boards, actions),
-            boards.prey.clone(),
-            torch.arange(B, device=actions.device),
-        )
-        prey_probs, start, index = (
-            context.new_zeros(B, P, 6),
-            to.new_zeros(B, 1),
-            torch.arange(P, device=rows.device),
-        )
-        while len(rows) and P:
-            some = JointState(*(array[rows] for array in boards[:3]), boards.stags)
-            given = tuple(array[rows] for array in seen)
-            logits = networks.prey(*self._prey_features(given, some, left[rows], goes[rows]))
-            prey_probs[rows] = torch.where((index < start)[..., None], prey_probs[rows], logits)
-            pick = _pick(logits, likely)
-            went = (pick != STAYED) & (index >= start) & (some.prey < K)
-            which = went.int().argmax(1, keepdim=True)
-            to_cell, on = (
-                self.around[some.prey.gather(1, which)[:, 0], pick.gather(1, which)[:, 0]],
-                went.any(1),
-            )
-            rows, start = rows[on], which[on] + 1
-            goes[rows, which[on, 0]] = to_cell[on]
-
-        paid = self._reward_logits(context, left, networks)
-        end = self._end_logit(left, there, networks)
-        sharers = self._sharers(same, left)[..., 0]
-        rewards = self.reward_values[_pick(paid, likely)] / sharers * there
-        after = boards._replace(hunters=to.gather(2, outcomes[..., None])[..., 0], prey=goes)
-        if not likely:
-            return after, rewards, torch.rand_like(end) < end.sigmoid()
-        return after, rewards, end > 0, (hunter_probs, prey_probs, context, end, sharers, there)
+        outcome = self._outcome(state, actions, most_likely)
+        threshold = 0.5 if most_likely else torch.rand_like(outcome.end_logit)
+        return outcome.next_state, outcome.rewards, outcome.end_logit.sigmoid() > threshold
 
     @torch.no_grad()
-    def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
-        """`expected` adds up each object's outcomes, given the likeliest ones of those before it."""
-        boards = self._boards(states)
-        after, rewards, _, (hunters, prey, context, end, sharers, there) = self.step(
-            boards, actions, likely=True
+    def predict(self, states: Tensor, actions: Tensor) -> Prediction:
+        """states: uint8 [B, A+3, K]. Expected planes and rewards add up each object's outcomes, given the most likely
+        ones of those before it."""
+        state = JointState.of(states, *prey_counts(states))
+        outcome = self._outcome(state, actions, most_likely=True)
+        hunter_probs = outcome.hunter_logits.softmax(2)
+        prey_probs = outcome.prey_logits.softmax(2)
+        prey_cells = self.outcome_cells[state.prey]  # [B, P, 6]
+        B, A = state.hunters.shape
+        K = state.blocks.shape[1]
+        planes = state.blocks.new_zeros(B, A + 3, K + 1)
+        planes[:, :A].scatter_add_(2, self.outcome_cells[state.hunters], hunter_probs)
+        planes[:, A, :K] = state.blocks
+        for plane, kind in ((A + 1, slice(None, state.stags)), (A + 2, slice(state.stags, None))):
+            planes[:, plane].scatter_add_(1, prey_cells[:, kind].flatten(1), prey_probs[:, kind].flatten(1))
+
+        leaves = hunter_probs[..., LEAVE]
+        if_stays = self._reward_logits(outcome.context, torch.zeros_like(leaves)).softmax(2)
+        if_leaves = self._reward_logits(outcome.context, torch.ones_like(leaves)).softmax(2)
+        reward_probs = if_stays + leaves[..., None] * (if_leaves - if_stays)  # [B, A, n]
+        on_board = state.on_board()
+        return Prediction(
+            most_likely=outcome.next_state.planes(),
+            expected=planes[:, :, :K],
+            rewards=outcome.rewards,
+            expected_rewards=(reward_probs * self.reward_values).sum(2) / outcome.sharers * on_board,
+            reward_prob=reward_probs[..., self.reward_values > 0].sum(2) * on_board,
+            end_prob=outcome.end_logit.sigmoid(),
         )
-        (B, A), K = boards.hunters.shape, boards.blocks.shape[1]
-        planes = states.new_zeros(B, A + 3, K + 1, dtype=torch.float32)
-        planes[:, :A].scatter_add_(2, self.around[boards.hunters], hunters.softmax(2))
-        planes[:, A, :K] = boards.blocks
-        for plane, own in ((A + 1, slice(None, boards.stags)), (A + 2, slice(boards.stags, None))):
-            planes[:, plane].scatter_add_(
-                1, self.around[boards.prey[:, own]].flatten(1), prey[:, own].softmax(2).flatten(1)
-            )
-        leaves = hunters.softmax(2)[..., LEAVE]
-        paid = [self._reward_logits(context, torch.full_like(leaves, left)).softmax(2) for left in (0.0, 1.0)]
-        paid = paid[0] + leaves[..., None] * (paid[1] - paid[0])  # [B, A, n]
-        positive, expected = (
-            paid[..., self.reward_values > 0].sum(2) * there,
-            (paid * self.reward_values).sum(2) / sharers * there,
-        )
-        return Prediction(after.planes(), planes[:, :, :K], rewards, expected, positive, end.sigmoid())
 
     @torch.no_grad()
-    def sample(self, states: torch.Tensor, actions: torch.Tensor):
+    def sample(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns: planes uint8 [B, A+3, K], rewards [B, A], ends bool [B]."""
-        after, rewards, ends = self.step(self._boards(states), actions)
-        return after.planes(), rewards, ends
+        next_state, rewards, ends = self.step(JointState.of(states, *prey_counts(states)), actions)
+        return next_state.planes(), rewards, ends
 
-    def _boards(self, states: torch.Tensor) -> JointState:
-        return JointState.of(
-            states, max(1, int(states[:, -2].sum(1).max())), max(1, int(states[:, -1].sum(1).max()))
-        )
+
+def random_valid(values: Tensor, valid: Tensor) -> Tensor:
+    """The value of a random valid object, [B, n] -> [B]; MASKED where there is none."""
+    pick = (torch.rand_like(values) + valid).argmax(1)
+    return torch.where(select(valid, pick), select(values, pick), MASKED)
+
+
+# ---- the model of moves with a cache
 
 
 class CachedNetwork:
     """A network that computes each distinct input once. Inputs are multiples of 1/4; no gradients flow.
 
-    Each row of inputs is hashed to a sum of random whole numbers: exact in any order of summation, and two rows share a
-    key with odds of 2**-36. Keys are kept sorted, so that a batch is looked up by one binary search.
+    The key of a row of inputs is a sum of random whole numbers: exact in any order of summation, and two rows share a key
+    with odds of 2**-36. Keys are kept sorted, so that a batch is looked up by one binary search.
     """
 
-    def __init__(self, network: Callable[..., torch.Tensor], num_axes: tuple[int, ...]):
+    def __init__(self, network: Callable[..., Tensor], num_axes: tuple[int, ...]):
         """num_axes: how many of each input's last axes belong to one row."""
         self.network = network
         self.num_axes = num_axes
-        self.weights = None  # float64 [n], of the key's sum
-        self.keys = torch.full((1,), math.inf, dtype=torch.float64)  # sorted, the last one is no key
+        self.weights = None  # float64 [n], of a key's sum
+        self.keys = torch.full(
+            (1,), math.inf, dtype=torch.float64
+        )  # sorted; the last one belongs to no input
         self.outputs = None  # [keys, outputs]
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         batch = inputs[0].shape[: inputs[0].dim() - self.num_axes[0]]
         flat = [array.flatten(len(batch)).float() for array in inputs]
         flat = torch.cat(flat, -1).flatten(0, -2).double()
@@ -544,7 +622,7 @@ class CachedNetwork:
             index = torch.searchsorted(self.keys, keys)
         return self.outputs[index].view(*batch, -1)
 
-    def _compute(self, keys: torch.Tensor, rows: torch.Tensor, inputs: list[torch.Tensor]) -> None:
+    def _compute(self, keys: Tensor, rows: Tensor, inputs: list[Tensor]) -> None:
         """Add the outputs of these rows of `inputs`, each distinct key once."""
         keys, first = keys.unique(return_inverse=True)
         rows = torch.zeros(len(keys), dtype=torch.int64).scatter_(0, first, rows)
@@ -554,259 +632,252 @@ class CachedNetwork:
         self.outputs = torch.cat([known, new, new[:1]])[order]
 
 
-class CachedWorldModel(nn.Module):
-    """The `step` of a world model whose networks compute each distinct input once: a tick asks the same few things of
-    thousands of boards. The world model itself is left as it is; its weights must not change afterwards."""
+class CachedWorldModel(ObjectWorldModel):
+    """A copy of a world model whose networks compute each distinct input once, on a CPU: a tick gives them the same few
+    inputs on thousands of boards. The world model that it is made from is not changed; neither may be trained."""
 
     def __init__(self, world_model: ObjectWorldModel):
-        super().__init__()
-        self.world_model = world_model
-        self.networks = Networks(
-            CachedNetwork(world_model.hunter, (1, 2, 1)),
-            CachedNetwork(world_model.prey, (1, 2, 1)),
-            CachedNetwork(world_model.reward, (1,)),
-            CachedNetwork(world_model.end, (1,)),
+        with torch.random.fork_rng(devices=[]):  # the initial weights are not used
+            super().__init__(**world_model.sizes)
+        self.load_state_dict(world_model.state_dict())
+        self.on(*world_model.board)
+        self.eval()
+        self._cached = Networks(
+            CachedNetwork(self.hunter, (1, 2, 1)),
+            CachedNetwork(self.prey, (1, 2, 1)),
+            CachedNetwork(self.reward, (1,)),
+            CachedNetwork(self.end, (1,)),
         )
 
-    def on(self, height: int, width: int) -> "CachedWorldModel":
-        self.world_model.on(height, width)
-        return self
-
-    @torch.no_grad()
-    def step(self, boards: JointState, actions: torch.Tensor, likely: bool = False):
-        """As `ObjectWorldModel.step`."""
-        return self.world_model.step(boards, actions, likely, self.networks)
-
-
-def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return values.gather(-1, index[..., None])[..., 0]
-
-
-def _end_log_prob(logit: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """log p of an end, or of none; 0 where it is not known. Both float [B]."""
-    return (
-        -F.softplus(-logit * (2 * ends.nan_to_num() - 1)) * ~ends.isnan()
-    )  # multiplied: a NaN has no gradient
-
-
-def _one_of(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-    """The value of a random object that is there, [B, n] -> [B]; MASKED where none is."""
-    pick = (torch.rand_like(values) + there).argmax(1, keepdim=True)
-    return torch.where(there.gather(1, pick), values.gather(1, pick), MASKED)[:, 0]
-
-
-def _pick(logits: torch.Tensor, likely: bool) -> torch.Tensor:
-    """The likeliest, or a draw: the largest of logits + Gumbel noise (Gumbel 1954), among those not RARE."""
-    if likely:
-        return logits.argmax(-1)
-    logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) - RARE, MASKED)
-    return (logits - torch.empty_like(logits).exponential_().log_()).argmax(-1)
+    @property
+    def networks(self) -> Networks:
+        return self._cached
 
 
 # ---- the plain model
 
 
 class CellLogits(NamedTuple):
-    """What `Cells` says of B joint states; a hunter's window is its own cell and the eight around it."""
+    """What CellWorldModel predicts for B joint states; a hunter's window is its own cell and the eight around it."""
 
-    window: (
-        torch.Tensor
-    )  # int64 [B, A, 9], the cells, K for what is off the board; all K for a hunter that has left
-    hunters: torch.Tensor  # float [B, A, 9], logits of the hunter being there next
-    rewards: torch.Tensor  # float [B, A, n], logits of the values in `rewards`
-    prey: torch.Tensor  # float [B, 2, K], logits of a stag, of a hare
+    window: Tensor  # int64 [B, A, 9], cells, K off the board; all K for a hunter that has left
+    hunters: Tensor  # float [B, A, 9], logits of the hunter being there next
+    rewards: Tensor  # float [B, A, n], logits of the values in `rewards`
+    prey: Tensor  # float [B, 2, K], logits of a stag, of a hare
 
 
-class Cells(nn.Module):
-    """The plain model: each cell of the next planes by itself, independently of the others, by cross-entropy.
+class CellWorldModel(nn.Module):
+    """The plain model: each cell of the next planes independently of the others, by cross-entropy.
 
     A convolution over the board (hunters by their actions as asked for, each action on its hunter's cell; BLOCKS, STAGS,
-    HARES, the board) is read at each hunter's own cell together with its action: where it goes, what it is paid. The same
+    HARES, the board) is read at each hunter's own cell together with its action: where it goes, its reward. The same
     network serves all hunters, on boards of any size. The next STAGS and HARES are read off every cell.
 
-    rewards: the values that a hunter was paid in the training data.
+    rewards: the values of a hunter's reward in the training data.
     """
 
     kind = "cells"
-    hunters = None
+    num_hunters = None  # any number
 
     def __init__(self, height: int, width: int, rewards: list[float], joint: bool = True, channels: int = 32):
         super().__init__()
         self.sizes = dict(height=height, width=width, rewards=rewards, joint=joint, channels=channels)
         self.joint = joint
-        self.board_features = nn.Conv2d(ACTIONS + 1 + 4, channels, 3, padding=1)
-        self.hunter = _mlp(channels + ACTIONS + 1, 2 * channels, 9 + len(rewards))
+        self.board_features = nn.Conv2d(len(ACTIONS) + 1 + 4, channels, 3, padding=1)
+        self.hunter = mlp(channels + len(ACTIONS) + 1, 2 * channels, 9 + len(rewards))
         self.prey = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, 2, 1))
         self.end = nn.Linear(1, 1)
         self.register_buffer("rewards", torch.tensor(rewards, dtype=torch.float32))
         self.on(height, width)
 
-    def on(self, height: int, width: int) -> "Cells":
+    def on(self, height: int, width: int) -> "CellWorldModel":
         """The same model, for boards of this size."""
-        K = height * width
-        cell = F.pad(torch.arange(K).view(height, width), (1, 1, 1, 1), value=K)
-        window = [cell[i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        window = F.pad(torch.stack(window, 2).flatten(0, 1), (0, 0, 0, 1), value=K)
-        self.register_buffer("window", window.to(self.rewards.device), persistent=False)  # [K + 1, 9]
+        table = neighbours(height, width)
+        rows = table[:, [UP, STAY, DOWN]]
+        window = table[rows][..., [LEFT, STAY, RIGHT]].reshape(-1, 9)  # [K + 1, 9]
+        self.register_buffer("window", torch.as_tensor(window).to(self.rewards.device), persistent=False)
         self.board = (height, width)
         return self
 
-    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> CellLogits:
+    def logits(self, states: Tensor, actions: Tensor) -> CellLogits:
         """states: uint8 [B, A+3, K]; actions: int64 [B, A], as asked for, -1 where not known."""
-        (B, A), K = actions.shape, states.shape[2]
-        hunters, chosen = states[:, :A].float(), F.one_hot(actions + 1, ACTIONS + 1).float()
-        by_action = torch.einsum(
-            "bac,bak->bck", chosen, hunters
-        )  # [B, 8, K], how many hunters play it on a cell
-        inside = hunters.new_ones(B, 1, K)  # tells a free cell from one beyond the border
+        B, A = actions.shape
+        hunters = states[:, :A].float()
+        chosen = F.one_hot(actions + 1, len(ACTIONS) + 1).float()
+        by_action = torch.einsum("bac,bak->bck", chosen, hunters)  # [B, 8, K], hunters that play it on a cell
+        inside = hunters.new_ones(B, 1, states.shape[2])  # tells a free cell from one beyond the border
         board = torch.cat([by_action, states[:, A:].float(), inside], 1)
         features = F.relu(self.board_features(board.unflatten(2, self.board)))  # [B, channels, H, W]
         prey = self.prey(features).flatten(2)
-        cell = _cell_of(states[:, :A])  # [B, A]
+        cell = occupied_cells(states[:, :A], 1)  # [B, A, 1]
         features = F.pad(features.flatten(2), (0, 1)).transpose(1, 2)  # [B, K + 1, channels]
-        own = features.gather(1, cell[..., None].expand(-1, -1, features.shape[2]))
-        says = self.hunter(torch.cat([own, chosen], 2))
-        return CellLogits(self.window[cell], says[..., :9], says[..., 9:], prey)
+        own_features = features.gather(1, cell.expand(-1, -1, features.shape[2]))
+        output = self.hunter(torch.cat([own_features, chosen], 2))
+        return CellLogits(self.window[cell[..., 0]], output[..., :9], output[..., 9:], prey)
 
-    def _end_logit(
-        self, hunters: torch.Tensor
-    ) -> torch.Tensor:  # hunters: [B, A, K], the next planes. Is one left? [B]
-        return SHARP * self.end((hunters > 0.5).any(2).any(1, keepdim=True).float())[:, 0]
+    def _end_logit(self, hunters: Tensor) -> Tensor:
+        """From one bit: is a hunter left? hunters: [B, A, K], the next planes. Returns: [B]."""
+        remains = (hunters > 0.5).any(2).any(1, keepdim=True).float()
+        return LOGIT_SCALE * self.end(remains)[:, 0]
 
-    def terms(self, states, actions, next_states, rewards, ends, contrast: bool = False):
-        """log p of what happened, in nats: float [B, 4], of the hunters' cells, the prey's, rewards and end (0 where not
-        known); and zeros [B] where `Moves` has its contrastive loss."""
-        logits, (A, K) = self(states, actions), (actions.shape[1], states.shape[2])
-        there = states[:, :A].amax(2) > 0
-        truth = F.pad(next_states[:, :A], (0, 1)).gather(2, logits.window).float()  # [B, A, 9]
-        cells = F.binary_cross_entropy_with_logits(logits.hunters, truth, reduction="none") * (
-            logits.window < K
-        )
-        prey = F.binary_cross_entropy_with_logits(
-            logits.prey, next_states[:, A + 1 :].float(), reduction="none"
-        )
-        value = (rewards[..., None].nan_to_num() - self.rewards).abs().argmin(2)
-        paid = _at(logits.rewards.log_softmax(2), value) * (there & ~rewards.isnan())
-        end = _end_log_prob(self._end_logit(next_states[:, :A]), ends)
-        found = [-cells.sum((1, 2)), -prey.sum((1, 2)), paid.sum(1), end]
-        return torch.stack(found, 1), prey.new_zeros(len(prey))
+    def forward(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        next_states: Tensor,
+        rewards: Tensor,
+        ends: Tensor,
+        contrastive: bool = False,
+    ) -> tuple[LogLikelihood, Tensor]:
+        """log p of the next planes, rewards and end; and zeros, [B], for the InfoNCE loss of ObjectWorldModel."""
+        A = actions.shape[1]
+        logits = self.logits(states, actions)
+        on_board = states[:, :A].amax(2) > 0
+        inside = logits.window < states.shape[2]
+        next_window = F.pad(next_states[:, :A], (0, 1)).gather(2, logits.window).float()  # [B, A, 9]
+        next_prey = next_states[:, A + 1 :].float()
+        hunters = F.binary_cross_entropy_with_logits(logits.hunters, next_window, reduction="none") * inside
+        prey = F.binary_cross_entropy_with_logits(logits.prey, next_prey, reduction="none")
+        reward_class, _ = nearest_value(rewards.nan_to_num(), self.rewards)
+        known = on_board & ~rewards.isnan()
+        reward = select(logits.rewards.log_softmax(2), reward_class) * known
+        end = end_log_prob(self._end_logit(next_states[:, :A]), ends)
+        terms = LogLikelihood(-hunters.sum((1, 2)), -prey.sum((1, 2)), reward.sum(1), end)
+        return terms, prey.new_zeros(len(prey))
 
     @torch.no_grad()
-    def log_prob(self, states, actions, next_states, rewards, ends) -> torch.Tensor:
-        """As `Moves.log_prob`."""
-        terms, _ = self.terms(states, actions, next_states, rewards, ends)
+    def log_prob(
+        self, states: Tensor, actions: Tensor, next_states: Tensor, rewards: Tensor, ends: Tensor
+    ) -> Tensor:
+        """As `ObjectWorldModel.log_prob`."""
         A = actions.shape[1]
-        there = states[:, :A].amax(2) > 0
-        near = self.window[_cell_of(states[:, :A])]  # [B, A, 9]
-        seen = F.pad(next_states[:, :A], (0, 1)).gather(2, near).sum(2)
-        far = (seen != next_states[:, :A].sum(2)).any(1) | (states[:, A] != next_states[:, A]).any(1)
+        terms, _ = self(states, actions, next_states, rewards, ends)
+        on_board = states[:, :A].amax(2) > 0
+        window = self.window[occupied_cells(states[:, :A], 1)[..., 0]]  # [B, A, 9]
+        inside = F.pad(next_states[:, :A], (0, 1)).gather(2, window).sum(2)
+        impossible = (inside != next_states[:, :A].sum(2)).any(1)
+        impossible |= (states[:, A] != next_states[:, A]).any(1)
         rewards = rewards.nan_to_num()
-        odd = (rewards[..., None] - self.rewards).abs().amin(2) > 0.01  # a reward that is no class
-        odd |= ~there & (rewards != 0)
-        return torch.where(far | odd.any(1), MASKED, terms.sum(1))
+        _, distance = nearest_value(rewards, self.rewards)
+        no_class = (distance > 0.01) | (~on_board & (rewards != 0))
+        return torch.where(impossible | no_class.any(1), MASKED, terms.stack().sum(1))
 
-    def _probabilities(
-        self, states: torch.Tensor, actions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of the next planes [B, A+3, K], of the rewards [B, A, n]; and there, bool [B, A]."""
-        logits, A = self(states, actions), actions.shape[1]
+    def _probs(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the next planes [B, A+3, K] and of the rewards [B, A, n]."""
+        A = actions.shape[1]
+        logits = self.logits(states, actions)
         planes = F.pad(states, (0, 1)).float()
         planes[:, :A] = 0.0
-        planes[:, :A].scatter_(2, logits.window, _certain(logits.hunters).sigmoid())
-        planes[:, A + 1 :, :-1] = _certain(logits.prey).sigmoid()
-        return planes[..., :-1], logits.rewards.softmax(2), states[:, :A].amax(2) > 0
+        planes[:, :A].scatter_(2, logits.window, saturate(logits.hunters).sigmoid())
+        planes[:, A + 1 :, :-1] = saturate(logits.prey).sigmoid()
+        return planes[..., :-1], logits.rewards.softmax(2)
 
     @torch.no_grad()
-    def predict(self, states: torch.Tensor, actions: torch.Tensor) -> Prediction:
-        planes, paid, there = self._probabilities(states, actions)
-        likely = (planes > 0.5).to(torch.uint8)
-        end = self._end_logit(likely[:, : actions.shape[1]]).sigmoid()
-        positive = paid[..., self.rewards > 0].sum(2) * there
-        return Prediction(
-            likely, planes, self.rewards[paid.argmax(2)] * there, (paid @ self.rewards) * there, positive, end
-        )
+    def predict(self, states: Tensor, actions: Tensor) -> Prediction:
+        """states: uint8 [B, A+3, K]"""
+        A = actions.shape[1]
+        planes, reward_probs = self._probs(states, actions)
+        on_board = states[:, :A].amax(2) > 0
+        most_likely = (planes > 0.5).to(torch.uint8)
+        rewards = self.rewards[reward_probs.argmax(2)] * on_board
+        expected_rewards = (reward_probs @ self.rewards) * on_board
+        reward_prob = reward_probs[..., self.rewards > 0].sum(2) * on_board
+        end_prob = self._end_logit(most_likely[:, :A]).sigmoid()
+        return Prediction(most_likely, planes, rewards, expected_rewards, reward_prob, end_prob)
 
     @torch.no_grad()
-    def sample(self, states: torch.Tensor, actions: torch.Tensor):
-        """As `Moves.sample`, but nothing makes it a board: every cell is drawn by itself."""
-        planes, paid, there = self._probabilities(states, actions)
-        planes = (torch.rand_like(planes) < planes).to(torch.uint8)
-        end = self._end_logit(planes[:, : actions.shape[1]]).sigmoid()
-        return planes, self.rewards[_pick(paid.log(), likely=False)] * there, torch.rand_like(end) < end
+    def sample(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `ObjectWorldModel.sample`, but nothing makes it a possible board: every cell is drawn independently."""
+        A = actions.shape[1]
+        probs, reward_probs = self._probs(states, actions)
+        on_board = states[:, :A].amax(2) > 0
+        planes = (torch.rand_like(probs) < probs).to(torch.uint8)
+        end_prob = self._end_logit(planes[:, :A]).sigmoid()
+        rewards = self.rewards[sample_or_argmax(reward_probs.log(), most_likely=False)] * on_board
+        return planes, rewards, torch.rand_like(end_prob) < end_prob
 
 
-def _cell_of(planes: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, A, K] -> int64 [B, A], the cell of each hunter, K for one that has left."""
-    value, cell = planes.max(2)
-    return torch.where(value > 0, cell, planes.shape[2])
-
-
-def _certain(logits: torch.Tensor) -> torch.Tensor:
-    """What is a million times less likely than its contrary cannot be."""
+def saturate(logits: Tensor) -> Tensor:
+    """What is a million times less likely than its contrary becomes impossible."""
     return torch.where(logits.abs() > RARE, 1e4 * logits.sign(), logits)
 
 
-MODELS = {"moves": ObjectWorldModel, "cells": Cells}
+MODELS = {"moves": ObjectWorldModel, "cells": CellWorldModel}
 
 
-def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
-    """Raises: tracking.UsageError: there is none, or it is of another script or a former version."""
+# ---- checkpoints
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
+    """Raises: tracking.UsageError: there is none, or it is not one of this version of this script."""
     checkpoint = tracking.load_checkpoint(path, KIND, device)
     if checkpoint["args"]["model"] not in MODELS:  # the former regression
         raise tracking.UsageError(
             f"{path}: the checkpoint was made by another version of this script: train anew"
         )
+    for part in (checkpoint["sizes"], checkpoint["model"]):
+        if "totals" in part:  # a former name
+            part["reward_values"] = part.pop("totals")
     return checkpoint
 
 
 def load_world_model(
     folder: str | Path, device: str | torch.device = "cpu"
-) -> tuple[ObjectWorldModel | Cells, dict]:
+) -> tuple[ObjectWorldModel | CellWorldModel, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
-    checkpoint = read_checkpoint(path, device)
-    return tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path).to(device).eval(), checkpoint
+    checkpoint = load_checkpoint(path, device)
+    model = tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path)
+    return model.to(device).eval(), checkpoint
 
 
-def log_likelihood_terms(
-    model: nn.Module, batches: TransitionBatches, index: np.ndarray, contrast: bool, augment: bool
-):
-    """The model's terms of the transitions `index`, and its contrastive loss. A turned board tells `moves` nothing new,
-    since their scorers share all directions; `cells` is trained on random symmetries."""
-    batch = batches.take(index, random=augment, augment=augment and model.kind == "cells")
+# ---- losses and metrics
+
+
+def make_batch(model: nn.Module, batches: TransitionBatches, index: np.ndarray, augment: bool) -> tuple:
+    """The arguments of `model` for the transitions `index`. `cells` is trained on random symmetries of the board; they would
+    tell `moves` nothing new, since its scorers share all directions."""
     if model.kind == "cells":
-        return model.terms(*batch, contrast)
-    states, actions, _, rewards, ends = batch
-    outcome = batches.outcomes.batch(index, states.device)
-    return model.terms(JointState.of(states, *batches.most), actions, outcome, rewards, ends, contrast)
-
-
-# ---- judging
+        return batches.take(index, random=augment, augment=augment)
+    states, actions, _, rewards, ends = batches.take(index, random=augment)
+    outcomes = batches.outcomes.batch(index, states.device)
+    return JointState.of(states, *batches.most), actions, outcomes, rewards, ends
 
 
 @torch.no_grad()
-def judge(model: nn.Module, batches: TransitionBatches, index: np.ndarray) -> dict[str, float | None]:
-    """In short what test_obs_reward_model.py says at length: means over the transitions `index`."""
-    sums = 0.0
+def evaluate(model: nn.Module, batches: TransitionBatches, index: np.ndarray) -> dict[str, float | None]:
+    """Means over the transitions `index`, the main ones of those of test_obs_reward_model.py."""
+    sums = defaultdict(float)
     for part in np.array_split(index, math.ceil(len(index) / EVAL_BATCH)):
-        states, actions, truth, rewards, _ = batches.take(part, random=False)
-        said = model.predict(states, actions)
+        states, actions, next_states, rewards, _ = batches.take(part, random=False)
+        terms, _ = model(*make_batch(model, batches, part, augment=False))
+        prediction = model.predict(states, actions)
         known = ~rewards.isnan()
-        right = (((said.rewards - rewards).abs() < 0.01) | ~known).all(1) & known.any(1)
-        terms, _ = log_likelihood_terms(model, batches, part, contrast=False, augment=False)
-        found = [(said.expected - truth).square().mean((1, 2)), (said.likely == truth).all(2).all(1), -terms, known.any(1),
-                 right, known, (said.expected_rewards - rewards)[known].square()]  # fmt: skip
-        sums = sums + torch.stack([array.double().sum() for array in found])
-    obs, exact, nll, rows, right, known, error = sums.tolist()
-    means = {"obs_mse": obs / len(index), "reward_mse": error / known if known else None}
-    means |= {"exact_transitions": exact / len(index), "exact_rewards": right / rows if rows else None}
-    return means | {"nll": nll / len(index)}
+        has_rewards = known.any(1)
+        right_rewards = ((prediction.rewards - rewards).abs() < 0.01) | ~known
+        reward_error = (prediction.expected_rewards - rewards)[known]
+        sums["obs"] += (prediction.expected - next_states).square().mean((1, 2)).double().sum()
+        sums["exact"] += (prediction.most_likely == next_states).all(2).all(1).double().sum()
+        sums["nll"] += (-terms.stack()).double().sum()
+        sums["boards"] += has_rewards.double().sum()
+        sums["right"] += (right_rewards.all(1) & has_rewards).double().sum()
+        sums["known"] += known.double().sum()
+        sums["reward"] += reward_error.square().double().sum()
+    sums = {name: value.item() for name, value in sums.items()}
+    return {
+        "obs_mse": sums["obs"] / len(index),
+        "reward_mse": sums["reward"] / sums["known"] if sums["known"] else None,
+        "exact_transitions": sums["exact"] / len(index),
+        "exact_rewards": sums["right"] / sums["boards"] if sums["boards"] else None,
+        "nll": sums["nll"] / len(index),
+    }
 
 
 # ---- training
 
 
 def read_transitions(args: Args) -> Transitions:
+    """The transitions of --data. A file of one hunter's actions sets `args.actions` to `own`."""
     data = load_transitions(training_file(args.data), args.layout)
     print(f"[WM] Loaded {len(data)} transitions.")
     for line in data.inferred:
@@ -817,67 +888,133 @@ def read_transitions(args: Args) -> Transitions:
     return data
 
 
-def run_epoch(
-    model, optimizer, batches, index: np.ndarray, args: Args, step: int, world: tracking.World, writer
-):
+def split_transitions(args: Args, data: Transitions, batches: TransitionBatches) -> dict[str, np.ndarray]:
+    """The indices of train, val and test that can be learnt from. Raises: tracking.UsageError: too few."""
+    late = int(np.isnan(data.ends).sum())
+    if late:
+        print(
+            f"[DATA] {late} boards end by end_after_first_hunt: a joint state does not tell when; not part of the loss"
+        )
+    splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
+    impossible = len(data) - len(splits["all"])
+    if impossible:
+        print(
+            f"[DATA] {impossible} transitions left out in which an object goes further than a neighbour cell"
+        )
+    splits["train"] = splits["train"][: args.max_transitions or None]
+    sizes = {name: len(splits[name]) for name in ("train", "val", "test")}
+    if min(sizes.values()) < 1:
+        raise tracking.UsageError(
+            f"{args.data}: expected transitions to train, validate and test on, found {sizes}"
+        )
+    counts = f"{sizes['train']} train, {sizes['val']} val, {sizes['test']} test transitions"
+    print(f"[DATA] split {data.split_law}: {counts}")
+    return splits
+
+
+def make_model(
+    args: Args, batches: TransitionBatches, train: np.ndarray, board: tuple[int, int], resumed: dict | None
+) -> nn.Module:
+    """A new network for the training data, or of a resumed run's sizes. Raises: tracking.UsageError: too many rewards."""
+    if resumed:
+        return MODELS[args.model](**resumed["sizes"]).on(*board)
+    values = batches.capture_totals(train) if args.model == "moves" else batches.reward_values(train)
+    if len(values) > 64:
+        raise tracking.UsageError(
+            f"{args.data}: rewards: expected at most 64 values, classes, found {len(values)}"
+        )
+    return MODELS[args.model](*board, values, args.actions == "joint")
+
+
+def learning_rate(args: Args, step: int, steps_per_epoch: int) -> float:
+    """Rises over 100 steps, then falls linearly to zero."""
+    scale = 0.5 if args.model == "cells" else 1.0
+    rise = min(1.0, (step + 1) / 100)
+    fall = 1.0 - step / (args.epochs * steps_per_epoch)
+    return args.learning_rate * scale * rise * fall
+
+
+def train_epoch(
+    model: nn.Module,
+    ddp_model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: TransitionBatches,
+    index: np.ndarray,
+    args: Args,
+    step: int,
+    world: tracking.World,
+    writer,
+) -> tuple[dict[str, float], int]:
     """Train once on the transitions `index`, in an order of this seed and step, `step` steps having been taken before. Of
-    several processes each takes its share of every batch.
+    several processes each takes its share of every minibatch.
 
-    Returns: the means over the epoch of the loss's terms, and the steps so far.
+    Returns: the epoch's mean losses by name, and the steps so far.
     """
-    names = ("hunters", "prey", "rewards", "end")
-    names += ("contrastive",) * (args.contrastive_coef > 0) + ("total",)
-    torch.manual_seed(int(np.random.default_rng((args.seed, step, world.rank)).integers(2**62)))
-    order = index[
-        np.random.default_rng((args.seed, step)).permutation(len(index))
-    ]  # the same in every process
-    parts = np.array_split(order, math.ceil(len(index) / args.batch_size))
-    sums, logged = torch.zeros(
-        2, len(names), device=world.device
-    )  # over the epoch; over the steps since the last log
-    with tqdm(
+    contrastive = args.contrastive_coef > 0
+    noise_seed = np.random.default_rng((args.seed, step, world.rank)).integers(2**62)
+    torch.manual_seed(int(noise_seed))
+    order = np.random.default_rng((args.seed, step)).permutation(len(index))  # the same in every process
+    minibatches = np.array_split(index[order], math.ceil(len(index) / args.batch_size))
+    epoch_sums = defaultdict(float)
+    log_sums = defaultdict(float)  # since the last log
+    progress = tqdm(
         total=len(index), unit=" transitions", leave=False, mininterval=1.0, disable=world.rank > 0
-    ) as bar:
-        for done, part in enumerate(parts, 1):
-            rise, fall = min(1.0, (step + 1) / 100), 1.0 - step / (args.epochs * len(parts))
-            scale = 0.5 if args.model == "cells" else 1.0
-            optimizer.param_groups[0]["lr"] = args.learning_rate * scale * rise * fall
-            mine = part[world.rank :: world.size]
-            terms, contrast = model(batches, mine, args.contrastive_coef > 0)
-            terms = -terms.sum(0) / len(part)
-            loss = terms.sum() + args.contrastive_coef * contrast.sum() / len(part)
-            optimizer.zero_grad()
-            (loss * world.size).backward()  # the processes' gradients are averaged
-            optimizer.step()
-            extra = [contrast.sum()[None] / len(part)] * (args.contrastive_coef > 0)
-            seen = torch.cat([terms, *extra, loss[None]]).detach()
-            sums += seen
-            logged += seen
-            step += 1
-            bar.update(len(part))
-            if done % LOG_STEPS == 0 or done == len(parts):
-                means = (world.sum(logged) / ((done - 1) % LOG_STEPS + 1)).tolist()
-                tracking.log_scalars(writer, "losses", dict(zip(names, means, strict=True)), step)
-                tracking.log_scalars(
-                    writer, "charts", {"learning_rate": optimizer.param_groups[0]["lr"]}, step
-                )
-                logged.zero_()
-    return dict(zip(names, (world.sum(sums) / len(parts)).tolist(), strict=True)), step
+    )
+    for done, minibatch in enumerate(minibatches, 1):
+        optimizer.param_groups[0]["lr"] = learning_rate(args, step, len(minibatches))
+        size = len(minibatch)
+        batch = make_batch(model, batches, minibatch[world.rank :: world.size], augment=True)
+        terms, infonce = ddp_model(*batch, contrastive)
+
+        # Losses in nats per transition
+        hunter_loss, prey_loss, reward_loss, end_loss = -terms.stack().sum(0) / size
+        contrastive_loss = infonce.sum() / size
+        loss = hunter_loss + prey_loss + reward_loss + end_loss
+        if contrastive:
+            loss = loss + args.contrastive_coef * infonce.sum() / size
+
+        optimizer.zero_grad()
+        (loss * world.size).backward()  # the processes' gradients are averaged
+        optimizer.step()
+        step += 1
+        progress.update(size)
+
+        losses = dict(hunters=hunter_loss, prey=prey_loss, rewards=reward_loss, end=end_loss)
+        if contrastive:
+            losses["contrastive"] = contrastive_loss
+        losses["total"] = loss
+        for name, value in losses.items():
+            epoch_sums[name] += value.detach()
+            log_sums[name] += value.detach()
+        if done % LOG_STEPS == 0 or done == len(minibatches):
+            means = mean_losses(log_sums, (done - 1) % LOG_STEPS + 1, world)
+            tracking.log_scalars(writer, "losses", means, step)
+            rate = {"learning_rate": optimizer.param_groups[0]["lr"]}
+            tracking.log_scalars(writer, "charts", rate, step)
+            log_sums.clear()
+    progress.close()
+    return mean_losses(epoch_sums, len(minibatches), world), step
 
 
-class Loss(nn.Module):
-    """The terms of a batch as a module's forward pass, which is what several processes share."""
+def mean_losses(sums: dict[str, Tensor], steps: int, world: tracking.World) -> dict[str, float]:
+    """Over `steps` minibatches of all processes; read from the device at once."""
+    means = world.sum(torch.stack(list(sums.values()))) / steps
+    return dict(zip(sums, means.tolist(), strict=True))
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
 
-    def forward(self, batches: TransitionBatches, index: np.ndarray, contrast: bool):
-        return log_likelihood_terms(self.model, batches, index, contrast, augment=True)
+def loss_curves(history: list[dict]) -> dict[str, dict[str, list]]:
+    """The panels of wm_loss_curve.png."""
+    columns = {key: [row[key] for row in history] for key in history[0] if key != "epoch"}
+    training = {key: values for key, values in columns.items() if not key.startswith("val_")}
+    validation = {key: {"val": values} for key, values in columns.items() if key.startswith("val_")}
+    return {"training loss": training} | validation
 
 
 def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
-    start, device = time.perf_counter(), world.device
+    start = time.perf_counter()
+    device = world.device
+
+    # Data
     with world.one_first():  # the default file is collected once
         data = read_transitions(args)
     if resumed and resumed["fingerprint"] != data.fingerprint:
@@ -886,44 +1023,19 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         )
     tracking.seed_everything(args.seed, args.torch_deterministic)
     batches = TransitionBatches.of(data, device, args.actions == "own")
-    if late := int(np.isnan(data.ends).sum()):
-        print(
-            f"[DATA] {late} boards end by end_after_first_hunt: a joint state does not tell when; not part of the loss"
-        )
-    splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
-    if impossible := len(data) - len(splits["all"]):
-        print(
-            f"[DATA] {impossible} transitions left out in which an object goes further than a neighbour cell"
-        )
-    splits["train"] = splits["train"][: args.max_transitions or None]
-    parts = {name: len(splits[name]) for name in ("train", "val", "test")}
-    if min(parts.values()) < 1:
-        raise tracking.UsageError(
-            f"{args.data}: expected transitions to train, validate and test on, found {parts}"
-        )
-    print(
-        f"[DATA] split {data.split_law}: {parts['train']} train, {parts['val']} val, {parts['test']} test transitions"
-    )
-    height, width = data.states.shape[2:]
-    if resumed:
-        model = MODELS[args.model](**resumed["sizes"])
-    else:
-        values = (
-            batches.capture_totals(splits["train"])
-            if args.model == "moves"
-            else batches.reward_values(splits["train"])
-        )
-        if len(values) > 64:
-            raise tracking.UsageError(
-                f"{args.data}: rewards: expected at most 64 values, classes, found {len(values)}"
-            )
-        model = MODELS[args.model](height, width, values, args.actions == "joint")
-    model = model.to(device).on(height, width)
+    splits = split_transitions(args, data, batches)
+    sizes = {name: len(splits[name]) for name in ("train", "val", "test")}
+    board = data.states.shape[2:]
+
+    # Model
+    model = make_model(args, batches, splits["train"], board, resumed).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
 
+    # Run folder, checkpoints and log
     state = dict(epoch=0, step=0, best=math.inf, history=[], seconds=0.0, train_seconds=0.0)
     if resumed:
-        folder, run_name = tracking.find_folder(args.resume), resumed["run"]
+        folder = tracking.find_folder(args.resume)
+        run_name = resumed["run"]
         state = {key: resumed[key] for key in state}
         tracking.load_weights(model, resumed["model"], folder / "last.pt")
         optimizer.load_state_dict(resumed["optimizer"])
@@ -946,32 +1058,33 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         learnt = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state())
         tracking.save_checkpoint(folder / name, fixed | now | learnt)
 
-    purge = state["step"] + 1 if resumed else None
-    writer = tracking.open_log(run_name, settings, purge_step=purge) if world.rank == 0 else None
+    purge_step = state["step"] + 1 if resumed else None
+    writer = tracking.open_log(run_name, settings, purge_step=purge_step) if world.rank == 0 else None
     if not resumed and world.rank == 0:
         save("last.pt")  # so that a run killed in its first epoch can be resumed too
     print("[WM] Begin offline training...", flush=True)
 
-    shared = world.wrap(Loss(model))
+    # Epochs: train, validate, save
+    ddp_model = world.wrap(model)  # averages the gradients of several processes
     for epoch in range(state["epoch"], args.epochs):
         print(f"\n[Epoch {epoch + 1}/{args.epochs}]", flush=True)
         epoch_start = time.perf_counter()
-        means, state["step"] = run_epoch(
-            shared, optimizer, batches, splits["train"], args, state["step"], world, writer
+        losses, state["step"] = train_epoch(
+            model, ddp_model, optimizer, batches, splits["train"], args, state["step"], world, writer
         )
-        seconds = time.perf_counter() - epoch_start
-        state["train_seconds"] += seconds
-        if not math.isfinite(means["total"]):
+        epoch_seconds = time.perf_counter() - epoch_start
+        state["train_seconds"] += epoch_seconds
+        if not math.isfinite(losses["total"]):
             raise tracking.UsageError(
-                f"epoch {epoch}: the loss is {means['total']}; try a smaller --learning-rate"
+                f"epoch {epoch}: the loss is {losses['total']}; try a smaller --learning-rate"
             )
         state["epoch"] = epoch + 1
-        if world.rank > 0:  # the first process judges and saves
+        if world.rank > 0:  # the first process validates and saves
             continue
-        tracking.log_scalars(writer, "charts", {"SPS": parts["train"] / seconds}, state["step"])
-        val = judge(model, batches, splits["val"])
+        tracking.log_scalars(writer, "charts", {"SPS": sizes["train"] / epoch_seconds}, state["step"])
+        val = evaluate(model, batches, splits["val"])
         tracking.log_scalars(writer, "val", val, state["step"])
-        row = means | {f"val_{key}": value for key, value in val.items() if value is not None}
+        row = losses | {f"val_{key}": value for key, value in val.items() if value is not None}
         print("[WM] " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
         state["history"].append(dict(epoch=epoch) | row)
         tracking.write_csv(folder / "loss.csv", state["history"])
@@ -981,34 +1094,32 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         save("last.pt")
     if world.rank > 0:
         return
-
     print(f"\n[WM] model saved to: {folder.as_posix()}")
+
+    # Test the best checkpoint
     model, best = load_world_model(folder, device)
-    test = judge(model.on(height, width), batches, splits["test"])
-    said = ", ".join(f"{key} {value:.6g}" for key, value in test.items() if value is not None)
-    print(
-        f"[WM] epoch {best['epoch'] - 1} (best on validation) on the test split: {parts['test']} transitions: {said}"
-    )
-    column = {key: [row[key] for row in state["history"]] for key in state["history"][0]}
-    val = [key for key in column if key.startswith("val_")]
-    panels = {"training loss": {key: column[key] for key in column if key not in ("epoch", *val)}}
-    panels |= {key: {"val": column[key]} for key in val}
-    figures.save(figures.curves(panels, {}, "epoch"), folder / "wm_loss_curve.png", writer, state["step"])
+    test = evaluate(model.on(*board), batches, splits["test"])
+    found = ", ".join(f"{key} {value:.6g}" for key, value in test.items() if value is not None)
+    where = f"epoch {best['epoch'] - 1} (best on validation) on the test split: {sizes['test']} transitions"
+    print(f"[WM] {where}: {found}")
+    curves = figures.curves(loss_curves(state["history"]), {}, "epoch")
+    figures.save(curves, folder / "wm_loss_curve.png", writer, state["step"])
     tracking.log_scalars(writer, "test", test, state["step"])
     seconds = state["seconds"] + time.perf_counter() - start
-    speed = args.epochs * parts["train"] / state["train_seconds"]
-    head = dict(
+    speed = args.epochs * sizes["train"] / state["train_seconds"]
+    metrics = dict(
         run=run_name,
         seed=args.seed,
         args=settings,
         seconds=seconds,
         transitions_per_second=speed,
-        transitions=parts,
+        transitions=sizes,
+        test=test,
     )
-    tracking.write_json(folder / "metrics.json", head | {"test": test})
+    tracking.write_json(folder / "metrics.json", metrics)
     writer.close()
-    print(f"[WM] {seconds:.0f} s, {speed:.0f} transitions/s in training; judge it: python test_obs_reward_model.py "
-          f"--checkpoint {folder.as_posix()}")  # fmt: skip
+    judge = f"python test_obs_reward_model.py --checkpoint {folder.as_posix()}"
+    print(f"[WM] {seconds:.0f} s, {speed:.0f} transitions/s in training; judge it: {judge}")
 
 
 def main() -> None:
@@ -1019,7 +1130,7 @@ def main() -> None:
         raise tracking.UsageError("--contrastive-coef: needs --model moves")
     resumed = None
     if args.resume:
-        resumed = read_checkpoint(tracking.find_folder(args.resume) / "last.pt")
+        resumed = load_checkpoint(tracking.find_folder(args.resume) / "last.pt")
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:

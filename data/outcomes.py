@@ -1,4 +1,4 @@
-"""What became of each object between two joint states: stayed, went to a neighbour cell, or left."""
+"""Joint states as cells, and what became of each object between two: it stayed, went to a neighbour cell, or left."""
 
 from __future__ import annotations
 
@@ -11,6 +11,57 @@ import torch
 from envs.grid import neighbours
 
 UP, DOWN, LEFT, RIGHT, STAYED, LEAVE = range(6)
+
+
+class JointState(NamedTuple):
+    """A batch of joint states as cells: an object is the number of its cell, K once it has left."""
+
+    blocks: torch.Tensor  # float [B, K]
+    hunters: torch.Tensor  # int64 [B, A]
+    prey: torch.Tensor  # int64 [B, P], stags first
+    stags: int  # how many of the P are stags
+
+    @classmethod
+    def of(cls, states: torch.Tensor, stags: int, hares: int) -> JointState:
+        """states: uint8 [B, A+3, K]; stags, hares: the most of each on any board. Prey are in the order of their cells."""
+        hunters = occupied_cells(states[:, :-3], 1)[..., 0]  # [B, A]
+        stag_cells = occupied_cells(states[:, -2], stags)
+        hare_cells = occupied_cells(states[:, -1], hares)
+        prey = torch.cat([stag_cells, hare_cells], 1)  # [B, P]
+        return cls(states[:, -3].float(), hunters, prey, stags)
+
+    def take(self, rows: torch.Tensor) -> JointState:
+        return JointState(self.blocks[rows], self.hunters[rows], self.prey[rows], self.stags)
+
+    def on_board(self) -> torch.Tensor:
+        """Hunters that have not left: bool [B, A]."""
+        return self.hunters < self.blocks.shape[1]
+
+    def planes(self) -> torch.Tensor:
+        """uint8 [B, A+3, K]"""
+        B, A = self.hunters.shape
+        K = self.blocks.shape[1]
+        planes = self.blocks.new_zeros(B, A + 3, K + 1)
+        planes[:, :A].scatter_(2, self.hunters[:, :, None], 1.0)
+        planes[:, A, :K] = self.blocks
+        planes[:, A + 1].scatter_(1, self.prey[:, : self.stags], 1.0)
+        planes[:, A + 2].scatter_(1, self.prey[:, self.stags :], 1.0)
+        return planes[:, :, :K].to(torch.uint8)
+
+
+def occupied_cells(planes: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` occupied cells of each plane, K where there are fewer: uint8 [.., K] -> int64 [.., count]."""
+    K = planes.shape[-1]
+    priority = torch.arange(K, 0, -1, device=planes.device)  # topk then finds the first cells first
+    value, cell = (planes * priority).topk(count, -1)
+    return torch.where(value > 0, cell, K)
+
+
+def prey_counts(states: torch.Tensor) -> tuple[int, int]:
+    """The most stags and the most hares on any of the boards, at least 1. states: uint8 [B, A+3, K]."""
+    stags = int(states[:, -2].sum(1).max())
+    hares = int(states[:, -1].sum(1).max())
+    return max(1, stags), max(1, hares)
 
 
 class Outcomes(NamedTuple):

@@ -275,7 +275,10 @@ def test_a_world_model_that_remembers_says_the_same(actions):
         joint = torch.randint(7 if actions == "any" else 5, (60, 3))
         boards = JointState(game.blocks.float(), game.hunters, game.prey, 1)
         for _ in range(2):
-            found, expected = quick.step(boards, joint, likely=True), plain.step(boards, joint, likely=True)
+            found, expected = (
+                quick.step(boards, joint, most_likely=True),
+                plain.step(boards, joint, most_likely=True),
+            )
             assert torch.equal(found[0].hunters, expected[0].hunters) and torch.equal(
                 found[0].prey, expected[0].prey
             )
