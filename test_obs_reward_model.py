@@ -338,8 +338,10 @@ def judge_steps(
             "squares": (said.expected - truth).square().double().mean(2),  # [B, C]
             "reward_squares": (said.expected_rewards - rewards).square().double(),  # [B, A]
             "right_rewards": ((said.rewards - rewards).abs() <= TOLERANCE) | ~known,
-            "exact": (said.likely == truth).all(2).all(1),
-            "right_ends": torch.where(ends.isnan(), math.nan, ((said.ends > 0.5) == (ends > 0.5)).float()),
+            "exact": (said.most_likely == truth).all(2).all(1),
+            "right_ends": torch.where(
+                ends.isnan(), math.nan, ((said.end_prob > 0.5) == (ends > 0.5)).float()
+            ),
             "hits": hits_at_1(said, truth, rewards, model.board),
         }
         if log_prob is not None:
@@ -347,15 +349,15 @@ def judge_steps(
         for key, value in step.items():
             found[key].append(value.cpu().numpy())
         known = known.cpu().numpy()
-        for key, after, pays in (("argmax", said.likely, said.rewards), ("samples", planes, paid)):
+        for key, after, pays in (("argmax", said.most_likely, said.rewards), ("samples", planes, paid)):
             after = after.view(-1, *cases.before.shape[1:]).cpu().numpy()
             found[key].append(
                 broken_rules(cases.before[rows], cases.told[rows], after, pays.cpu().numpy(), known, rules)
             )
         sums += binned(channels, said.expected.clamp(0, 1), truth, len(channels) + 1)
-        if said.positive is not None:
+        if said.reward_prob is not None:
             judged = (states[:, :-3] > 0).any(2) & ~rewards.isnan()
-            sums += binned(channels[-1] + 1, said.positive[judged], rewards[judged] > 0, len(channels) + 1)
+            sums += binned(channels[-1] + 1, said.reward_prob[judged], rewards[judged] > 0, len(channels) + 1)
     return {key: np.concatenate(parts) for key, parts in found.items()}, sums.cpu().numpy()
 
 
@@ -388,7 +390,7 @@ def roll_out(
                 planes, pays, _ = model.sample(states, told)
             else:
                 said = model.predict(states, told)
-                planes, pays = said.likely, said.rewards
+                planes, pays = said.most_likely, said.rewards
                 found["exact"][who, t] = (planes == truth).all(2).all(1).cpu().numpy()
                 found["obs_mse"][who, t] = (said.expected - truth).square().mean((1, 2)).cpu().numpy()
                 found["reward_mse"][who, t] = (
@@ -680,7 +682,7 @@ def film(model: nn.Module, cases: EvalTransitions, path: Path, seed: int, device
         }
         boards["real"].append(cases.after[row])
         boards["most likely"].append(
-            model.predict(last["most likely"], told).likely.cpu().numpy().reshape(shape)
+            model.predict(last["most likely"], told).most_likely.cpu().numpy().reshape(shape)
         )
         boards["sampled"].append(model.sample(last["sampled"], told)[0].cpu().numpy().reshape(shape))
         titles.append(
@@ -714,7 +716,7 @@ def save(
     shape = (len(some), *cases.before.shape[1:])
     arrays = dict(index=cases.index[some], actions=cases.told[some].astype(np.int8), rewards=said.rewards.cpu().numpy(),
                   expected=said.expected.cpu().numpy().astype(np.float16).reshape(shape),
-                  expected_rewards=said.expected_rewards.cpu().numpy(), likely=said.likely.cpu().numpy().reshape(shape),
+                  expected_rewards=said.expected_rewards.cpu().numpy(), likely=said.most_likely.cpu().numpy().reshape(shape),
                   true_next=cases.after[some], true_rewards=cases.rewards[some])  # fmt: skip
     save_arrays(folder / "predictions.npz", arrays)
 
@@ -778,9 +780,9 @@ def main() -> None:
     model, checkpoint = load_world_model(folder, device)
     data, index, what = read(args, checkpoint)
     A, board = data.actions.shape[1], data.states.shape[2:]
-    if model.hunters not in (None, A):
+    if model.num_hunters not in (None, A):
         raise tracking.UsageError(
-            f"{args.data}: expected {model.hunters} hunters, as the checkpoint's, found {A}"
+            f"{args.data}: expected {model.num_hunters} hunters, as the checkpoint's, found {A}"
         )
     if model.joint and (data.actions[index] < 0).any():
         raise tracking.UsageError(

@@ -17,7 +17,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data.datasets import TransitionBatches
-from train_world_model import ACTIONS, Prediction
+from envs import ACTIONS
+from train_world_model import Prediction
 
 NETWORKS = ("broadcast", "own cell", "shared")
 REWARD_WEIGHT = 10.0  # of the reward's error, beside the sum over the cells
@@ -38,15 +39,17 @@ class Regression(nn.Module):
         super().__init__()
         self.sizes = dict(height=height, width=width, hunters=hunters, network=network)
         self.network, self.board = network, (height, width)
-        self.hunters = None if network == "shared" else hunters  # how many it was built for; None: any number
+        self.num_hunters = (
+            None if network == "shared" else hunters
+        )  # how many it was built for; None: any number
         if network == "shared":
             self.trunk, self.own = (
-                convolutions(2 * ACTIONS + 4, 32),
+                convolutions(2 * len(ACTIONS) + 4, 32),
                 nn.Conv2d(32, 2, 1),
             )  # a hunter's plane and reward
             self.prey = nn.Conv2d(32, 2, 1)
         else:
-            self.trunk = convolutions((ACTIONS + 1) * hunters + 3, 64)
+            self.trunk = convolutions((len(ACTIONS) + 1) * hunters + 3, 64)
             self.planes = nn.Conv2d(64, hunters + 3, 3, padding=1)
             self.rewards = nn.Sequential(
                 nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, hunters)
@@ -60,7 +63,9 @@ class Regression(nn.Module):
     def forward(self, states: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """states: uint8 [B, A+3, K]; actions: int64 [B, A], -1 where not known. Returns: planes [B, A+3, K], rewards."""
         A = actions.shape[1]
-        chosen = F.one_hot(actions + 1, ACTIONS + 1)[..., 1:].float()  # [B, A, 7]; no action known: all zero
+        chosen = F.one_hot(actions + 1, len(ACTIONS) + 1)[
+            ..., 1:
+        ].float()  # [B, A, 7]; no action known: all zero
         on_cell = chosen[..., None] * states[:, :A, None].float()  # [B, A, 7, K]
         if self.network == "shared":
             return self._shared(states, on_cell)
@@ -91,7 +96,7 @@ class Regression(nn.Module):
     def sample(self, states: torch.Tensor, actions: torch.Tensor):
         """There is nothing to draw from: the rounded prediction."""
         found = self.predict(states, actions)
-        return found.likely, found.rewards, found.ends > 0.5
+        return found.most_likely, found.rewards, found.end_prob > 0.5
 
     def log_prob(self, states, actions, next_states, rewards, ends) -> None:
         return None

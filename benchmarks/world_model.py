@@ -316,7 +316,7 @@ def speed(options: Options) -> pd.DataFrame:
             for kind, model in models.items():
                 calls[f"{kind}, planes"] = partial(model.sample, states, chosen)
             if "moves" in models:
-                calls["moves, cells in and out"] = partial(models["moves"].imagine, start, chosen)
+                calls["moves, cells in and out"] = partial(models["moves"].step, start, chosen)
             for name, call in calls.items():
                 now = time.perf_counter()
                 call()
@@ -360,7 +360,7 @@ def case(options: Options) -> pd.DataFrame:
         rows.append({"row": int(index[i]), "own": own, "action": int(actions[i, own])})
         rows[-1] |= {"regression pays": float(painted.rewards[i, own])}
         rows[-1] |= {
-            "P(reward > 0)": float(moves.positive[i, own]),
+            "P(reward > 0)": float(moves.reward_prob[i, own]),
             "moves' mean": float(moves.expected_rewards[i, own]),
         }
         rows[-1] |= {

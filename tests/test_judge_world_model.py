@@ -41,7 +41,7 @@ KEYS = {"checkpoint", "data", "n", "obs_mse", "psnr_global", "psnr_frame_mean", 
 class Stub(torch.nn.Module):
     """A model whose next planes and rewards are a function of what it is told."""
 
-    kind, hunters, joint, sizes = "moves", None, True, {}
+    kind, num_hunters, joint, sizes = "moves", None, True, {}
 
     def on(self, height, width):
         self.board = (height, width)
@@ -59,11 +59,13 @@ class Stub(torch.nn.Module):
 
     def sample(self, states, actions):
         said = self.predict(states, actions)
-        return said.likely, said.rewards, said.ends > 0.5
+        return said.most_likely, said.rewards, said.end_prob > 0.5
 
     def log_prob(self, states, actions, next_states, rewards, ends):
         said = self.predict(states, actions)
-        right = (said.likely == next_states).all(2).all(1) & ((said.rewards - rewards).abs() < 0.01).all(1)
+        right = (said.most_likely == next_states).all(2).all(1) & ((said.rewards - rewards).abs() < 0.01).all(
+            1
+        )
         return torch.where(right, 0.0, -1e9)
 
 
@@ -454,7 +456,7 @@ def test_a_regression(network, files):
 def test_the_plain_model(files, here, monkeypatch, capsys):
     """Untrained, its samples are no boards: the counter says so. It plays boards of any size and any number of hunters."""
     torch.manual_seed(0)
-    folder = of_network(train_world_model.Cells(8, 8, [0.0, 1.0]), files["default"])
+    folder = of_network(train_world_model.CellWorldModel(8, 8, [0.0, 1.0]), files["default"])
     for name in ("other", "six"):
         assert call(monkeypatch, "--data", files[name]) == 0
         found = metrics(folder)
