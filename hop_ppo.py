@@ -1,46 +1,56 @@
 """Play the Markov stag hunt: PPO with beliefs about the others' goals, imagination in a world model, and planning.
 
-PPO (Schulman et al. 2017) in CleanRL's form, on a thousand boards at once. `--om` says what the policy is told of each
-co-player: nothing, z and action probabilities of a pretrained VAE + MOA, P(goal = stag | behaviour) by Bayes' rule from its
-goal heads, carried from one episode to the next (Huang et al. 2024, HOP), or, as an oracle, who it is. `--real-ratio` below
-1 learns from boards imagined in a world model, too; `--plan` searches a tree (plan.py) before each move of an evaluation.
+PPO (Schulman et al. 2017) in CleanRL's form, on a thousand boards at once. `--om` chooses what the policy knows of each
+co-player: nothing; z and action probabilities of a pretrained VAE + MOA; P(goal = stag) by Bayes' rule from its goal heads,
+carried from one episode to the next (Huang et al. 2024, HOP); or, as an oracle, who it is. With `--real-ratio` below 1 it
+also learns from boards imagined in a world model; with `--plan` an evaluation searches a tree before each move.
 """
 
 import contextlib
-import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import gymnasium
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 import tracking
-from boards import NEVER, Imagined, Observation, Real, recorded_starts, sample, sights
 from data import DEFAULT_DATA, DataError
-from envs import STRATEGIES, Rules, planes_to_joint
-from envs.grid import FAR
-from envs.scripted import chase_probs, parse_team
-from envs.teams import LEARNER
-from others import GoalBelief, LatentInfo, Told
-from plan import Planner
-from pretrain_vae import load_vae
-from tracking import figures
-from train_world_model import load_world_model
+from data.datasets import first_boards
+from envs import DATA_EPSILON, STRATEGIES, Rules
+from envs.grid import neighbours, planes_to_joint
+from envs.scripted import cells_probs, parse_team
+from envs.stag_hunt import ACTIONS, STAY, Cells, ended_by_rule, first_hunt_after, legal_cells, step_cells
+from envs.world_model_env import WorldModelEnv
+from metrics import returns
+from metrics.comparison import adapt, compare, standard_teams
+from metrics.predictions import PredictionStats
+from metrics.rivals import uniform_policy
+from pretrain_vae import OpponentTracker, TabularMOA, load_vae
+from search import root_policy, search
+from tracking import figures, fit
+from train_world_model import CachedWorldModel, JointState, load_world_model
 
 KIND = "hop_ppo"  # what a checkpoint says it is
-ACTIONS = 7
-MASKED = -1e9  # a logit of what is not legal
+NEVER = 99  # the distance to a prey that is gone or cannot be reached
+MASKED = -1e9  # the logit of an illegal action
+STAG, HARE = 0, 1  # goals, and in STRATEGIES the ones that have them: NS, NH
+PRIOR_COUNT = 0.5  # of each goal before the first episode (Krichevsky & Trofimov 1981); not tuned
 EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts are chosen
 FINAL_SEED = 3001  # of the boards that judge at the end
 HIDDEN_FINAL_SEED = 4001  # those of StagHunt-hidden-v0: that game was chosen on boards of seed 3001
+
+
+Infos = dict[str, Tensor]  # of a vector environment, as tensors, N rows each
 
 
 @dataclass
@@ -59,18 +69,18 @@ class Args:
     co_players: str = "mixed"
     """a team such as 3NS, 1NS2NH, 3RANDOM; mixed: each co-player NS or NH; self: all seats learn"""
     team_reward: bool = False
-    """with self: every hunter is paid the mean of all"""
+    """with self: every hunter gets the mean reward of all"""
     team_episodes: int = 0
     """episodes that a team stays together, in its seats; 0: as the game has it, mostly 1"""
     om: Literal["none", "latent", "belief", "oracle"] = "none"
-    """what the policy is told of the others: nothing, z and action probabilities, P(goal = stag), who they are"""
+    """what the policy knows of the others: nothing, z and action probabilities, P(goal = stag), who they are"""
     vae: str = ""
     """folder of the pretrained VAE; the newest in vae_ckpts/ by default"""
     belief_discount: float = 0.9
-    """weight of what was believed an episode earlier about the same co-players"""
+    """weight of the beliefs of an earlier episode about the same co-players"""
 
     network: Literal["objects", "cnn"] = "objects"
-    """objects: distances, legality and which move leads to which prey are built in; cnn: convolutions on the planes"""
+    """objects: distances, legality and which move leads to which prey are built in; cnn: convolutions on planes"""
     total_timesteps: int = 1_500_000
     """ticks of boards, imagined ones included"""
     learning_rate: float = 2e-3
@@ -78,20 +88,20 @@ class Args:
     num_envs: int = 1024
     """boards played at once, imagined ones included"""
     num_steps: int = 16
-    """ticks of each board an update"""
+    """ticks of each board in a rollout"""
     gamma: float = 0.99
     """discount"""
     end_at_horizon: bool = True
-    """the horizon is an end: V after the last tick is 0, as nothing is paid there and the policy sees the clock; else V is
-    bootstrapped where the horizon cuts an episode off"""
+    """the horizon is an end: V after the last tick is 0, as nothing is paid there and the policy sees the tick; else V is
+    bootstrapped where the horizon truncates an episode"""
     gae_lambda: float = 0.95
-    """of generalised advantage estimation"""
+    """lambda of generalised advantage estimation"""
     num_minibatches: int = 8
     """of an epoch"""
     update_epochs: int = 3
-    """passes over the samples of an update"""
+    """passes over the samples of a rollout"""
     clip_coef: float = 0.2
-    """of the policy's ratio"""
+    """clipping of the policy's ratio"""
     ent_coef: float = 0.01
     """weight of the entropy; falls linearly to zero"""
     vf_coef: float = 0.5
@@ -107,7 +117,7 @@ class Args:
     """with --real-ratio 0: the file whose first observations imagined boards begin from"""
 
     plan: bool = False
-    """in the evaluation at the end, also search before each move (plan.py)"""
+    """in the evaluation at the end, also search before each move"""
     plan_model: Literal["learned", "rules"] = "learned"
     """search in the world model, or in the real rules"""
     plan_simulations: int = 200
@@ -121,7 +131,7 @@ class Args:
     oracle: str = ""
     """folder of a run trained with --om oracle: its policy is the oracle of the evaluation"""
     oracle_simulations: int = 0
-    """above 0: in the evaluation also search before each move in the real rules, told who the others are"""
+    """above 0: in the evaluation also search before each move in the real rules, knowing who the others are"""
     eval_every: int = 20
     """updates between evaluations"""
     eval_boards: int = 1024
@@ -133,74 +143,122 @@ class Args:
     """train nothing: judge the best checkpoint of the run in this folder; --plan.. and --eval-boards may be given anew"""
 
 
-# ---- actor and critic
+# ---- observations
 
 
-class Agent(nn.Module):
-    """pi(action | seen) and V(seen). Co-players are added up and prey scored alike: where a hunter sits, and in which order
-    the prey stand, cannot matter. What is known of a co-player meets what that one is near to, before they are added up."""
+@dataclass
+class Observation:
+    """What N observers see: hunters and prey, the shortest paths between them around the blocks, and the time.
 
-    def __init__(self, stags: int, known: int, hidden: int = 64, hunt_bias: float = 1.0):
-        super().__init__()
-        self.sizes = dict(network="objects", stags=stags, known=known, hidden=hidden, hunt_bias=hunt_bias)
-        self.stags = stags
-        self.other = nn.Linear(9 + known, hidden // 2)
-        self.prey, self.context = nn.Linear(12 + hidden // 2, hidden), nn.Linear(2 * hidden + 4, hidden)
-        self.token = nn.Linear(hidden, hidden)
-        self.actor, self.wait = nn.Linear(hidden, 3), nn.Linear(hidden, 1)
-        self.critic = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        for head, gain in ((self.actor, 0.01), (self.wait, 0.01), (self.critic[2], 1.0)):
-            nn.init.orthogonal_(head.weight, gain)
-            nn.init.zeros_(head.bias)
-        # Who stands on a prey begins by hunting it, as a stag is worth waiting on. Scores are scaled by 4 below: so is this.
-        nn.init.constant_(self.actor.bias[2:], hunt_bias)
+    It is indexed like a tensor: `obs[rows]`, `obs[step] = next_obs`.
+    """
 
-    def forward(self, seen: Observation) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns: log pi [N, 7], about MASKED where not legal; V [N]."""
-        (N, P, A), s = seen.steps.shape, self.stags
-        there = (seen.steps < NEVER).float()[..., None]  # [N, P, A, 1]
-        steps = seen.steps.clamp(max=24).float()
-        nearest = [
-            F.pad(part, (0, 0, 0, 1), value=24.0).amin(1, keepdim=True)
-            for part in (steps[:, :s], steps[:, s:])
-        ]
-        of_kind = torch.cat([nearest[0].expand(-1, s, -1), nearest[1].expand(-1, P - s, -1)], 1)
-        beyond = steps - torch.minimum(*nearest)  # further than the nearest prey
-        near = [steps / 8, steps == 0, steps == 1, (steps - of_kind) / 4, beyond / 4, beyond == 0]
-        near = torch.stack([part.float() for part in near], 3)  # [N, P, A, 6]
-        ahead = ((steps[:, :, 1:] - steps[:, :, :1]) / 4).clamp(-1, 1)[..., None]  # of the observer
-        stag = (torch.arange(P, device=steps.device) < s).float()[:, None].expand(N, -1, -1)  # [N, P, 1]
-        other = [near[:, :, 1:], ahead, (ahead == 0).float(), stag[:, :, None].expand(-1, -1, A - 1, -1)]
-        other = torch.cat([*other, seen.known[:, None].expand(-1, P, -1, -1)], 3)
-        crowd = (F.relu(self.other(other)) * there[:, :, 1:]).sum(2)
+    distances: Tensor  # int8 [N, P, A], from each hunter, the observer first, to each prey; NEVER: no way
+    neighbour_distances: Tensor  # int8 [N, P, 4], from the cells above, below, left, right of the observer
+    active: Tensor  # bool [N, A], hunters on the board
+    action_mask: Tensor  # bool [N, 7]
+    time_features: Tensor  # float [N, 3]
+    cells: Tensor  # int64 [N, A+P], of the hunters, the observer first, and the prey; H * W: gone
+    blocks: Tensor  # bool [N, H * W]
 
-        clock = torch.cat([seen.clock, seen.there.float().mean(1, keepdim=True)], 1)
-        own = torch.cat([near[:, :, 0], stag, 1 - stag, clock[:, None].expand(-1, P, -1), crowd], 2)
-        prey = F.relu(self.prey(own)) * there[:, :, 0]  # [N, P, hidden]
-        context = F.relu(self.context(torch.cat([prey.amax(1), prey.mean(1), clock], 1)))
-        score = self.actor(F.relu(self.token(prey) + context[:, None])) * (4 * there[:, :, 0])  # [N, P, 3]
-        nearer = (seen.ways < seen.steps[:, :, :1]).float()
-        on = (steps[:, :, :1] == 0).float() * score[..., 1:]
-        hunts = [part.sum(1, keepdim=True) for part in (on[:, :s, 1], on[:, s:, 1])]
-        stay = on[..., 0].sum(1, keepdim=True) + self.wait(context)
-        logits = torch.cat([(nearer * score[..., :1]).sum(1), stay, *hunts], 1)
-        return logits.masked_fill(~seen.legal, MASKED).log_softmax(1), self.critic(context)[:, 0]
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Observation":
+        return Observation(*(function(getattr(self, field.name)) for field in fields(self)))
+
+    def __getitem__(self, index) -> "Observation":
+        return self.map(lambda part: part[index])
+
+    def __setitem__(self, index, other: "Observation") -> None:
+        for field in fields(self):
+            getattr(self, field.name)[index] = getattr(other, field.name)
+
+    @staticmethod
+    def cat(observations: list["Observation"]) -> "Observation":
+        names = [field.name for field in fields(Observation)]
+        return Observation(*(torch.cat([getattr(obs, name) for obs in observations]) for name in names))
 
 
-def planes_of(seen: Observation, stags: int, height: int, width: int) -> torch.Tensor:
-    """float [N, C, H, W]: each hunter, observer first; blocks, stags, hares; the clock, the same in every cell; and what is
+def observe(
+    hunters: Tensor,
+    prey: Tensor,
+    time_features: Tensor,
+    seat: Tensor,
+    board: Tensor,
+    distances: Tensor,
+    blocks: Tensor,
+    rules: Rules,
+) -> Observation:
+    """What the hunters in `seat` see in N states of B boards; a board keeps its blocks and the cells of its prey.
+
+    Args:
+        hunters: int64 [N, A], prey: int64 [N, P], cells, H * W for what is gone.
+        time_features: float [N, 3]. seat, board: int64 [N].
+        distances: int16 [B, P, H * W], from each cell to each prey. blocks: bool [B, H * W].
+    """
+    A, P, K = rules.hunters, rules.prey, rules.cells
+    order = (seat[:, None] + torch.arange(A)) % A  # [N, A], the observer first
+    cells = hunters.gather(1, order)  # [N, A]
+    around = torch.as_tensor(neighbours(rules.height, rules.width)[:, :4])  # [K + 1, 4]
+    sources = torch.cat([cells, around[cells[:, 0]]], 1)  # [N, A + 4]
+    steps = distances[board[:, None, None], torch.arange(P)[:, None], sources.clamp(max=K - 1)[:, None]]
+    unreachable = (sources == K)[:, None] | (prey == K)[..., None]  # [N, P, A + 4]
+    steps = steps.clamp(max=NEVER).to(torch.int8).masked_fill_(unreachable, NEVER)
+    own_blocks = blocks[board]  # [N, K]
+    legal = legal_cells(cells[:, :1].numpy(), prey.numpy(), own_blocks.numpy(), rules)  # [N, 1, 7]
+    return Observation(
+        distances=steps[..., :A],
+        neighbour_distances=steps[..., A:],
+        active=cells < K,
+        action_mask=torch.as_tensor(legal)[:, 0],
+        time_features=time_features,
+        cells=torch.cat([cells, prey], 1),
+        blocks=own_blocks,
+    )
+
+
+def encode_time(tick: Tensor, first_hunt: Tensor, rules: Rules) -> Tensor:
+    """float [N, 3]: tick / horizon, whether the board counts down, ticks left / 8. tick, first_hunt: int [N]."""
+    counts_down = (first_hunt >= 0) & (rules.end_after_first_hunt is not None)
+    end = (first_hunt + (rules.end_after_first_hunt or 0) + 1).clamp(max=rules.horizon)
+    ticks_left = torch.where(counts_down, (end - tick) / 8, 0.0)
+    return torch.stack([tick / rules.horizon, counts_down.float(), ticks_left], 1)
+
+
+def observe_envs(infos: Infos, rules: Rules) -> Observation:
+    """What the learner of each row of a vector environment sees."""
+    return observe(
+        infos["hunters"],
+        infos["prey"],
+        encode_time(infos["tick"], infos["first_hunt"], rules),
+        infos["seat"],
+        torch.arange(len(infos["seat"])),
+        infos["distances"],
+        infos["blocks"],
+        rules,
+    )
+
+
+def encode_planes(obs: Observation, opponent_info: Tensor, stags: int, height: int, width: int) -> Tensor:
+    """float [N, C, H, W]: each hunter, observer first; blocks, stags, hares; the time, the same in every cell; and what is
     known of each co-player, on its cell."""
-    A = seen.there.shape[1]
-    on = F.one_hot(seen.cells, height * width + 1)[..., :-1].float()  # [N, A + P, K]
-    prey = on[:, A:]
-    board = [
-        seen.blocks[:, None].float(),
-        prey[:, :stags].sum(1, keepdim=True),
-        prey[:, stags:].sum(1, keepdim=True),
+    A = obs.active.shape[1]
+    on = F.one_hot(obs.cells, height * width + 1)[..., :-1].float()  # [N, A + P, K]
+    hunters = on[:, :A]
+    stag_plane = on[:, A : A + stags].sum(1, keepdim=True)
+    hare_plane = on[:, A + stags :].sum(1, keepdim=True)
+    time_planes = obs.time_features[..., None].expand(-1, -1, on.shape[2])
+    info_planes = opponent_info[..., None] * hunters[:, 1:, None]  # [N, A - 1, I, K]
+    planes = [
+        hunters,
+        obs.blocks[:, None].float(),
+        stag_plane,
+        hare_plane,
+        time_planes,
+        info_planes.flatten(1, 2),
     ]
-    clock = seen.clock[..., None].expand(-1, -1, on.shape[2])
-    known = seen.known[..., None] * on[:, 1:A, None]  # [N, A - 1, I, K]
-    return torch.cat([on[:, :A], *board, clock, known.flatten(1, 2)], 1).unflatten(2, (height, width))
+    return torch.cat(planes, 1).unflatten(2, (height, width))
+
+
+# ---- actor and critic
 
 
 def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
@@ -209,375 +267,846 @@ def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
     return layer
 
 
-class ConvAgent(nn.Module):
-    """The plain agent: CleanRL's initial weights and convolutions of its size, on planes; built in is what is legal."""
+def sample(logprobs: Tensor) -> Tensor:
+    """The largest of log p + Gumbel noise (Gumbel 1954). float [N, 7] -> int64 [N]"""
+    return (logprobs - torch.empty_like(logprobs).exponential_().log_()).argmax(1)
 
-    def __init__(self, hunters: int, stags: int, known: int, height: int, width: int):
+
+class ActorCritic(nn.Module):
+    """What both networks have in common: `forward(obs, opponent_info)` gives log pi [N, 7] and V [N]."""
+
+    def get_value(self, obs: Observation, opponent_info: Tensor) -> Tensor:
+        return self(obs, opponent_info)[1]
+
+    def get_action_and_value(
+        self, obs: Observation, opponent_info: Tensor, action: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns: action int64 [N], sampled if not given, its log probability, the policy's entropy, V, each float [N]."""
+        logprobs, value = self(obs, opponent_info)
+        if action is None:
+            action = sample(logprobs)
+        logprob = logprobs.gather(1, action[:, None])[:, 0]
+        entropy = -(logprobs.exp() * logprobs.clamp(min=-50.0)).sum(1)
+        return action, logprob, entropy, value
+
+
+class Agent(ActorCritic):
+    """pi(action | obs) and V(obs). Co-players are added up and prey are scored by the same weights, so neither the seat of a
+    hunter nor the order of the prey matters. What is known of a co-player is combined with what it is near to."""
+
+    def __init__(self, stags: int, info_size: int, hidden: int = 64, hunt_bias: float = 1.0):
         super().__init__()
         self.sizes = dict(
-            network="cnn", hunters=hunters, stags=stags, known=known, height=height, width=width
+            network="objects", stags=stags, info_size=info_size, hidden=hidden, hunt_bias=hunt_bias
         )
-        channels, layers = (hunters + 6 + (hunters - 1) * known, 16, 32, 32), []
-        for inputs, outputs in pairwise(channels):
+        self.stags = stags
+        self.other = nn.Linear(9 + info_size, hidden // 2)
+        self.prey = nn.Linear(12 + hidden // 2, hidden)
+        self.context = nn.Linear(2 * hidden + 4, hidden)
+        self.token = nn.Linear(hidden, hidden)
+        self.actor = nn.Linear(hidden, 3)  # for each prey: go there, wait there, hunt it
+        self.wait = nn.Linear(hidden, 1)
+        self.critic = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        layer_init(self.actor, 0.01)
+        layer_init(self.wait, 0.01)
+        layer_init(self.critic[2], 1.0)
+        # A hunter on a prey begins by hunting it, as a stag is worth waiting on. Scores are scaled by 4 below: so is this.
+        nn.init.constant_(self.actor.bias[2:], hunt_bias)
+
+    def forward(self, obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns: log pi [N, 7], about MASKED where not legal; V [N]."""
+        N, P, _ = obs.distances.shape
+        reachable = (obs.distances < NEVER).float()[..., None]  # [N, P, A, 1]
+        distances = obs.distances.clamp(max=24).float()  # [N, P, A]
+        near = self.nearness(distances)  # [N, P, A, 6]
+        is_stag = (torch.arange(P, device=distances.device) < self.stags).float()[:, None].expand(N, -1, -1)
+        time_features = torch.cat([obs.time_features, obs.active.float().mean(1, keepdim=True)], 1)  # [N, 4]
+
+        others = self.encode_others(distances, near, is_stag, opponent_info)  # [N, P, A - 1, hidden / 2]
+        crowd = (others * reachable[:, :, 1:]).sum(2)
+        own = [near[:, :, 0], is_stag, 1 - is_stag, time_features[:, None].expand(-1, P, -1), crowd]
+        prey = F.relu(self.prey(torch.cat(own, 2))) * reachable[:, :, 0]  # [N, P, hidden]
+        pooled = torch.cat([prey.amax(1), prey.mean(1), time_features], 1)
+        context = F.relu(self.context(pooled))  # [N, hidden]
+        scores = self.actor(F.relu(self.token(prey) + context[:, None]))  # [N, P, 3]
+        scores = scores * (4 * reachable[:, :, 0])
+
+        closer = (obs.neighbour_distances < obs.distances[:, :, :1]).float()  # [N, P, 4]
+        moves = (closer * scores[..., :1]).sum(1)  # [N, 4]
+        here = (distances[:, :, :1] == 0).float() * scores[..., 1:]  # [N, P, 2]
+        stay = here[..., 0].sum(1, keepdim=True) + self.wait(context)
+        hunt_stag = here[:, : self.stags, 1].sum(1, keepdim=True)
+        hunt_hare = here[:, self.stags :, 1].sum(1, keepdim=True)
+        logits = torch.cat([moves, stay, hunt_stag, hunt_hare], 1)
+        return logits.masked_fill(~obs.action_mask, MASKED).log_softmax(1), self.critic(context)[:, 0]
+
+    def nearness(self, distances: Tensor) -> Tensor:
+        """float [N, P, A] -> [N, P, A, 6]: how near each hunter is to each prey, also beside the nearest of its kind and the
+        nearest of all."""
+        stags, hares = distances[:, : self.stags], distances[:, self.stags :]
+        nearest_stag = F.pad(stags, (0, 0, 0, 1), value=24.0).amin(1, keepdim=True)  # [N, 1, A]
+        nearest_hare = F.pad(hares, (0, 0, 0, 1), value=24.0).amin(1, keepdim=True)
+        of_kind = torch.cat([nearest_stag.expand_as(stags), nearest_hare.expand_as(hares)], 1)  # [N, P, A]
+        beyond = distances - torch.minimum(nearest_stag, nearest_hare)
+        features = [
+            distances / 8,
+            distances == 0,
+            distances == 1,
+            (distances - of_kind) / 4,
+            beyond / 4,
+            beyond == 0,
+        ]
+        return torch.stack([feature.float() for feature in features], 3)
+
+    def encode_others(
+        self, distances: Tensor, near: Tensor, is_stag: Tensor, opponent_info: Tensor
+    ) -> Tensor:
+        """float [N, P, A - 1, hidden / 2]: each co-player beside each prey, before they are added up."""
+        P, co_players = distances.shape[1], opponent_info.shape[1]
+        ahead = ((distances[:, :, 1:] - distances[:, :, :1]) / 4).clamp(-1, 1)[..., None]  # of the observer
+        same = (ahead == 0).float()
+        kind = is_stag[:, :, None].expand(-1, -1, co_players, -1)
+        info = opponent_info[:, None].expand(-1, P, -1, -1)
+        return F.relu(self.other(torch.cat([near[:, :, 1:], ahead, same, kind, info], 3)))
+
+
+class ConvAgent(ActorCritic):
+    """The plain agent: CleanRL's initial weights and convolutions of its size, on planes; built in is what is legal."""
+
+    def __init__(self, hunters: int, stags: int, info_size: int, height: int, width: int):
+        super().__init__()
+        self.board = (stags, height, width)
+        self.sizes = dict(
+            network="cnn", hunters=hunters, stags=stags, info_size=info_size, height=height, width=width
+        )
+        layers = []
+        for inputs, outputs in pairwise((hunters + 6 + (hunters - 1) * info_size, 16, 32, 32)):
             layers += [layer_init(nn.Conv2d(inputs, outputs, 3, padding=1)), nn.ReLU()]
-        self.network = nn.Sequential(
-            *layers, nn.Flatten(), layer_init(nn.Linear(32 * height * width, 512)), nn.ReLU()
-        )
-        self.actor, self.critic = (
-            layer_init(nn.Linear(512, ACTIONS), 0.01),
-            layer_init(nn.Linear(512, 1), 1.0),
-        )
+        layers += [nn.Flatten(), layer_init(nn.Linear(32 * height * width, 512)), nn.ReLU()]
+        self.network = nn.Sequential(*layers)
+        self.actor = layer_init(nn.Linear(512, len(ACTIONS)), 0.01)
+        self.critic = layer_init(nn.Linear(512, 1), 1.0)
 
-    def forward(self, seen: Observation) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
         """As `Agent.forward`."""
-        hidden = self.network(planes_of(seen, self.sizes["stags"], self.sizes["height"], self.sizes["width"]))
-        return self.actor(hidden).masked_fill(~seen.legal, MASKED).log_softmax(1), self.critic(hidden)[:, 0]
+        hidden = self.network(encode_planes(obs, opponent_info, *self.board))
+        return self.actor(hidden).masked_fill(~obs.action_mask, MASKED).log_softmax(1), self.critic(hidden)[
+            :, 0
+        ]
 
 
-def new_agent(network: str, rules: Rules, known: int) -> Agent | ConvAgent:
-    """known: how many numbers are known of each co-player."""
+def make_agent(network: str, rules: Rules, info_size: int) -> ActorCritic:
+    """info_size: how many numbers are known of each co-player."""
     if network == "cnn":
-        return ConvAgent(rules.hunters, rules.stags, known, rules.height, rules.width)
-    return Agent(rules.stags, known)
+        return ConvAgent(rules.hunters, rules.stags, info_size, rules.height, rules.width)
+    return Agent(rules.stags, info_size)
 
 
-def build_agent(network: str, **sizes) -> Agent | ConvAgent:
+def build_agent(network: str, **sizes) -> ActorCritic:
     """The network that `sizes` of an agent or a checkpoint describe."""
+    if "known" in sizes:  # what checkpoints of version 0.1 call it
+        sizes["info_size"] = sizes.pop("known")
     return {"objects": Agent, "cnn": ConvAgent}[network](**sizes)
 
 
-def others_of(args: Args, game: Real | Imagined, vae: nn.Module | None) -> Told | GoalBelief | LatentInfo:
+# ---- what the policy knows of its co-players
+
+
+class NoInfo:
+    """`--om none`. The interface of all that follow: `features` before a tick, `update` after it, `reset` where episodes
+    begin. Of B boards with A hunters; the learners are the rows of the environment, one or A on a board."""
+
+    info_size = 0
+    saved: tuple[str, ...] = ()  # attributes that a checkpoint holds
+
+    def __init__(self, infos: Infos, rows_per_board: int = 1):
+        self.infos = infos
+        self.rows_per_board = rows_per_board
+
+    def features(self) -> Tensor:
+        """float [N, A - 1, info_size]: what each learner knows of the hunters 1, 2, .. seats after it."""
+        return self.rotate(self.board_features())
+
+    def board_features(self) -> Tensor:
+        """float [B, A, info_size]: what is known of each hunter, in seat order."""
+        return torch.zeros(*self.per_board("active").shape, 0)
+
+    def update(self, infos: Infos) -> None:
+        """After a tick, before boards are reset. infos: of the environment."""
+        self.infos = infos
+
+    def reset(self, boards: Tensor, infos: Infos) -> None:
+        """After new episodes have begun on `boards`, bool [B]."""
+        self.infos = infos
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name) for name in self.saved}
+
+    def load_state_dict(self, state: dict, infos: Infos) -> None:
+        """infos: of the environment as it was then. What follows from its boards is computed again."""
+        self.infos = infos
+        for name in self.saved:
+            setattr(self, name, state[name].clone())
+
+    def per_board(self, key: str) -> Tensor:
+        return self.infos[key][:: self.rows_per_board]
+
+    def was_playing(self, infos: Infos) -> Tensor:
+        """bool [B, A]: who was on the board before the tick that led to `infos`; a board that is over stands still."""
+        advanced = infos["tick"][:: self.rows_per_board] > self.per_board("tick")
+        return self.per_board("active") & advanced[:, None]
+
+    def rotate(self, board_features: Tensor) -> Tensor:
+        """float [B, A, I] in seat order -> [N, A - 1, I], of the co-players, those of each learner in its order."""
+        A, size = board_features.shape[1:]
+        rows = board_features.repeat_interleave(self.rows_per_board, 0)  # [N, A, I]
+        order = (self.infos["seat"][:, None] + torch.arange(1, A)) % A  # [N, A - 1]
+        return rows.gather(1, order[..., None].expand(-1, -1, size))
+
+
+class OracleInfo(NoInfo):
+    """`--om oracle`: the strategy of each co-player, one-hot. Nothing else asks the environment for it."""
+
+    info_size = len(STRATEGIES)
+
+    def board_features(self) -> Tensor:
+        return F.one_hot(self.per_board("strategy_ids") + 1, self.info_size + 1)[..., 1:].float()
+
+
+class GoalPolicy:
+    """p(action | goal) of all hunters of B boards that are being played, from the goal heads of the MOA.
+
+    Tables are computed for boards that are new or whose prey have moved. The size of a table decides how its numbers are
+    rounded, so a resumed run and the one that goes on must build theirs from the same boards: `clear`.
+    """
+
+    def __init__(self, vae: nn.Module, stags: int):
+        self.vae = vae
+        self.stags = stags
+        self.clear()
+
+    def clear(self) -> None:
+        self.table = None
+
+    def sync(self, blocks: Tensor, prey: Tensor) -> TabularMOA:
+        """blocks: bool [B, K], prey: int64 [B, P], as they are now. Returns: the tables of these boards."""
+        if self.table is None:
+            self.table = TabularMOA(self.vae, blocks, prey, self.stags)
+        else:
+            moved = (prey != self.prey) & (prey < blocks.shape[1])
+            changed = (moved.any(1) | (blocks != self.blocks).any(1)).nonzero()[:, 0]
+            if len(changed):
+                self.table.update(changed, blocks[changed], prey[changed])
+        self.blocks = blocks.clone()
+        self.prey = prey.clone()
+        return self.table
+
+    def __call__(
+        self, blocks: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor | None = None
+    ) -> Tensor:
+        """goals: int64 [B, A], 0 stag, 1 hare, 2 none. Returns: log p, float [B, A, 7]; of both without, [B, A, 2, 7]."""
+        table = self.sync(blocks, prey)
+        return table.probs(torch.arange(len(tick)), hunters, prey, tick, goals).clamp(min=1e-20).log()
+
+
+class GoalBelief(NoInfo):
+    """`--om belief`: P(goal = stag | behaviour) of each hunter, within an episode by Bayes' rule from the goal heads. The
+    next episode with the same co-players begins with discounted counts of the beliefs at the ends of those before."""
+
+    info_size = 1
+    saved = ("log_odds", "counts")
+
+    def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, rules: Rules, discount: float):
+        super().__init__(infos, rows_per_board)
+        self.goal_policy = GoalPolicy(vae, rules.stags)
+        self.discount = discount
+        self.log_odds = torch.zeros(self.per_board("active").shape)
+        self.counts = torch.zeros(*self.log_odds.shape, 2)
+        self.stats = PredictionStats(rules.horizon)
+
+    def board_features(self) -> Tensor:
+        keys = ("blocks", "hunters", "prey", "tick")
+        self.logprobs = self.goal_policy(*(self.per_board(key) for key in keys))  # [B, A, 2, 7]
+        return self.log_odds.sigmoid()[..., None]
+
+    def update(self, infos: Infos) -> None:
+        tick = self.per_board("tick")
+        playing = self.was_playing(infos)
+        super().update(infos)
+        actions = self.per_board("joint_actions").long()
+        belief = self.log_odds.sigmoid()
+        by_goal = self.logprobs.exp()
+        probs = belief[..., None] * by_goal[:, :, STAG] + (1 - belief[..., None]) * by_goal[:, :, HARE]
+        self.stats.add(probs, actions, playing, tick, self.per_board("strategy_ids"), belief)
+        taken = self.logprobs.gather(3, actions[..., None, None].expand(-1, -1, 2, 1))[..., 0]  # [B, A, 2]
+        self.log_odds += (taken[..., STAG] - taken[..., HARE]) * playing
+
+    def reset(self, boards: Tensor, infos: Infos) -> None:
+        super().reset(boards, infos)
+        belief = self.log_odds.sigmoid()
+        counts = self.discount * self.counts + torch.stack([belief, 1 - belief], 2)
+        counts = torch.where(self.per_board("new_team")[:, None, None], 0.0, counts)
+        prior = (counts + PRIOR_COUNT).log()
+        self.log_odds = torch.where(boards[:, None], prior[..., STAG] - prior[..., HARE], self.log_odds)
+        self.counts = torch.where(boards[:, None, None], counts, self.counts)
+
+    def load_state_dict(self, state: dict, infos: Infos) -> None:
+        super().load_state_dict(state, infos)
+        self.goal_policy.clear()
+
+
+class LatentInfo(NoInfo):
+    """`--om latent`: z at its mean and p(action) of each hunter, from the pretrained VAE and MOA; z is inferred anew in each
+    episode. envs: its `planes()` are what each hunter sees."""
+
+    def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, envs):
+        super().__init__(infos, rows_per_board)
+        self.envs = envs
+        self.tracker = OpponentTracker(vae, *self.per_board("active").shape)
+        self.info_size = vae.sizes["latent_dim"] + len(ACTIONS)
+        self.stats = PredictionStats(envs.rules.horizon)
+
+    def board_features(self) -> Tensor:
+        planes = torch.as_tensor(self.envs.planes())
+        self.probs, z, _ = self.tracker.predict(planes, self.per_board("tick"))
+        return torch.cat([z, self.probs], 2)
+
+    def update(self, infos: Infos) -> None:
+        tick = self.per_board("tick")
+        playing = self.was_playing(infos)
+        super().update(infos)
+        actions = self.per_board("joint_actions").long()
+        self.stats.add(self.probs, actions, playing, tick, self.per_board("strategy_ids"))
+        self.tracker.update(actions)
+
+    def reset(self, boards: Tensor, infos: Infos) -> None:
+        super().reset(boards, infos)
+        self.tracker.reset(boards)
+
+    def state_dict(self) -> dict:
+        return self.tracker.state_dict()
+
+    def load_state_dict(self, state: dict, infos: Infos) -> None:
+        super().load_state_dict(state, infos)
+        self.tracker.load_state_dict(state)
+
+
+def make_opponents(args: Args, envs, infos: Infos, vae: nn.Module | None) -> NoInfo:
+    """What the learners of an environment know of the others, as --om says."""
+    rows = envs.rows_per_board
     if args.om == "belief":
-        return GoalBelief(game, vae, args.belief_discount)
-    return LatentInfo(game, vae) if args.om == "latent" else Told(game, args.om == "oracle")
+        return GoalBelief(infos, rows, vae, envs.rules, args.belief_discount)
+    if args.om == "latent":
+        return LatentInfo(infos, rows, vae, envs)
+    return OracleInfo(infos, rows) if args.om == "oracle" else NoInfo(infos, rows)
+
+
+# ---- environments
+
+
+def to_tensors(infos: dict) -> Infos:
+    """The infos of an environment as tensors; those of imagined boards are tensors already."""
+    tensors = {key: torch.as_tensor(value) for key, value in infos.items() if not key.startswith("_")}
+    return tensors | {"tick": tensors["tick"].long(), "first_hunt": tensors["first_hunt"].long()}
+
+
+def make_envs(
+    rules: Rules, num_boards: int, co_players: str, team_episodes: int = 1, episode: str | None = None
+):
+    """Real boards. Every hunter of a `self` team is a row of its own, and plays on to the board's end.
+
+    episode: `learner` or `board`, at whose end the episode of a row ends; by default that of the only learner.
+    """
+    self_play = co_players == "self"
+    return gymnasium.make_vec(
+        "StagHunt-v0",
+        num_envs=num_boards * (rules.hunters if self_play else 1),
+        rules=rules,
+        layout="hop",
+        co_players=co_players,
+        team_episodes=team_episodes,
+        episode=episode or ("board" if self_play else "learner"),
+        autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,  # the loop resets: it asks for V of the last state first
+    )
+
+
+def make_world_model_envs(
+    args: Args, rules: Rules, num_boards: int, starts, world_model, vae
+) -> WorldModelEnv:
+    """Imagined boards: co-players act as the goal heads of the MOA say, each by a goal drawn as --co-players says."""
+    self_play = args.co_players == "self"
+    return WorldModelEnv(
+        num_boards * (rules.hunters if self_play else 1),
+        rules,
+        args.co_players,
+        world_model.on(rules.height, rules.width),
+        None if self_play else GoalPolicy(vae, rules.stags),
+        starts,
+        make_state=JointState,
+        team_episodes=args.team_episodes,
+        episode="board" if self_play else "learner",
+    )
+
+
+class Collector:
+    """An environment, what its learners know of the others, and where the next rollout goes on."""
+
+    def __init__(self, envs, args: Args, vae: nn.Module | None, seed: int):
+        _, infos = envs.reset(seed=seed)
+        self.envs = envs
+        self.infos = to_tensors(infos)
+        self.opponents = make_opponents(args, envs, self.infos, vae)
+        self.episode_returns = torch.zeros(envs.num_envs)
+        self.starts = self.boards()
+
+    def boards(self) -> tuple[Tensor, ...]:
+        rows = slice(None, None, self.envs.rows_per_board)
+        return tuple(self.infos[key][rows].clone() for key in ("blocks", "hunters", "prey"))
+
+    def reset(self, dones: Tensor) -> None:
+        """New episodes on the rows `dones`, bool [N]. `starts`: what the episodes began with, for imagined boards."""
+        _, infos = self.envs.reset(options={"reset_mask": dones.numpy()})
+        self.infos = to_tensors(infos)
+        boards = dones[:: self.envs.rows_per_board]
+        self.opponents.reset(boards, self.infos)
+        pairs = zip(self.boards(), self.starts, strict=True)
+        self.starts = tuple(torch.where(boards[:, None], new, old) for new, old in pairs)
+
+    def state_dict(self) -> dict:
+        return dict(
+            envs={key: torch.as_tensor(value) for key, value in self.envs.state_dict().items()},
+            opponents=self.opponents.state_dict(),
+            episode_returns=self.episode_returns,
+            starts=list(self.starts),
+        )
+
+    def load_state_dict(self, state: dict) -> None:
+        self.envs.load_state_dict(state["envs"])
+        nothing = np.zeros(self.envs.num_envs, bool)  # only looks
+        self.infos = to_tensors(self.envs.reset(options={"reset_mask": nothing})[1])
+        self.opponents.load_state_dict(state["opponents"], self.infos)
+        self.episode_returns = state["episode_returns"].clone()
+        self.starts = tuple(start.clone() for start in state["starts"])
+
+
+def make_collectors(args: Args, rules: Rules, vae, world_model) -> list[Collector]:
+    """One with real boards and one with imagined ones, as --real-ratio says."""
+    real = round(args.real_ratio * args.num_envs)
+    collectors = []
+    if real:
+        envs = make_envs(rules, real, args.co_players, args.team_episodes)
+        collectors.append(Collector(envs, args, vae, args.seed))
+    if real < args.num_envs:
+        starts = collectors[0].starts if real else tuple(map(torch.as_tensor, first_boards(args.data, rules)))
+        envs = make_world_model_envs(args, rules, args.num_envs - real, starts, world_model, vae)
+        collectors.append(Collector(envs, args, vae, args.seed))
+    return collectors
 
 
 # ---- PPO
 
 
-class Rollout(NamedTuple):
-    """T ticks of N learners, flat, only of learners on the board: M samples."""
+@dataclass
+class Batch:
+    """The samples of a rollout, only of learners on the board: M of them."""
 
-    seen: Observation
-    actions: torch.Tensor  # int64 [M]
-    log_probs: torch.Tensor
-    values: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
+    obs: Observation
+    opponent_info: Tensor  # float [M, A - 1, I]
+    actions: Tensor  # int64 [M]
+    logprobs: Tensor  # float [M], as the rest
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    @staticmethod
+    def cat(batches: list["Batch"]) -> "Batch":
+        names = [field.name for field in fields(Batch)]
+        obs = Observation.cat([batch.obs for batch in batches])
+        return Batch(obs, *(torch.cat([getattr(batch, name) for batch in batches]) for name in names[1:]))
 
 
-def advantages_of(
-    rewards, values, active, done, cut_values, last_values, gamma: float, gae_lambda: float
-) -> torch.Tensor:
-    """Generalised advantage estimation (Schulman et al. 2016). All [T, N] but last_values [N], V after the last tick.
+def compute_gae(
+    rewards: Tensor,
+    values: Tensor,
+    active: Tensor,
+    dones: Tensor,
+    final_values: Tensor,
+    next_value: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016), float [T, N]; inactive rows get advantage 0.
 
-    active: on the board before the tick; done: the learner's game ended with it; cut_values: V of what it saw then, where
-    the horizon cut it off, 0 where the rules ended it. Who is not active gets 0, and nothing flows through it.
+    Args: all [T, N], but next_value [N], V after the last tick. active: on the board before the tick; dones: the learner's
+    game ended with it; final_values: V of its last observation where the horizon truncated it, 0 where the rules ended it.
     """
-    advantages, follow = torch.zeros_like(rewards), torch.zeros_like(last_values)
-    following = last_values
+    advantages = torch.zeros_like(rewards)
+    lastgaelam = torch.zeros_like(next_value)
     for t in reversed(range(len(rewards))):
-        ahead = torch.where(done[t], cut_values[t], following)
-        follow = (
-            rewards[t] + gamma * ahead - values[t] + gamma * gae_lambda * torch.where(done[t], 0.0, follow)
-        )
-        advantages[t] = follow = torch.where(active[t], follow, 0.0)
-        following = values[t]
+        following = torch.where(dones[t], final_values[t], next_value)
+        delta = rewards[t] + gamma * following - values[t]
+        lastgaelam = delta + gamma * gae_lambda * torch.where(dones[t], 0.0, lastgaelam)
+        lastgaelam = torch.where(active[t], lastgaelam, 0.0)
+        advantages[t] = lastgaelam
+        next_value = values[t]
     return advantages
 
 
-def team_advantages_of(
-    rewards, values, active, done, cut, cut_values, last_values, last_active, gamma, gae_lambda
-):
+def compute_team_gae(
+    rewards: Tensor,
+    values: Tensor,
+    active: Tensor,
+    dones: Tensor,
+    truncated: Tensor,
+    final_values: Tensor,
+    next_value: Tensor,
+    next_active: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
     """The same for a reward that the whole team shares, [T, B, A]: one return a board, which goes on until the board ends,
-    estimated by the mean of V over the hunters on the board. cut: who the horizon cut off. Returns: [T, B, A]."""
+    estimated by the mean of V over the hunters on the board. truncated: whom the horizon cut off. Returns: [T, B, A]."""
 
-    def team(array: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        return (array * there).sum(-1) / there.sum(-1).clamp(min=1)
+    def team_mean(array: Tensor, mask: Tensor) -> Tensor:
+        return (array * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
-    over, by_team = ~(active & ~done).any(2), team(values, active)
-    last, cut_values = team(last_values, last_active), team(cut_values, cut)
-    found = advantages_of(rewards.mean(2), by_team, active.any(2), over, cut_values, last, gamma, gae_lambda)
-    target = found + by_team
-    return torch.where(active, target[..., None] - values, 0.0)
+    team_values = team_mean(values, active)  # [T, B]
+    advantages = compute_gae(
+        rewards.mean(2),
+        team_values,
+        active.any(2),
+        ~(active & ~dones).any(2),
+        team_mean(final_values, truncated),
+        team_mean(next_value, next_active),
+        gamma,
+        gae_lambda,
+    )
+    team_returns = advantages + team_values
+    return torch.where(active, team_returns[..., None] - values, 0.0)
 
 
 @torch.no_grad()
-def rollout(
-    agent: Agent | ConvAgent, game: Real | Imagined, others, args: Args, tally: torch.Tensor
-) -> Rollout:
-    """num_steps ticks. tally: float [3], added to: episodes that ended, the sum of their returns, of their lengths."""
-    B, A = game.who.shape
-    board, rows = torch.arange(B).repeat_interleave(A if game.everyone else 1), []
-    seat, seen = sights(game, others.look())
-    for _ in range(args.num_steps):
-        log_probs, values = agent(seen)
-        actions = sample(log_probs)
-        taken = log_probs.gather(1, actions[:, None])[:, 0]
-        rewards, terminated, truncated = game.step(actions)
-        others.observe()
-        game.paid += rewards
-        mine = [array[board, seat] for array in (rewards, terminated, truncated)]
-        done, cut_values, before = mine[1] | mine[2], torch.zeros_like(values), seen
-        if (
-            mine[2].any() and not args.end_at_horizon
-        ):  # Pardo et al. 2018, Time Limits in Reinforcement Learning
-            cut_values[mine[2]] = agent(
-                Observation(*(part[mine[2]] for part in sights(game, others.look())[1]))
-            )[1]
-        over = game.ended if game.everyone else done
-        if over.any():
-            paid = game.paid.mean(1) if game.everyone else game.paid.gather(1, game.seats[:, None])[:, 0]
-            tally += torch.stack([over.sum(), paid[over].sum(), game.tick[over].sum()])
-            game.paid[over] = 0.0
-            others.deal(over, game.deal(over))
-        rows.append((before, actions, taken, values, mine[0], before.there[:, 0], done, mine[2], cut_values))
-        seat, seen = sights(game, others.look())
-    seens, *columns = zip(*rows, strict=True)
-    actions, taken, values, rewards, active, done, cut, cut_values = (
-        torch.stack(column) for column in columns
-    )
-    last = agent(seen)[1]
+def rollout(agent: ActorCritic, collector: Collector, args: Args, episode_stats: Tensor) -> Batch:
+    """num_steps ticks of all rows. episode_stats: float [3], added to: boards that ended, the sum of their (mean) returns,
+    the sum of their lengths."""
+    envs, opponents = collector.envs, collector.opponents
+    rows = envs.rows_per_board
+    next_obs = observe_envs(collector.infos, envs.rules)
+    next_info = opponents.features()
+
+    shape = (args.num_steps, envs.num_envs)
+    obs = next_obs.map(lambda part: part.new_zeros((args.num_steps, *part.shape)))
+    opponent_info = next_info.new_zeros((args.num_steps, *next_info.shape))
+    actions = torch.zeros(shape, dtype=torch.int64)
+    logprobs = torch.zeros(shape)
+    values = torch.zeros(shape)
+    rewards = torch.zeros(shape)
+    dones = torch.zeros(shape, dtype=torch.bool)
+    truncations = torch.zeros(shape, dtype=torch.bool)
+    final_values = torch.zeros(shape)
+
+    for step in range(args.num_steps):
+        obs[step] = next_obs
+        opponent_info[step] = next_info
+        action, logprob, _, value = agent.get_action_and_value(next_obs, next_info)
+        _, reward, terminated, truncated, infos = envs.step(action.numpy())
+        collector.infos = infos = to_tensors(infos)
+        opponents.update(infos)
+
+        actions[step] = action
+        logprobs[step] = logprob
+        values[step] = value
+        rewards[step] = torch.as_tensor(reward)
+        on_board = infos["active"].gather(1, infos["seat"][:, None])[:, 0]
+        ended = torch.as_tensor(terminated) | torch.as_tensor(
+            truncated
+        )  # the episode, in self-play that of the board
+        dones[step] = ended | ~on_board
+        truncations[step] = torch.as_tensor(truncated) & on_board
+        if truncations[step].any() and not args.end_at_horizon:
+            # Pardo et al. 2018, Time Limits in Reinforcement Learning
+            last = truncations[step]
+            last_obs = observe_envs(infos, envs.rules)[last]
+            final_values[step, last] = agent.get_value(last_obs, opponents.features()[last])
+        collector.episode_returns += rewards[step]
+        if ended.any():
+            board_ended = ended[::rows]
+            board_returns = collector.episode_returns.view(-1, rows).mean(1)[board_ended]
+            lengths = infos["tick"][::rows][board_ended]
+            episode_stats += torch.stack([board_ended.sum(), board_returns.sum(), lengths.sum()])
+            collector.episode_returns[ended] = 0.0
+            collector.reset(ended)
+        next_obs = observe_envs(collector.infos, envs.rules)
+        next_info = opponents.features()
+
+    next_value = agent.get_value(next_obs, next_info)
+    active = obs.active[:, :, 0]
     if args.team_reward:
-        by_seat = (rewards, values, active, done, cut, cut_values, last, seen.there[:, 0])
-        by_seat = (array.unflatten(-1, (B, A)) for array in by_seat)
-        advantages = team_advantages_of(*by_seat, args.gamma, args.gae_lambda).flatten(1)
+        by_tick = [rewards, values, active, dones, truncations, final_values]
+        by_seat = [part.unflatten(-1, (-1, rows)) for part in (*by_tick, next_value, next_obs.active[:, 0])]
+        advantages = compute_team_gae(*by_seat, args.gamma, args.gae_lambda).flatten(1)
     else:
-        advantages = advantages_of(
-            rewards, values, active, done, cut_values, last, args.gamma, args.gae_lambda
+        advantages = compute_gae(
+            rewards, values, active, dones, final_values, next_value, args.gamma, args.gae_lambda
         )
-    keep = active.flatten().nonzero()[:, 0]
-    flat = (array.flatten()[keep] for array in (actions, taken, values, advantages, advantages + values))
-    return Rollout(Observation(*(torch.cat(part)[keep] for part in zip(*seens, strict=True))), *flat)
+    b_inds = active.flatten().nonzero()[:, 0]
+    parts = (opponent_info, actions, logprobs, values, advantages, advantages + values)
+    flat_obs = obs.map(lambda part: part.flatten(0, 1))
+    return Batch(flat_obs[b_inds], *(part.flatten(0, 1)[b_inds] for part in parts))
 
 
 def update(
-    agent: Agent | ConvAgent, optimizer: torch.optim.Optimizer, data: Rollout, args: Args, left: float
-) -> dict[str, torch.Tensor]:
-    """PPO's epochs on one rollout; left: share of the training that is left. Returns: means over ALL minibatches."""
-    optimizer.param_groups[0]["lr"] = args.learning_rate * left
-    names, M = (
-        ("policy_loss", "value_loss", "entropy", "old_approx_kl", "approx_kl", "clipfrac"),
-        len(data.actions),
-    )
-    sums = torch.zeros(len(names))
+    agent: ActorCritic, optimizer: torch.optim.Optimizer, batch: Batch, args: Args, frac: float
+) -> dict[str, Tensor]:
+    """PPO's epochs on one rollout. frac: share of the training that is left. Returns: means over ALL minibatches."""
+    optimizer.param_groups[0]["lr"] = args.learning_rate * frac
+    batch_size = len(batch.actions)
+    sums: dict[str, Tensor] = {}
     for _ in range(args.update_epochs):
-        for index in torch.randperm(M).split(math.ceil(M / args.num_minibatches)):
-            log_probs, values = agent(Observation(*(part[index] for part in data.seen)))
-            log_ratio = log_probs.gather(1, data.actions[index, None])[:, 0] - data.log_probs[index]
-            ratio, advantages = log_ratio.exp(), data.advantages[index]
-            advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
-            clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-            policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-            value_loss = 0.5 * (values - data.returns[index]).square().mean()
-            entropy = -(log_probs.exp() * log_probs.clamp(min=-50.0)).sum(1).mean()
-            loss = policy_loss - args.ent_coef * left * entropy + args.vf_coef * value_loss
+        for mb_inds in torch.randperm(batch_size).split(math.ceil(batch_size / args.num_minibatches)):
+            mb_obs, mb_actions = batch.obs[mb_inds], batch.actions[mb_inds]
+            _, newlogprob, entropy, newvalue = agent.get_action_and_value(
+                mb_obs, batch.opponent_info[mb_inds], mb_actions
+            )
+            logratio = newlogprob - batch.logprobs[mb_inds]
+            ratio = logratio.exp()
+            mb_advantages = batch.advantages[mb_inds]
+            mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std(correction=0) + 1e-8)
+
+            clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+            pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).mean()
+            v_loss = 0.5 * (newvalue - batch.returns[mb_inds]).square().mean()
+            entropy_loss = entropy.mean()
+            loss = pg_loss - args.ent_coef * frac * entropy_loss + args.vf_coef * v_loss
+
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
+
             with torch.no_grad():  # http://joschu.net/blog/kl-approx.html
-                sums += len(index) / M * torch.stack([policy_loss, value_loss, entropy, -log_ratio.mean(),
-                        (ratio - 1 - log_ratio).mean(), ((ratio - 1).abs() > args.clip_coef).float().mean()])  # fmt: skip
-    return dict(zip(names, sums / args.update_epochs, strict=True))
+                losses = {
+                    "policy_loss": pg_loss,
+                    "value_loss": v_loss,
+                    "entropy": entropy_loss,
+                    "old_approx_kl": -logratio.mean(),
+                    "approx_kl": (ratio - 1 - logratio).mean(),
+                    "clipfrac": ((ratio - 1).abs() > args.clip_coef).float().mean(),
+                }
+                weight = len(mb_inds) / batch_size
+                sums = {name: sums.get(name, 0.0) + weight * value for name, value in losses.items()}
+    return {name: value.detach() / args.update_epochs for name, value in sums.items()}
 
 
-def explained_variance(data: Rollout) -> torch.Tensor:
+def explained_variance(batch: Batch) -> Tensor:
     """Of the returns by the critic: 1 is all, 0 none; NaN where they do not vary."""
-    return 1 - (data.returns - data.values).var(correction=0) / data.returns.var(correction=0)
+    return 1 - (batch.returns - batch.values).var(correction=0) / batch.returns.var(correction=0)
+
+
+# ---- planning
+
+
+class Planner:
+    """Searches a tree before each move of the learners of a vector environment, in a model of the game.
+
+    kind: `learned`, the world model; `rules`, the rules of the game; both with co-players whose goals are drawn from the
+    belief, once a tree, and who act as the goal heads of the MOA say. `oracle`: the rules, and the true strategies.
+
+    Built in, also with `learned`: when a board ends, as in `WorldModelEnv`.
+    """
+
+    def __init__(self, policy: ActorCritic, envs, opponents: NoInfo, args: Args, vae, world_model, kind: str):
+        self.policy = policy
+        self.rules = envs.rules
+        self.opponents = opponents
+        self.args = args
+        self.kind = kind
+        self.belief = None  # about goals: that of the policy, or one beside it
+        if kind == "learned":
+            self.world_model = world_model.on(self.rules.height, self.rules.width)
+        if kind == "oracle":
+            self.samples = 1
+            self.simulations = args.oracle_simulations
+        else:
+            self.samples = args.plan_samples
+            self.simulations = max(1, args.plan_simulations // self.samples)
+            self.belief = opponents
+            if not isinstance(opponents, GoalBelief):
+                infos = opponents.infos
+                self.belief = GoalBelief(infos, envs.rows_per_board, vae, self.rules, args.belief_discount)
+            self.goal_policy = GoalPolicy(vae, self.rules.stags)
+            self.goal_policy.sync(opponents.infos["blocks"], opponents.infos["prey"])
+        self.rng = np.random.default_rng(args.seed)
+        self.decisions = 0
+        self.seconds = 0.0
+
+    def update(self, infos: Infos) -> None:
+        """As `NoInfo.update`."""
+        if self.belief is not None and self.belief is not self.opponents:
+            self.belief.update(infos)
+
+    def reset(self, boards: Tensor, infos: Infos) -> None:
+        """As `NoInfo.reset`."""
+        if self.belief is not None and self.belief is not self.opponents:
+            self.belief.reset(boards, infos)
+
+    def __call__(self, obs: Observation, opponent_info: Tensor, infos: Infos) -> Tensor:
+        """obs, opponent_info: what the policy sees and knows, [N, ..]. Returns: actions int64 [N]."""
+        if self.belief is not None and self.belief is not self.opponents:
+            self.belief.features()
+        action = torch.full_like(infos["seat"], STAY)
+        rows = (obs.action_mask.sum(1) > 1).nonzero()[:, 0]
+        if not len(rows):
+            return action
+        start = time.perf_counter()
+        self.infos = infos
+        self.board = rows.repeat_interleave(self.samples)  # [T], of each tree
+        self.seat = infos["seat"][self.board]
+        self.goals = infos["strategy_ids"][self.board].clamp(min=0)  # [T, A]
+        if self.belief is not None:
+            stag = self.belief.log_odds[self.board].sigmoid()
+            self.goals = (torch.rand(self.goals.shape) >= stag).long()
+        self.opponent_info = self.info_of_trees(opponent_info)
+        if self.kind != "oracle":
+            self.table = self.goal_policy.sync(infos["blocks"], infos["prey"])
+        root = tuple(infos[key][self.board] for key in ("hunters", "prey", "tick", "first_hunt"))
+        result = search(root, self.step, self.evaluate, self.simulations, self.args.gamma)
+        policy, _ = root_policy(result, self.samples, self.args.plan_beta, obs.action_mask[rows])
+        action[rows] = sample(policy.log())
+        self.decisions += len(rows)
+        self.seconds += time.perf_counter() - start
+        return action
+
+    def info_of_trees(self, opponent_info: Tensor) -> Tensor:
+        """float [T, A - 1, I]: a tree's goals are what the policy believes in; z stays what it is at the root."""
+        knows_goals = isinstance(self.opponents, GoalBelief)
+        knows_strategies = isinstance(self.opponents, OracleInfo) and self.belief is not None
+        if not knows_goals and not knows_strategies:
+            return opponent_info[self.board]
+        A = self.rules.hunters
+        goals = self.goals.gather(1, (self.seat[:, None] + torch.arange(1, A)) % A)  # [T, A - 1]
+        if knows_goals:
+            return (goals == STAG).float()[..., None]
+        return F.one_hot(goals, len(STRATEGIES)).float()
+
+    def evaluate(self, state: tuple, tree: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi [n, 7] and V [n] in states of these trees: the prior and the value of new nodes."""
+        hunters, prey, tick, first_hunt = state
+        time_features = encode_time(tick, first_hunt, self.rules)
+        board, seat = self.board[tree], self.seat[tree]
+        maps = (self.infos["distances"], self.infos["blocks"])
+        obs = observe(hunters, prey, time_features, seat, board, *maps, self.rules)
+        return self.policy(obs, self.opponent_info[tree])
+
+    def step(self, state: tuple, actions: Tensor, tree: Tensor) -> tuple[tuple, Tensor, Tensor]:
+        """One tick of the model. actions: int64 [n], the learners'. Returns: states, rewards [n] and ends [n] for them."""
+        hunters, prey, tick, first_hunt = state
+        rules, board, seat = self.rules, self.board[tree], self.seat[tree]
+        if self.kind == "oracle":
+            probs = self.strategy_probs(board, state, self.goals[tree])
+        else:
+            probs = self.table.probs(board, hunters, prey, tick, self.goals[tree])
+        cumulative = probs.cumsum(2)  # [n, A, 7]
+        joint_actions = (cumulative < cumulative[..., -1:] * torch.rand((*hunters.shape, 1))).sum(2)
+        joint_actions.scatter_(1, seat[:, None], actions[:, None])
+        blocks = self.infos["blocks"][board]
+        if self.kind == "learned":
+            boards = JointState(blocks.float(), hunters, prey, rules.stags)
+            boards, rewards, _ = self.world_model.step(boards, joint_actions)
+            first_hunt = first_hunt_after(first_hunt, tick, prey, boards.prey, rules.cells)
+            state = (boards.hunters, boards.prey, tick + 1, first_hunt)
+            over = ended_by_rule(tick, first_hunt, boards.hunters < rules.cells, rules)
+            over |= tick + 1 >= rules.horizon
+        else:
+            cells = Cells(*(part.numpy() for part in state))
+            after = step_cells(cells, joint_actions.numpy(), blocks.numpy(), rules, self.rng)
+            state = tuple(map(torch.as_tensor, after[0]))
+            rewards, over = map(torch.as_tensor, after[1:])
+        left = state[0].gather(1, seat[:, None])[:, 0] == rules.cells
+        return state, rewards.gather(1, seat[:, None])[:, 0], over | left
+
+    def strategy_probs(self, board: Tensor, state: tuple, strategy_ids: Tensor) -> Tensor:
+        """float64 [n, A, 7]: the exact action probabilities of scripted hunters."""
+        cells = Cells(*(part.numpy() for part in state))
+        distances = self.infos["distances"][board].numpy()
+        blocks = self.infos["blocks"][board].numpy()
+        ids = strategy_ids.numpy()
+        return torch.as_tensor(
+            cells_probs(cells, STRATEGIES, ids, DATA_EPSILON, distances, blocks, self.rules)
+        )
 
 
 # ---- judging
 
 
 @torch.no_grad()
-def judge(policy, game: Real, others, episodes: int = 1, plan=None) -> dict[str, np.ndarray]:
+def evaluate(
+    policy: Callable,
+    envs,
+    infos: Infos,
+    opponents: NoInfo,
+    episodes: int = 1,
+    planner: Planner | None = None,
+    frames: list[dict] | None = None,
+) -> dict[str, np.ndarray]:
     """Whole boards, played until everyone has left, `episodes` in a row with the same teams.
 
-    policy: Seen -> (log pi, V). plan: (known, Seen) -> actions, instead of the policy's. Returns: arrays [episodes, B]:
-    learner (its return; `self`: that of seat 0), team (mean return of all hunters), length, stags and hares (captured).
+    policy: (Observation, opponent_info) -> (log pi, V). planner: chooses the actions instead of the policy. frames: what the
+    first board shows at each tick is appended. Returns: arrays [episodes, B]: learner (its return; self-play: that of seat
+    0), team (mean return of all hunters), length, stags and hares (captured).
     """
-    B, A = game.who.shape
-    found = {key: [] for key in ("learner", "team", "length", "stags", "hares")}
-    watching = [others] if plan is None else [others, plan]
-    for _ in range(episodes):
-        paid = torch.zeros(B, A)
-        while not game.ended.all():
-            told = others.look()
-            _, seen = sights(game, told)
-            actions = sample(policy(seen)[0]) if plan is None else plan(told, seen)
-            paid += game.step(actions)[0]
-            for one in watching:
-                one.observe()
-        gone = game.prey == game.rules.cells
-        now = (paid.gather(1, game.seats[:, None])[:, 0], paid.mean(1), game.tick, gone[:, : game.rules.stags].sum(1),
-               gone[:, game.rules.stags :].sum(1))  # fmt: skip
-        for key, array in zip(found, now, strict=True):
-            found[key].append(array.numpy().copy())
-        if len(found["learner"]) == episodes:
-            break
-        every = torch.ones(B, dtype=torch.bool)
-        new = game.deal(every)
-        for one in watching:
-            one.deal(every, new)
-    return {key: np.stack(arrays) for key, arrays in found.items()}
+    rows, rules = envs.rows_per_board, envs.rules
+    trackers = [opponents] if planner is None else [opponents, planner]
+    results = {key: [] for key in ("learner", "team", "length", "stags", "hares")}
+    for episode in range(episodes):
+        if episode:
+            _, infos = envs.reset(options={"reset_mask": np.ones(envs.num_envs, bool)})
+            infos = to_tensors(infos)
+            for tracker in trackers:
+                tracker.reset(torch.ones(envs.num_boards, dtype=torch.bool), infos)
+        joint_returns = torch.zeros(envs.num_boards, rules.hunters)
+        over = torch.zeros(envs.num_envs, dtype=torch.bool)
+        while not over.all():
+            info = opponents.features()
+            obs = observe_envs(infos, rules)
+            if frames is not None:
+                frames.append(film_frame(envs, infos, opponents, joint_returns))
+            action = sample(policy(obs, info)[0]) if planner is None else planner(obs, info, infos)
+            _, _, terminated, truncated, infos = envs.step(action.numpy())
+            infos = to_tensors(infos)
+            over |= torch.as_tensor(terminated | truncated)
+            joint_returns += infos["joint_rewards"][::rows]
+            for tracker in trackers:
+                tracker.update(infos)
+        if frames is not None:
+            frames.append(film_frame(envs, infos, opponents, joint_returns))
+        captured = infos["prey"][::rows] == rules.cells
+        results["learner"].append(joint_returns.gather(1, infos["seat"][::rows, None])[:, 0])
+        results["team"].append(joint_returns.mean(1))
+        results["length"].append(infos["tick"][::rows])
+        results["stags"].append(captured[:, : rules.stags].sum(1))
+        results["hares"].append(captured[:, rules.stags :].sum(1))
+    return {key: torch.stack(values).numpy() for key, values in results.items()}
 
 
-def uniform(seen: Observation) -> tuple[torch.Tensor, None]:
-    """The policy of random play."""
-    return (seen.legal.float() / seen.legal.sum(1, keepdim=True)).log(), None
-
-
-class Script:
-    """The simple rival: NS until tick `switch` (None: always), then NH, without random moves, told nothing."""
-
-    def __init__(self, rules: Rules, switch: int | None):
-        self.rules, self.switch = rules, rules.horizon if switch is None else switch
-
-    def __call__(self, seen: Observation) -> tuple[torch.Tensor, None]:
-        distance = torch.cat([seen.steps[:, :, :1], seen.ways], 2).numpy().astype(np.int16)  # [N, P, 5]
-        distance[distance == NEVER] = FAR
-        distance = distance[:, None]  # [N, 1, P, 5]: one hunter a row
-        probs = chase_probs(
-            distance[..., 0], distance[..., 1:], seen.legal[:, None].numpy(), self.rules.stags
-        )
-        late = (seen.clock[:, :1] * self.rules.horizon).round() >= self.switch
-        return torch.where(late, *(torch.as_tensor(probs[name][:, 0]) for name in ("NH", "NS"))).log(), None
-
-
-def summarize(found: dict[str, np.ndarray]) -> dict[str, float]:
-    """Means over all boards and episodes, and half the width of their 95% intervals (of the boards' means)."""
-    means = {key: float(array.mean()) for key, array in found.items()}
-    for key in ("learner", "team"):
-        boards = found[key].mean(0)
-        means[f"{key}_ci95"] = float(1.96 * boards.std(ddof=1) / math.sqrt(len(boards)))
-    keys = ("learner", "learner_ci95", "team", "team_ci95")
-    return {key: means[key] for key in keys} | {"episodes": found["learner"].size} | {
-        key: means[key] for key in ("length", "stags", "hares")}  # fmt: skip
-
-
-# ---- the run
-
-
-def rules_of(env_id: str) -> tuple[Rules, int]:
-    """Rules and team_episodes of a registered game. Raises: tracking.UsageError: there is no such game here."""
-    if env_id not in ("StagHunt-v0", "StagHunt-hidden-v0"):
-        raise tracking.UsageError(f"--env-id: expected StagHunt-v0 or StagHunt-hidden-v0, got {env_id!r}")
-    keywords = dict(gymnasium.spec(env_id).kwargs)
-    names = Rules.__dataclass_fields__
-    return Rules(**{key: value for key, value in keywords.items() if key in names}), keywords.get(
-        "team_episodes", 1
+def film_frame(envs, infos: Infos, opponents: NoInfo, joint_returns: Tensor) -> dict:
+    """The first board, and what is believed of its hunters."""
+    return dict(
+        joint=planes_to_joint(np.array(envs.planes()[0])),  # uint8 [A + 3, H, W]
+        belief=opponents.board_features()[0].sum(1).tolist(),
+        strategy_ids=infos["strategy_ids"][0].tolist(),
+        learner=int(infos["seat"][0]),
+        tick=int(infos["tick"][0]),
+        returns=joint_returns[0].tolist(),
     )
 
 
-def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module | None]:
-    """The VAE and the world model that the settings need; their folders go into the settings. Raises: tracking.UsageError:
-    there is none, or it was trained for another game or without what is needed of it."""
-    vae = world = None
-    goal_users = {"--om belief": args.om == "belief", "--plan": args.plan,
-                  "--real-ratio below 1": args.real_ratio < 1 and args.co_players != "self"}  # fmt: skip
-    needs_goals = [flag for flag, used in goal_users.items() if used]
-    if needs_goals or args.om == "latent":
-        args.vae = args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix()
-        vae, checkpoint = load_vae(args.vae)
-        check_vae(args.vae, vae, checkpoint, rules, needs_goals)
-        judged = tracking.find_folder(args.vae) / "metrics.json"
-        test = json.loads(judged.read_text(encoding="utf-8"))["test"] if judged.is_file() else {}
-        said = (
-            ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll"))
-            if test
-            else "not judged yet"
-        )
-        print(f"[MOA] {args.vae}: {said} on the offline test split of {checkpoint['args']['data']}")
-        if other := [
-            name
-            for name, value in asdict(rules).items()
-            if (checkpoint.get("rules") or {}).get(name) != value
-        ]:
-            print(
-                f"[MOA] {args.vae}: in {args.env_id} these rules are not those of its data: {', '.join(other)}"
-            )
-    if args.real_ratio < 1 or (args.plan and args.plan_model == "learned"):
-        args.world_model = (
-            args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
-        )
-        world, checkpoint = load_world_model(args.world_model)
-        check_world_model(args, world, checkpoint, rules)
-        print(f"[WM] {args.world_model}: trained on {checkpoint['args']['data']}")
-    return vae, world
-
-
-def check_vae(folder: str, vae: nn.Module, checkpoint: dict, rules: Rules, needs_goals: list[str]) -> None:
-    """needs_goals: the flags that need trained goal heads. Raises: tracking.UsageError: this VAE cannot be used."""
-    if vae.loss == "recon":
-        raise tracking.UsageError(
-            f"{folder}: trained with --loss recon, it has no MOA head: name another with --vae"
-        )
-    size = (vae.sizes["height"], vae.sizes["width"])
-    if size != (rules.height, rules.width):
-        raise tracking.UsageError(
-            f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}"
-        )
-    if not needs_goals:
-        return
-    if not checkpoint["goals_trained"]:
-        raise tracking.UsageError(
-            f"{folder}: {needs_goals[0]} needs goal heads, and its data had no strategies to train them: train on a file of "
-            "`python -m data.collect`, or name another with --vae"
-        )
-
-
-def check_world_model(args: Args, world: nn.Module, checkpoint: dict, rules: Rules) -> None:
-    """Sizes, hunters and horizon of its data may differ: it plays on any board, and when boards end is the game's rule.
-    Raises: tracking.UsageError: this world model cannot be used."""
-    folder, its = args.world_model, checkpoint.get("rules")
-    if world.kind != "moves" or not world.joint:
-        raise tracking.UsageError(f"{folder}: imagination needs --model moves --actions joint: name another")
-    names = ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
-    if other := [name for name in names if its and its.get(name) != getattr(rules, name)]:
-        values = ", ".join(
-            f"{name} {its.get(name)} where {args.env_id} has {getattr(rules, name)}" for name in other
-        )
-        flags = " ".join(f"--rules.{name.replace('_', '-')} {getattr(rules, name):g}" for name in other)
-        raise tracking.UsageError(
-            f"{folder}: learnt from a game with {values}: collect with `python -m data.collect {flags} --out FILE`, train "
-            "on that file, and name the run with --world-model"
-        )
-    pays, paid = {rules.stag_reward, rules.hare_reward}, set(world.reward_values.tolist())
-    if not pays <= paid:
-        pays = f"captures pay {sorted(pays)} in {args.env_id}, {sorted(paid - {0.0})} in what it learnt from"
-        raise tracking.UsageError(f"{folder}: {pays}: name one that learnt from this game")
-    if not its:
-        print(f"[WM] {folder}: the rules of its data are not known; only what captures pay was checked")
-
-
-def games_of(args: Args, rules: Rules, vae, world) -> list:
-    """(game, what its learners are told of the others): real boards, and imagined ones."""
-    real, games = round(args.real_ratio * args.num_envs), []
-    if real:
-        games.append(Real(real, rules, args.co_players, args.seed, args.team_episodes))
-    if real < args.num_envs:
-        games.append(Imagined(args.num_envs - real, rules, args.co_players, world, vae, args.team_episodes))
-        games[-1].begin(*(games[0].starts if real else recorded_starts(args.data, rules)))
-    return [(game, others_of(args, game, vae)) for game in games]
-
-
-def load_games(games: list, played: list) -> None:
-    """played: the state_dict of each game, and of what its learners are told."""
-    for (game, others), (its, theirs) in zip(games, played, strict=True):
-        game.load_state_dict(its)
-        others.load_state_dict(theirs)
-
-
-def final_seed_of(env_id: str) -> int:
-    return HIDDEN_FINAL_SEED if env_id == "StagHunt-hidden-v0" else FINAL_SEED
-
-
-def teams_of(args: Args, rules: Rules) -> list[str]:
-    """What an evaluation plays with: the training's own co-players first."""
-    n = rules.hunters - 1
-    named = [f"{n}NS", f"1NS{n - 1}NH", f"{n - 1}NS1NH", f"{n}NH"] if n > 1 else [f"{n}NS", f"{n}NH"]
-    return list(dict.fromkeys([args.co_players, *named, f"{n}RANDOM", "mixed"]))
+@contextlib.contextmanager
+def kept_rng():
+    """What is drawn inside changes nothing outside: training does not depend on when it is judged."""
+    saved = tracking.rng_state()
+    yield
+    tracking.set_rng_state(saved)
 
 
 @dataclass
@@ -587,390 +1116,341 @@ class Evaluator:
     args: Args
     rules: Rules
     vae: nn.Module | None
-    world: nn.Module | None
+    world_model: nn.Module | None
+
+    def __post_init__(self):
+        if (
+            self.args.plan and self.args.plan_model == "learned"
+        ):  # a search asks the same few things of many boards
+            self.world_model = CachedWorldModel(self.world_model)
 
     def play(
         self, policy, team: str, seed: int, boards: int = 0, episodes: int = 0, om: str = "", plan: str = ""
-    ):
-        """What `judge` finds in so many boards and episodes in a row (0: as set, and as the game has it). om: what the
-        policy is told, if not what --om says. plan: search, in `learned` or `rules`, or as the `oracle`, told who they are.
+    ) -> dict[str, np.ndarray]:
+        """As `evaluate`, in so many boards and episodes in a row (0: as set, and as the game has it). om: what the policy
+        knows, if not what --om says. plan: search, in `learned` or `rules`, or as the `oracle`, which knows who they are.
         """
         episodes = episodes or self.args.team_episodes
         boards = boards or max(2, math.ceil(self.args.eval_boards / episodes))
-        told = replace(self.args, om=om or self.args.om)
+        args = replace(self.args, om=om or self.args.om)
         with kept_rng():
             torch.manual_seed(seed)
-            game = Real(boards, self.rules, team, seed, episodes)
-            others = others_of(told, game, self.vae)
-            planner = Planner(policy, game, others, told, self.vae, self.world, plan) if plan else None
-            return judge(policy, game, others, episodes, planner)
+            envs = make_envs(self.rules, boards, team, episodes, episode="board")
+            infos = to_tensors(envs.reset(seed=seed)[1])
+            opponents = make_opponents(args, envs, infos, self.vae)
+            planner = None
+            if plan:
+                planner = Planner(policy, envs, opponents, args, self.vae, self.world_model, plan)
+            return evaluate(policy, envs, infos, opponents, episodes, planner)
 
     @property
     def final_seed(self) -> int:
-        return final_seed_of(self.args.env_id)
+        return HIDDEN_FINAL_SEED if self.args.env_id == "StagHunt-hidden-v0" else FINAL_SEED
 
-    def script(self, team: str, seed: int, switch: int | None, **boards) -> dict:
-        """What `Script` earns with a team, and its `tick`, None for never."""
-        return summarize(self.play(Script(self.rules, switch), team, seed, om="none", **boards)) | {
-            "tick": switch
-        }
-
-    def best_switch(self, team: str) -> int | None:
-        """The tick at which `Script` earns most with a team, on boards of EVAL_SEED: 0, 4, .., 32 or never."""
-        key = "team" if team == "self" else "learner"
-        switches = [*range(0, min(33, self.rules.horizon), 4), None]
-        boards = dict(
-            boards=self.args.eval_boards, episodes=1
-        )  # it remembers nothing: one episode of each team will do
-        return max(switches, key=lambda switch: self.script(team, EVAL_SEED, switch, **boards)[key])
-
-    def untrained(self, agent: Agent | ConvAgent) -> Agent | ConvAgent:
+    def untrained(self, agent: ActorCritic) -> ActorCritic:
         """A network of the same kind with its first weights."""
         with kept_rng():
             torch.manual_seed(self.args.seed)
             return build_agent(**agent.sizes)
 
-    def compare(self, agent: Agent | ConvAgent) -> dict[str, dict[str, dict]]:
-        """Who earns what with which team, {"teams": {"3NS": {..}, ..}, "script": the same, ..}; what is not asked for is
-        not there. All on the same boards; of plan and oracle_search, --plan-boards of them."""
-        args, seed, teams, found = self.args, self.final_seed, teams_of(self.args, self.rules), {}
-        scripts = tqdm(dict.fromkeys(["mixed", *teams]), unit=" scripts", leave=False)
-        switches = {team: self.best_switch(team) for team in scripts}
-        untrained, oracle = self.untrained(agent), load_agent(args.oracle)[0] if args.oracle else None
-        few = dict(seed=seed, boards=max(2, math.ceil(args.plan_boards / args.team_episodes)))
-        for team in tqdm(teams, unit=" teams", leave=False):
-            one = {
-                "teams": summarize(self.play(agent, team, seed)),
-                "script": self.script(team, seed, switches["mixed"]),
-                "script_told": self.script(team, seed, switches[team]),
-                "untrained": summarize(self.play(untrained, team, seed)),
-                "random": summarize(self.play(uniform, team, seed, om="none")),
-            }
-            if oracle and team != "self":
-                one["oracle"] = summarize(self.play(oracle, team, seed, om="oracle"))
-            if args.plan and team != "self":
-                one["plan"] = summarize(self.play(agent, team, plan=args.plan_model, **few))
-            if args.oracle_simulations and team != "self":
-                policy, om = (oracle, "oracle") if oracle else (agent, args.om)
-                one["oracle_search"] = summarize(self.play(policy, team, om=om, plan="oracle", **few))
-            for kind, result in one.items():
-                found.setdefault(kind, {})[team] = result
-        return found
+    def players(self, agent: ActorCritic) -> dict[str, dict]:
+        """Who is compared, and how it plays; searching players play --plan-boards of the boards."""
+        args = self.args
+        few = max(2, math.ceil(args.plan_boards / args.team_episodes))
+        players = {
+            "teams": dict(policy=agent),
+            "untrained": dict(policy=self.untrained(agent)),
+            "random": dict(policy=uniform_policy, om="none"),
+        }
+        best = dict(policy=agent)
+        if args.oracle:
+            best = dict(policy=load_agent(args.oracle)[0], om="oracle", scripted_only=True)
+            players["oracle"] = best
+        if args.plan:
+            players["plan"] = dict(policy=agent, plan=args.plan_model, boards=few, scripted_only=True)
+        if args.oracle_simulations:
+            players["oracle_search"] = best | dict(plan="oracle", boards=few, scripted_only=True)
+        return players
 
-    def adapt(self, agent: Agent | ConvAgent, episodes: int = 10) -> dict[str, list[dict]]:
-        """Unknown co-players that stay in their seats: the learner's return by episode."""
-        found = {}
-        for team in [team for team in teams_of(self.args, self.rules) if team != "self"]:
-            learner = self.play(agent, team, self.final_seed, self.args.plan_boards, episodes)["learner"]
-            ci = 1.96 * learner.std(1, ddof=1) / math.sqrt(learner.shape[1])
-            found[team] = [dict(episode=e + 1, learner=float(mean), learner_ci95=float(half))
-                           for e, (mean, half) in enumerate(zip(learner.mean(1), ci, strict=True))]  # fmt: skip
-        return found
-
-    def report(self, agent: Agent | ConvAgent, folder: Path, head: dict, stem: str, writer=None) -> None:
-        """Say, write and draw all that is judged of an agent."""
-        found, adapted = self.compare(agent), self.adapt(agent)
-        rows = [dict(team=team) | one for team, ones in adapted.items() for one in ones]
-        by_episode = {team: [one["learner"] for one in ones] for team, ones in adapted.items()}
-        tracking.write_csv(folder / f"{stem}_teams.csv", table_rows(found))
+    def report(self, agent: ActorCritic, folder: Path, head: dict, stem: str, writer=None) -> None:
+        """Print, write and draw all that is judged of an agent."""
+        args, seed = self.args, self.final_seed
+        teams = standard_teams(args.co_players, self.rules.hunters)
+        players = self.players(agent)
+        results = compare(self.play, players, self.rules, teams, seed, EVAL_SEED, args.eval_boards)
+        adaptation = adapt(self.play, agent, teams, seed, args.plan_boards)
+        tracking.write_csv(folder / f"{stem}_teams.csv", returns.table_rows(results))
+        rows = [dict(team=team) | row for team, by_episode in adaptation.items() for row in by_episode]
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
-        for kind in ("script", "script_told"):
-            ticks = (
-                f"{team} {'never' if one['tick'] is None else one['tick']}"
-                for team, one in found[kind].items()
-            )
-            print(
-                f"[PPO] {kind}: NS until a tick, chosen on boards of seed {EVAL_SEED}, then NH: {', '.join(ticks)}"
-            )
-        episodes = {kind: next(iter(by_team.values()))["episodes"] for kind, by_team in found.items()}
-        searched = [f"{kind} {episodes[kind]}" for kind in ("plan", "oracle_search") if kind in found]
-        print(f"[PPO] returns on fresh boards of seed {self.final_seed}, mean and half of its 95% interval; episodes: "
-              + ", ".join([str(episodes["teams"]), *searched]))  # fmt: skip
-        print(" " * 17 + "".join(f"{kind:>20}" for kind in found))
-        for team in found["teams"]:
-            for key in ("learner", "team"):
-                cells = (by_team.get(team) for by_team in found.values())
-                cells = (f"{one[key]:.3f} ± {one[f'{key}_ci95']:.3f}" if one else "" for one in cells)
-                print(
-                    f"       {team if key == 'learner' else '':9}{key:7}"
-                    + "".join(f"{cell:>20}" for cell in cells)
-                )
-        for team, returns in by_episode.items():
-            print(
-                f"[PPO] {team}, the same co-players for {len(returns)} episodes: "
-                + " ".join(f"{x:.2f}" for x in returns)
-            )
-        drawn = {kind: by_team for kind, by_team in found.items() if kind != "untrained"}
-        bars = {
-            kind: [one.get(team, {}).get("learner", math.nan) for team in found["teams"]]
-            for kind, one in drawn.items()
-        }
-        pictures = {
-            f"{stem}_teams": figures.bars(
-                list(found["teams"]), bars, "return of the learner", "with each team"
-            )
-        }
-        if by_episode:
-            pictures[f"{stem}_adaptation"] = figures.curves(
-                {"return of the learner": by_episode}, {}, "episode"
-            )
-        for name, figure in pictures.items():
-            figures.save(figure, folder / f"{name}.png", writer, head["steps"])
-        seeds = dict(eval_seed=EVAL_SEED, final_seed=self.final_seed)
-        absent = dict(oracle=None, oracle_search=None)
-        tracking.write_json(
-            folder / f"{stem}.json", head | seeds | absent | found | {"adaptation": by_episode}
-        )
+        for line in returns.lines(results, adaptation, EVAL_SEED, seed):
+            print(line if line.startswith(" ") else f"[PPO] {line}")
+        for name, figure in figures.of_returns(results, adaptation).items():
+            figures.save(figure, folder / f"{stem}_{name}.png", writer, head["steps"])
+        by_episode = {team: [row["learner"] for row in rows] for team, rows in adaptation.items()}
+        content = head | dict(eval_seed=EVAL_SEED, final_seed=seed, oracle=None, oracle_search=None)
+        tracking.write_json(folder / f"{stem}.json", content | results | {"adaptation": by_episode})
         self.film(agent, folder / f"{stem}_episode.gif")
 
-    def film(self, agent: Agent | ConvAgent, path: Path) -> None:
+    def film(self, agent: ActorCritic, path: Path) -> None:
         """An episode; beside each co-player what is believed of it, P(goal = stag), and, in brackets, who it is."""
-        frames, titles, notes = [], [], []
-        with kept_rng(), torch.no_grad():
+        frames: list[dict] = []
+        with kept_rng():
             torch.manual_seed(self.args.seed)
-            game = Real(1, self.rules, self.args.co_players, self.final_seed, self.args.team_episodes)
-            others = others_of(self.args, game, self.vae)
-            while True:
-                told, who = others.look(), game.who[0].tolist()
-                belief = [f"{float(p):.2f} " if self.args.om == "belief" else "" for p in told[0].sum(1)]
-                notes.append({i: f"{belief[i]}({STRATEGIES[w]})" for i, w in enumerate(who) if w != LEARNER})
-                frames.append(planes_to_joint(game.planes()[0].numpy()))
-                learner = "all hunters learn" if game.everyone else f"the learner is hunter {int(game.seats)}"
-                paid = ", ".join(f"{value:g}" for value in game.paid[0].tolist())
-                titles.append(f"tick {int(game.tick)}, {learner}\nreturns {paid}")
-                if game.ended.all():
-                    break
-                actions = sample(agent(sights(game, told)[1])[0])
-                game.paid += game.step(actions)[0]
-                others.observe()
-        label = "P(stag) (who it is)" if self.args.om == "belief" else "(who it is)"
-        figures.joint_film({label: frames}, titles, path, notes)
+            envs = make_envs(self.rules, 1, self.args.co_players, self.args.team_episodes, episode="board")
+            infos = to_tensors(envs.reset(seed=self.final_seed)[1])
+            opponents = make_opponents(self.args, envs, infos, self.vae)
+            evaluate(agent, envs, infos, opponents, frames=frames)
+        figures.play_film(frames, STRATEGIES, self.args.om == "belief", path)
 
 
-def table_rows(found: dict[str, dict[str, dict]]) -> list[dict]:
-    """A row a policy and team. `team` is the team's name, so its mean return is called `team_return`."""
-    named = dict(team="team_return", team_ci95="team_return_ci95")
-    rows = [(kind, team, one) for kind, by_team in found.items() for team, one in by_team.items()]
-    return [dict(policy=kind, team=team) | {named.get(key, key): value for key, value in one.items()}
-            for kind, team, one in rows]  # fmt: skip
+# ---- the run
 
 
-@contextlib.contextmanager
-def kept_rng():
-    """What is drawn inside changes nothing outside: training does not hang on when it is judged."""
-    saved = tracking.rng_state()
-    yield
-    tracking.set_rng_state(saved)
+def load_rules(env_id: str) -> tuple[Rules, int]:
+    """Rules and team_episodes of a registered game. Raises: tracking.UsageError: there is no such game here."""
+    if env_id not in ("StagHunt-v0", "StagHunt-hidden-v0"):
+        raise tracking.UsageError(f"--env-id: expected StagHunt-v0 or StagHunt-hidden-v0, got {env_id!r}")
+    settings = gymnasium.spec(env_id).kwargs
+    names = {field.name for field in fields(Rules)}
+    rules = Rules(**{key: value for key, value in settings.items() if key in names})
+    return rules, settings.get("team_episodes", 1)
 
 
-def load_agent(folder: str | Path) -> tuple[Agent | ConvAgent, dict]:
+def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module | None]:
+    """The VAE and the world model that the settings need; their folders go into the settings. Raises: tracking.UsageError:
+    there is none, or it was trained for another game or without what is needed of it."""
+    vae = world_model = None
+    goal_users = {
+        "--om belief": args.om == "belief",
+        "--plan": args.plan,
+        "--real-ratio below 1": args.real_ratio < 1 and args.co_players != "self",
+    }
+    needs_goals = [flag for flag, used in goal_users.items() if used]
+    if needs_goals or args.om == "latent":
+        args.vae = args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix()
+        vae, checkpoint = load_vae(args.vae)
+        fit.check_vae(args.vae, vae, checkpoint, rules, needs_goals)
+        print(*fit.describe_vae(args.vae, checkpoint, rules, args.env_id), sep="\n")
+    if args.real_ratio < 1 or (args.plan and args.plan_model == "learned"):
+        newest = args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
+        args.world_model = newest
+        world_model, checkpoint = load_world_model(args.world_model)
+        fit.check_world_model(args.world_model, world_model, checkpoint, rules, args.env_id)
+        print(f"[WM] {args.world_model}: trained on {checkpoint['args']['data']}")
+    return vae, world_model
+
+
+def check_ranges(args: Args) -> None:
+    """Raises: tracking.UsageError: a number is out of its range."""
+    sizes = "torch_threads total_timesteps num_envs num_steps num_minibatches update_epochs"
+    sizes += " plan_simulations plan_samples eval_every"
+    least = dict.fromkeys(sizes.split(), 1) | dict(plan_boards=2, eval_boards=2)
+    least |= dict(seed=0, team_episodes=0, oracle_simulations=0)
+    rates = ("learning_rate", "clip_coef", "max_grad_norm", "plan_beta")
+    tracking.check_ranges(args, least, above_zero=rates, from_zero=("ent_coef", "vf_coef"))
+    for name in ("gamma", "gae_lambda", "real_ratio", "belief_discount"):
+        value = getattr(args, name)
+        if not 0 <= value <= 1:
+            raise tracking.UsageError(f"--{name.replace('_', '-')}: must be in [0, 1], got {value}")
+
+
+def check_settings(args: Args, rules: Rules) -> None:
+    """Raises: tracking.UsageError: settings that exclude each other, or a team that the game has no room for."""
+    try:
+        parse_team(args.co_players, rules.hunters - 1)
+    except ValueError as error:
+        raise tracking.UsageError(f"--{error}") from None
+    if 0 < args.real_ratio < 1 and round(args.real_ratio * args.num_envs) in (0, args.num_envs):
+        outcome = "none would be real" if args.real_ratio < 0.5 else "all would be real"
+        numbers = f"--real-ratio {args.real_ratio}: of {args.num_envs} boards {outcome}"
+        raise tracking.UsageError(f"{numbers}: 0, 1, or more --num-envs")
+    if args.team_reward and args.co_players != "self":
+        message = "needs --co-players self: scripted co-players have no use for a reward"
+        raise tracking.UsageError(f"--team-reward: {message}")
+    if args.plan and args.co_players == "self":
+        raise tracking.UsageError(
+            "--plan: needs scripted co-players: goals are drawn for those that have one"
+        )
+    if args.oracle:
+        fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id)
+
+
+def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = tracking.load_checkpoint(path, KIND)
     return tracking.build(build_agent, checkpoint, path).eval(), checkpoint
 
 
-def joined(parts: list[Rollout]) -> Rollout:
-    """The samples of several games as one rollout."""
-    seen = Observation(*(torch.cat(part) for part in zip(*(one.seen for one in parts), strict=True)))
-    return Rollout(seen, *(torch.cat(part) for part in zip(*(one[1:] for one in parts), strict=True)))
-
-
 def train(args: Args, resumed: dict | None) -> None:
     start = time.perf_counter()
-    rules, together = rules_of(args.env_id)
-    args.team_episodes = args.team_episodes or together
-    vae, world = load_networks(args, rules)
+    rules, team_episodes = load_rules(args.env_id)
+    args.team_episodes = args.team_episodes or team_episodes
+    vae, world_model = load_networks(args, rules)
     tracking.seed_everything(args.seed, args.torch_deterministic)
-    games = games_of(args, rules, vae, world)
-    agent, referee = new_agent(args.network, rules, games[0][1].size), Evaluator(args, rules, vae, world)
+
+    collectors = make_collectors(args, rules, vae, world_model)
+    agent = make_agent(args.network, rules, collectors[0].opponents.info_size)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
-    batch, updates = (
-        args.num_envs * args.num_steps,
-        max(1, args.total_timesteps // (args.num_envs * args.num_steps)),
-    )
-    real = sum(game.boards for game, _ in games if isinstance(game, Real)) * args.num_steps  # an update
+    evaluator = Evaluator(args, rules, vae, world_model)
+    batch_size = args.num_envs * args.num_steps
+    num_updates = max(1, args.total_timesteps // batch_size)
+    real_batch_size = round(args.real_ratio * args.num_envs) * args.num_steps
     goal = "team" if args.co_players == "self" else "learner"
 
-    state = dict(
-        update=0,
-        best=-math.inf,
-        selection_steps=0,
-        history=[],
-        evaluations=[],
-        seconds=0.0,
-        train_seconds=0.0,
-    )
+    state = dict(update=0, best=-math.inf, selection_steps=0, seconds=0.0, train_seconds=0.0)
+    state |= dict(history=[], evaluations=[])
     if resumed:
-        folder, run_name = tracking.find_folder(args.resume), resumed["run"]
+        folder = tracking.find_folder(args.resume)
+        run_name = resumed["run"]
         state = {key: resumed[key] for key in state}
         tracking.load_weights(agent, resumed["model"], folder / "last.pt")
         optimizer.load_state_dict(resumed["optimizer"])
-        load_games(games, resumed["games"])
+        for collector, saved in zip(collectors, resumed["collectors"], strict=True):
+            collector.load_state_dict(saved)
         tracking.set_rng_state(resumed["rng"])
     else:
         run_name = tracking.new_run(args.exp_name, "ppo_ckpts")
         folder = Path("ppo_ckpts") / run_name
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
-    fixed = dict(kind=KIND, run=run_name, args=settings, sizes=agent.sizes)
 
     def save(name: str) -> None:
-        now = state | dict(seconds=state["seconds"] + time.perf_counter() - start)
-        played = [(game.state_dict(), others.state_dict()) for game, others in games]
-        learnt = dict(
-            model=agent.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state(), games=played
+        checkpoint = dict(kind=KIND, run=run_name, args=settings, sizes=agent.sizes) | state
+        checkpoint["seconds"] += time.perf_counter() - start
+        checkpoint |= dict(
+            model=agent.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state()
         )
-        tracking.save_checkpoint(folder / name, fixed | now | learnt)
-        if (
-            name == "last.pt"
-        ):  # go on from what a resumed run begins with: tables built anew, so that both round alike
-            load_games(games, played)
+        checkpoint["collectors"] = [collector.state_dict() for collector in collectors]
+        tracking.save_checkpoint(folder / name, checkpoint)
+        if name == "last.pt":
+            # Go on from what a resumed run begins with: tables are built anew, so that both round alike.
+            for collector, saved in zip(collectors, checkpoint["collectors"], strict=True):
+                collector.load_state_dict(saved)
 
     writer = tracking.open_log(
-        run_name, settings, purge_step=state["update"] * batch + 1 if resumed else None
+        run_name, settings, purge_step=state["update"] * batch_size + 1 if resumed else None
     )
     if not resumed:
         save("last.pt")  # so that a run killed before its first evaluation can be resumed, too
-    print(f"[PPO] {run_name}: --co-players {args.co_players} --om {args.om}, {updates} updates of {args.num_envs} boards x "
-          f"{args.num_steps} ticks, {real / batch:.0%} of them real", flush=True)  # fmt: skip
-    for now in tqdm(
-        range(state["update"], updates), initial=state["update"], total=updates, unit=" updates", leave=False
-    ):
-        begun, tally = time.perf_counter(), torch.zeros(3)
-        if len(games) > 1:
-            games[1][0].begin(*games[0][0].starts)
-        data = joined([rollout(agent, game, others, args, tally) for game, others in games])
-        losses = update(agent, optimizer, data, args, 1 - now / updates) | {
-            "explained_variance": explained_variance(data)
-        }
-        losses, (episodes, paid, length) = (
-            {key: float(value) for key, value in losses.items()},
-            tally.tolist(),
-        )
-        seconds, steps = time.perf_counter() - begun, (now + 1) * batch
+    boards = (
+        f"{args.num_envs} boards x {args.num_steps} ticks, {real_batch_size / batch_size:.0%} of them real"
+    )
+    settings_ = f"--co-players {args.co_players} --om {args.om}"
+    print(f"[PPO] {run_name}: {settings_}, {num_updates} updates of {boards}", flush=True)
+    first = state["update"]
+    progress = tqdm(range(first, num_updates), initial=first, total=num_updates, unit=" updates", leave=False)
+    for now in progress:
+        update_start = time.perf_counter()
+        frac = 1 - now / num_updates
+        episode_stats = torch.zeros(3)
+        if len(collectors) > 1:
+            collectors[1].envs.starts = collectors[0].starts
+        batch = Batch.cat([rollout(agent, collector, args, episode_stats) for collector in collectors])
+        losses = update(agent, optimizer, batch, args, frac)
+        losses["explained_variance"] = explained_variance(batch)
+
+        global_step = (now + 1) * batch_size
+        losses = {name: float(value) for name, value in losses.items()}
         if not math.isfinite(losses["policy_loss"] + losses["value_loss"]):
             raise tracking.UsageError(
                 f"update {now + 1}: the loss is not finite; try a smaller --learning-rate"
             )
-        played = dict(episodic_return=paid / episodes, episodic_length=length / episodes) if episodes else {}
-        played |= games[0][1].score.read() if args.om in ("belief", "latent") else {}
-        tracking.log_scalars(writer, "losses", losses, steps)
-        for key, value in (played | {"learning_rate": optimizer.param_groups[0]["lr"]}).items():
-            writer.add_scalar(f"{'belief' if 'tick' in key else 'charts'}/{key}", value, steps)
+        seconds = time.perf_counter() - update_start
+        charts = {}
+        episodes, episode_returns, episode_lengths = episode_stats.tolist()
+        if episodes:
+            charts["episodic_return"] = episode_returns / episodes
+            charts["episodic_length"] = episode_lengths / episodes
+        if args.om in ("belief", "latent"):
+            charts |= collectors[0].opponents.stats.summarize()
+        tracking.log_scalars(writer, "losses", losses, global_step)
+        for name, value in (charts | {"learning_rate": optimizer.param_groups[0]["lr"]}).items():
+            writer.add_scalar(f"{'belief' if 'tick' in name else 'charts'}/{name}", value, global_step)
         if now > 0:  # the first update warms up
             state["train_seconds"] += seconds
-            tracking.log_scalars(writer, "charts", {"SPS": batch / seconds}, steps)
-        row = dict(update=now + 1, steps=steps, real_steps=(now + 1) * real + state["selection_steps"])
-        state["history"].append(row | played | losses)
+            writer.add_scalar("charts/SPS", batch_size / seconds, global_step)
+        real_steps = (now + 1) * real_batch_size + state["selection_steps"]
+        row = dict(update=now + 1, steps=global_step, real_steps=real_steps)
+        state["history"].append(row | charts | losses)
         state["update"] = now + 1
-        if (now + 1) % args.eval_every and now + 1 < updates:
+        if (now + 1) % args.eval_every and now + 1 < num_updates:
             continue
-        played = referee.play(agent, args.co_players, EVAL_SEED)
-        if real:  # real boards choose `best`: their ticks are paid for, too
-            state["selection_steps"] += int(played["length"].sum())
-            row["real_steps"] += int(played["length"].sum())
-        found = summarize(played)
-        state["evaluations"].append(row | found)
-        tracking.log_scalars(writer, "eval", found, steps)
-        said = ", ".join(
-            f"{key} {found[key]:.3f} ± {found[f'{key}_ci95']:.3f}" for key in ("learner", "team")
-        )
-        tqdm.write(f"[PPO] update {now + 1}/{updates}, {steps} steps ({row['real_steps']} real): {said}")
+
+        results = evaluator.play(agent, args.co_players, EVAL_SEED)
+        if real_batch_size:  # real boards choose `best`: their ticks count, too
+            selection_steps = int(results["length"].sum())
+            state["selection_steps"] += selection_steps
+            row["real_steps"] += selection_steps
+        summary = returns.summarize(results)
+        state["evaluations"].append(row | summary)
+        tracking.log_scalars(writer, "eval", summary, global_step)
+        means = [f"{key} {summary[key]:.3f} ± {summary[f'{key}_ci95']:.3f}" for key in ("learner", "team")]
+        steps = f"{global_step} steps ({row['real_steps']} real)"
+        tqdm.write(f"[PPO] update {now + 1}/{num_updates}, {steps}: {', '.join(means)}")
         tracking.write_csv(folder / "progress.csv", state["history"])
         tracking.write_csv(folder / "evaluations.csv", state["evaluations"])
-        if not real or found[goal] > state["best"]:
-            state["best"] = found[goal]
+        if not real_batch_size or summary[goal] > state["best"]:
+            state["best"] = summary[goal]
             save("best.pt")
         save("last.pt")
 
     agent, best = load_agent(folder)
     print(f"\n[PPO] model saved to: {folder.as_posix()}")
-    chosen = f"the best on boards of seed {EVAL_SEED}" if real else "the last: nothing real is to choose it"
-    print(f"[PPO] judged: update {best['update']}, {chosen}")
-    keys = ("episodic_return", "episodic_length", "entropy", "explained_variance")
-    panels = {key: {args.co_players: [row.get(key, math.nan) for row in state["history"]]} for key in keys}
-    curves = figures.curves(panels, {}, f"update of {batch} steps")
-    figures.save(curves, folder / "ppo_curve.png", writer, updates * batch)
-    head = dict(run=run_name, seed=args.seed, args=settings, seconds=state["seconds"] + time.perf_counter() - start,
-                sps=(updates - 1) * batch / max(state["train_seconds"], 1e-9), steps=best["update"] * batch,
-                real_steps=updates * real + state["selection_steps"])  # fmt: skip
-    referee.report(agent, folder, head, "metrics", writer)
-    writer.close()
-    print(
-        f"[PPO] {head['seconds']:.0f} s, {head['sps']:.0f} steps/s in training; metrics.json: {folder.as_posix()}"
+    chosen = (
+        f"the best on boards of seed {EVAL_SEED}"
+        if real_batch_size
+        else "the last: nothing real is to choose it"
     )
+    print(f"[PPO] judged: update {best['update']}, {chosen}")
+    names = ("episodic_return", "episodic_length", "entropy", "explained_variance")
+    panels = {
+        name: {args.co_players: [row.get(name, math.nan) for row in state["history"]]} for name in names
+    }
+    curves = figures.curves(panels, {}, f"update of {batch_size} steps")
+    figures.save(curves, folder / "ppo_curve.png", writer, num_updates * batch_size)
+    head = dict(
+        run=run_name,
+        seed=args.seed,
+        args=settings,
+        seconds=state["seconds"] + time.perf_counter() - start,
+        sps=(num_updates - 1) * batch_size / max(state["train_seconds"], 1e-9),
+        steps=best["update"] * batch_size,
+        real_steps=num_updates * real_batch_size + state["selection_steps"],
+    )
+    evaluator.report(agent, folder, head, "metrics", writer)
+    writer.close()
+    speed = f"{head['seconds']:.0f} s, {head['sps']:.0f} steps/s in training"
+    print(f"[PPO] {speed}; metrics.json: {folder.as_posix()}")
 
 
-FREE = ("plan", "plan_model", "plan_simulations", "plan_samples", "plan_beta", "plan_boards", "oracle", "oracle_simulations",
-        "eval_boards", "vae", "world_model", "torch_threads")  # fmt: skip
-
-
-def evaluate(args: Args) -> None:
+def evaluate_run(args: Args) -> None:
     """--evaluate: judge a run again, with other settings of the search."""
     folder = tracking.find_folder(args.evaluate)
     agent, checkpoint = load_agent(folder)
-    args = tracking.resumed_args(args, checkpoint, free=("resume", "evaluate", *FREE))
-    check_oracle(args)
-    rules, _ = rules_of(args.env_id)
-    judge = Evaluator(args, rules, *load_networks(args, rules))
+    search_flags = [field.name for field in fields(Args) if field.name.startswith(("plan", "oracle"))]
+    free = ("resume", "evaluate", "eval_boards", "vae", "world_model", "torch_threads", *search_flags)
+    args = tracking.resumed_args(args, checkpoint, free=free)
+    if args.oracle:
+        fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id)
+    rules, _ = load_rules(args.env_id)
+    evaluator = Evaluator(args, rules, *load_networks(args, rules))
     steps = checkpoint["update"] * args.num_envs * args.num_steps
     head = dict(run=checkpoint["run"], seed=args.seed, args=asdict(args), steps=steps)
-    judge.report(agent, folder, head, "evaluate")
+    evaluator.report(agent, folder, head, "evaluate")
 
 
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
-    least = dict(seed=0, torch_threads=1, team_episodes=0, total_timesteps=1, num_envs=1, num_steps=1, num_minibatches=1,
-                 update_epochs=1, plan_simulations=1, plan_samples=1, plan_boards=2, oracle_simulations=0, eval_every=1,
-                 eval_boards=2)  # fmt: skip
-    rates = ("learning_rate", "clip_coef", "max_grad_norm", "plan_beta")
-    tracking.check_ranges(args, least, above_zero=rates, from_zero=("ent_coef", "vf_coef"))
-    for name in ("gamma", "gae_lambda", "real_ratio", "belief_discount"):
-        if not 0 <= getattr(args, name) <= 1:
-            raise tracking.UsageError(
-                f"--{name.replace('_', '-')}: must be in [0, 1], got {getattr(args, name)}"
-            )
+    check_ranges(args)
     torch.set_num_threads(args.torch_threads)
     if args.evaluate:
-        return evaluate(args)
+        return evaluate_run(args)
     resumed = None
     if args.resume:
         resumed = tracking.load_checkpoint(tracking.find_folder(args.resume) / "last.pt", KIND)
         args = tracking.resumed_args(args, resumed, free=("resume", "torch_threads"))
-    rules, _ = rules_of(args.env_id)
-    try:
-        parse_team(args.co_players, rules.hunters - 1)
-    except ValueError as error:
-        raise tracking.UsageError(f"--{error}") from None
-    if 0 < args.real_ratio < 1 and round(args.real_ratio * args.num_envs) in (0, args.num_envs):
-        what = "none would be real" if args.real_ratio < 0.5 else "all would be real"
-        numbers = f"--real-ratio {args.real_ratio}: of {args.num_envs} boards {what}"
-        raise tracking.UsageError(f"{numbers}: 0, 1, or more --num-envs")
-    if args.team_reward and args.co_players != "self":
-        raise tracking.UsageError(
-            "--team-reward: needs --co-players self: scripted co-players have no use for a reward"
-        )
-    if args.plan and args.co_players == "self":
-        raise tracking.UsageError(
-            "--plan: needs scripted co-players: goals are drawn for those that have one"
-        )
-    check_oracle(args)
+    check_settings(args, load_rules(args.env_id)[0])
     train(args, resumed)
-
-
-def check_oracle(args: Args) -> None:
-    """Raises: tracking.UsageError: --oracle names a run that does not know who the others are, or is of another game."""
-    if args.oracle:
-        its = load_agent(args.oracle)[1]["args"]
-        if (its["om"], its["env_id"]) != ("oracle", args.env_id):
-            its = f"--om {its['om']} --env-id {its['env_id']}"
-            raise tracking.UsageError(
-                f"--oracle {args.oracle}: needs --om oracle --env-id {args.env_id}, this has {its}"
-            )
-        if its["co_players"] == "self":
-            raise tracking.UsageError(
-                f"--oracle {args.oracle}: learnt among learners alone; name one with scripted co-players"
-            )
 
 
 if __name__ == "__main__":

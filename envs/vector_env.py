@@ -313,7 +313,7 @@ class StagHuntVectorEnv(VectorEnv):
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Go on from `state_dict()`; `reset(options={"reset_mask": np.zeros(N, bool)})` gives obs and infos."""
-        arrays = {key: np.array(value) for key, value in state.items()}
+        arrays = {key: np.asarray(value).copy() for key, value in state.items()}
         core = {key[5:]: value for key, value in arrays.items() if key.startswith("core.")}
         self.core.set_state(State(**core))
         self.seats = arrays["seats"]

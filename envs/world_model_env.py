@@ -41,8 +41,8 @@ class WorldModelEnv:
         world_model: its `step(state, actions int64 [B, A])` returns the state after, rewards float [B, A] and one value
             that is not used. A state has `hunters` and `prey`.
         co_player_policy: called with blocks bool [B, K], hunters int64 [B, A], prey int64 [B, P], tick int64 [B] and goals
-            int64 [B, A] (0 stag, 1 hare, 2 none). Returns: log probabilities, float [B, A, 7]. Its `clear()` forgets what it
-            has computed of earlier boards; `load_state_dict` calls it. None in self-play.
+            int64 [B, A] (0 stag, 1 hare, 2 none). Returns: log probabilities, float [B, A, 7]. Its `clear()`, if it
+            has one, forgets what it has computed of earlier boards: `load_state_dict` calls it. None in self-play.
         starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey int64 [M, P]. The attribute
             may be assigned anew at any time.
         team_episodes: how many episodes of a board its seats and co-players stay what they are.
@@ -188,8 +188,9 @@ class WorldModelEnv:
         for key in _BOARD_STATE + _EPISODE_STATE:
             setattr(self, key, state[key].clone())
         self._started = True
-        if self.co_player_policy is not None:
-            self.co_player_policy.clear()
+        clear = getattr(self.co_player_policy, "clear", None)
+        if clear is not None:
+            clear()
         self._update_distances(torch.ones_like(self.prey, dtype=torch.bool))
         self._update_action_mask(torch.arange(self.num_boards))
 

@@ -28,8 +28,8 @@ class ScriptPolicy:
         self.switch = rules.horizon if switch is None else switch
 
     def __call__(self, obs: Any, opponent_info: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
-        """obs: has `distances` int8 [N, P, A] and `neighbour_distances` int8 [N, P, 4], the observer first, at least 99 where
-        no path leads; `action_mask` bool [N, 7]; `time_features` [N, 3], of which the first is tick / horizon."""
+        """obs: has `distances` int8 [N, P, A] and `neighbour_distances` int8 [N, P, 4], the observer first, at least
+        99 where no path leads; `action_mask` bool [N, 7]; `time_features` [N, 3], of which the first is tick / horizon."""
         own = _to_int16(obs.distances[:, :, 0])  # [N, P]
         neighbours = _to_int16(obs.neighbour_distances)  # [N, P, 4]
         legal = obs.action_mask[:, None].numpy()  # [N, 1, 7]

@@ -1,4 +1,4 @@
-"""hop_ppo.py: what its learners see and are told, what PPO counts, what it prints and saves, what it refuses."""
+"""hop_ppo.py: what its learners see and know, PPO's returns and update, what it prints and saves, what it refuses."""
 
 import json
 import math
@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,301 +19,456 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from worlds import TrueWorld
 
 import hop_ppo
+import metrics.comparison
 import tracking
-from boards import NEVER, Imagined, Real, Remembered, sample
 from data import DataError
 from envs import Rules, strategy_probs
 from envs.grid import FAR
 from envs.scripted import parse_team
-from envs.teams import LEARNER, Teams
-from hop_ppo import Agent, Args, advantages_of, rollout, team_advantages_of
-from others import GoalBelief, Score, Told
+from envs.stag_hunt import STAY
+from envs.vector_env import LEARNER
+from envs.world_model_env import WorldModelEnv
+from hop_ppo import NEVER, Agent, Args, Collector, compute_gae, compute_team_gae, rollout, sample
+from metrics import returns
+from metrics.rivals import uniform_policy
 from pretrain_vae import VAE
-from train_world_model import ObjectWorldModel, Scorer
+from train_world_model import CachedNetwork, ObjectWorldModel, Scorer
 
 ROOT = Path(hop_ppo.__file__).resolve().parent
 SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
-TINY = ("--num-envs", 16, "--num-steps", 8, "--total-timesteps", 768, "--eval-every", 2, "--eval-boards", 8,
-        "--plan-boards", 4, "--num-minibatches", 2)  # fmt: skip
-NONE = Args(num_steps=24)
+HUNTERS = SMALL.hunters
 
 
-def t(*values, dtype=torch.float32):
-    return torch.tensor(values, dtype=dtype)
+def floats(*values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32)
 
 
-# ---- what PPO counts, by hand
+def doubles(*values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
-def test_bootstrap_at_truncation_only():
-    """Three learners, one tick each that ends their game: by the rules, at the horizon, and not at all."""
-    rewards, values = t([1.0, 1.0, 1.0]), t([0.5, 0.5, 0.5])
-    active, done = torch.ones(1, 3, dtype=torch.bool), torch.tensor([[True, True, False]])
-    cut_values, last = t([0.0, 4.0, 0.0]), t(9.0, 9.0, 2.0)
-    found = advantages_of(rewards, values, active, done, cut_values, last, gamma=0.5, gae_lambda=1.0)
-    assert found[0].tolist() == [1.0 - 0.5, 1.0 + 0.5 * 4.0 - 0.5, 1.0 + 0.5 * 2.0 - 0.5]
+def bools(*values) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.bool)
+
+
+def make_game(num_boards: int, rules: Rules, team: str, seed: int = 1, team_episodes: int = 1):
+    """Boards that are played to their end. Returns: the environment and its infos."""
+    envs = hop_ppo.make_envs(rules, num_boards, team, team_episodes, episode="board")
+    _, infos = envs.reset(seed=seed)
+    return envs, hop_ppo.to_tensors(infos)
+
+
+def step_game(envs, actions: torch.Tensor) -> hop_ppo.Infos:
+    return hop_ppo.to_tensors(envs.step(actions.numpy())[-1])
+
+
+def make_collector(num_boards: int, rules: Rules, team: str, seed: int = 1, args: Args | None = None):
+    """As in training, of learners that know nothing of the others."""
+    return Collector(hop_ppo.make_envs(rules, num_boards, team), args or Args(), None, seed)
+
+
+class UniformAgent(hop_ppo.ActorCritic):
+    """Random play; V is what `value_function` makes of an observation."""
+
+    def __init__(self, value_function: Callable):
+        super().__init__()
+        self.value_function = value_function
+
+    def forward(self, obs, opponent_info):
+        return uniform_policy(obs)[0], self.value_function(obs)
+
+
+def constant_agent(value: float) -> UniformAgent:
+    return UniformAgent(lambda obs: torch.full((len(obs.action_mask),), value))
+
+
+def randomize(agent: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+# ---- returns and advantages, by hand
+
+
+def test_gae_bootstraps_at_truncation_only():
+    """Three learners, one tick each: ended by the rules, by the horizon, and not at all."""
+    rewards = floats([1.0, 1.0, 1.0])
+    values = floats([0.5, 0.5, 0.5])
+    active = bools([True, True, True])
+    dones = bools([True, True, False])
+    final_values = floats([0.0, 4.0, 0.0])
+    next_value = floats(9.0, 9.0, 2.0)
+    advantages = compute_gae(rewards, values, active, dones, final_values, next_value, 0.5, 1.0)
+    assert advantages[0].tolist() == [1.0 - 0.5, 1.0 + 0.5 * 4.0 - 0.5, 1.0 + 0.5 * 2.0 - 0.5]
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_the_horizon_as_an_end(ends, monkeypatch):
-    """V is 3 everywhere and learners stay where they are, so that they are paid nothing: the returns of an episode that the
-    horizon ended are 0, or 3 where V is bootstrapped there; those of the episode after it, cut off by the rollout, are 3."""
-    game, horizon = Real(16, SMALL, "mixed", 1), SMALL.horizon
-    monkeypatch.setattr(hop_ppo, "sample", lambda log_probs: torch.full((len(log_probs),), 4))
+def test_value_at_the_horizon_is_zero_or_bootstrapped(ends, monkeypatch):
+    """V is 3 everywhere and learners stay, so that they earn nothing. An episode that the horizon ended returns 0, or 3
+    where V is bootstrapped there; the one after it is cut off by the end of the rollout, and returns 3."""
+    horizon = SMALL.horizon
+    monkeypatch.setattr(hop_ppo, "sample", lambda logprobs: torch.full((len(logprobs),), STAY))
     args = Args(num_steps=horizon + 3, gamma=1.0, gae_lambda=1.0, end_at_horizon=ends)
-    data = rollout(constant_agent(3.0), game, Told(game, False), args, torch.zeros(3))
-    returns = data.returns.view(horizon + 3, 16)
-    torch.testing.assert_close(returns[:horizon], torch.full((horizon, 16), 0.0 if ends else 3.0))
-    torch.testing.assert_close(returns[horizon:], torch.full((3, 16), 3.0))
+    collector = make_collector(16, SMALL, "mixed")
+    batch = rollout(constant_agent(3.0), collector, args, torch.zeros(3))
+    by_tick = batch.returns.view(horizon + 3, 16)
+    torch.testing.assert_close(by_tick[:horizon], torch.full((horizon, 16), 0.0 if ends else 3.0))
+    torch.testing.assert_close(by_tick[horizon:], torch.full((3, 16), 3.0))
 
 
 @pytest.mark.parametrize("team_reward", [False, True])
 def test_nothing_is_bootstrapped_when_a_rollout_stops_at_the_horizon(team_reward, monkeypatch):
     """The last value of the rollout is then that of the next episode, and must not flow into this one."""
-    game = Real(16, SMALL, "self", 1)
-    monkeypatch.setattr(hop_ppo, "sample", lambda log_probs: torch.full((len(log_probs),), 4))
+    monkeypatch.setattr(hop_ppo, "sample", lambda logprobs: torch.full((len(logprobs),), STAY))
     args = Args(num_steps=SMALL.horizon, gamma=1.0, gae_lambda=1.0, team_reward=team_reward)
-    data = rollout(constant_agent(3.0), game, Told(game, False), args, torch.zeros(3))
-    assert len(data.returns) == 16 * 4 * SMALL.horizon and (data.returns == 0).all()
+    batch = rollout(constant_agent(3.0), make_collector(16, SMALL, "self"), args, torch.zeros(3))
+    assert len(batch.returns) == 16 * HUNTERS * SMALL.horizon
+    assert (batch.returns == 0).all()
 
 
-def constant_agent(value: float):
-    """Uniform over legal actions, V the same everywhere."""
-    return lambda seen: (hop_ppo.uniform(seen)[0], torch.full((len(seen.legal),), value))
-
-
-def test_advantages_add_up_and_stop_at_an_end():
-    rewards, values = t([0.0], [2.0], [0.0]), t([1.0], [1.5], [3.0])
-    done = torch.tensor([[False], [True], [False]])
-    found = advantages_of(
-        rewards, values, torch.ones(3, 1, dtype=torch.bool), done, torch.zeros(3, 1), t(4.0), 0.5, 0.8
-    )
+def test_gae_sums_discounted_errors_and_stops_at_an_end():
+    rewards = floats([0.0], [2.0], [0.0])
+    values = floats([1.0], [1.5], [3.0])
+    active = bools([True], [True], [True])
+    dones = bools([False], [True], [False])
+    advantages = compute_gae(rewards, values, active, dones, torch.zeros(3, 1), floats(4.0), 0.5, 0.8)
     last = 0.5 * 4.0 - 3.0  # of the next episode: it must not flow into the one before
     middle = 2.0 - 1.5
-    assert found[:, 0].tolist() == pytest.approx([0.5 * 1.5 - 1.0 + 0.5 * 0.8 * middle, middle, last])
+    first = 0.5 * 1.5 - 1.0 + 0.5 * 0.8 * middle
+    assert advantages[:, 0].tolist() == pytest.approx([first, middle, last])
 
 
-def test_who_has_left_contributes_nothing():
-    """It leaves with the first tick; what stands in its rows afterwards is garbage, and must not be seen."""
-    rewards, values = t([5.0], [7.0], [7.0]), t([1.0], [99.0], [99.0])
-    active, done = torch.tensor([[True], [False], [False]]), torch.tensor([[True], [False], [False]])
-    found = advantages_of(rewards, values, active, done, torch.zeros(3, 1), t(99.0), 0.9, 0.9)
-    assert found[:, 0].tolist() == [4.0, 0.0, 0.0]
+def test_inactive_rows_get_advantage_zero():
+    """The hunter leaves with the first tick; what stands in its rows afterwards is garbage, and must not be used."""
+    rewards = floats([5.0], [7.0], [7.0])
+    values = floats([1.0], [99.0], [99.0])
+    active = bools([True], [False], [False])
+    dones = bools([True], [False], [False])
+    advantages = compute_gae(rewards, values, active, dones, torch.zeros(3, 1), floats(99.0), 0.9, 0.9)
+    assert advantages[:, 0].tolist() == [4.0, 0.0, 0.0]
 
 
 def test_team_reward_goes_on_after_a_hunter_has_left():
-    """Two hunters: the first is paid 2 and leaves, the second is paid 4 a tick later. Both earn the mean: 1 + 2."""
-    rewards = t([[2.0, 0.0]], [[0.0, 4.0]])
-    values = t([[0.5, 0.7]], [[99.0, 1.0]])
-    active = torch.tensor([[[True, True]], [[False, True]]])
-    done = torch.tensor([[[True, False]], [[False, True]]])
-    cut, zero = torch.zeros_like(done), torch.zeros_like(values)
-    last, gone = t([9.0, 9.0]), torch.tensor([[False, False]])
-    found = team_advantages_of(rewards, values, active, done, cut, zero, last, gone, 1.0, 1.0)
-    torch.testing.assert_close(found, t([[3.0 - 0.5, 3.0 - 0.7]], [[0.0, 2.0 - 1.0]]))
+    """Two hunters: the first earns 2 and leaves, the second earns 4 a tick later. Both get the mean: 1 + 2."""
+    rewards = floats([[2.0, 0.0]], [[0.0, 4.0]])
+    values = floats([[0.5, 0.7]], [[99.0, 1.0]])
+    active = bools([[True, True]], [[False, True]])
+    dones = bools([[True, False]], [[False, True]])
+    advantages = compute_team_gae(
+        rewards,
+        values,
+        active,
+        dones,
+        truncated=torch.zeros_like(dones),
+        final_values=torch.zeros_like(values),
+        next_value=floats([9.0, 9.0]),
+        next_active=bools([False, False]),
+        gamma=1.0,
+        gae_lambda=1.0,
+    )
+    torch.testing.assert_close(advantages, floats([[3.0 - 0.5, 3.0 - 0.7]], [[0.0, 2.0 - 1.0]]))
 
 
-# ---- one update by hand
+def test_team_advantages_at_the_horizon_and_at_the_last_tick():
+    """One tick. Board 0 is truncated with V 4 and 8 of its hunters; board 1 goes on with 2 (the other has left)."""
+    advantages = compute_team_gae(
+        rewards=floats([[1.0, 3.0], [5.0, 0.0]]),
+        values=floats([[0.5, 0.25], [1.0, 7.0]]),
+        active=bools([[True, True], [True, False]]),
+        dones=bools([[True, True], [False, False]]),
+        truncated=bools([[True, True], [False, False]]),
+        final_values=floats([[4.0, 8.0], [0.0, 0.0]]),
+        next_value=floats([99.0, 99.0], [2.0, 50.0]),
+        next_active=bools([True, True], [True, False]),
+        gamma=0.5,
+        gae_lambda=1.0,
+    )
+    torch.testing.assert_close(advantages, floats([[2 + 3 - 0.5, 2 + 3 - 0.25], [2.5 + 1 - 1.0, 0.0]]))
 
 
-class TablePolicy(torch.nn.Module):
-    """Sample i has logits and a value of its own; `clock[:, 0]` says which sample it is."""
+# ---- one update, by hand
+
+
+class TablePolicy(hop_ppo.ActorCritic):
+    """Sample i has logits and a value of its own; `time_features[:, 0]` says which sample it is."""
 
     def __init__(self, logits: torch.Tensor, values: torch.Tensor):
         super().__init__()
-        self.logits, self.values = torch.nn.Parameter(logits), torch.nn.Parameter(values)
+        self.logits = torch.nn.Parameter(logits)
+        self.values = torch.nn.Parameter(values)
 
-    def forward(self, seen):
-        row = seen.clock[:, 0].long()
+    def forward(self, obs, opponent_info):
+        row = obs.time_features[:, 0].long()
         return self.logits[row].log_softmax(1), self.values[row]
 
+    def copy(self) -> "TablePolicy":
+        return TablePolicy(self.logits.detach().clone(), self.values.detach().clone())
 
-def update_case(samples: int, seed: int = 0):
-    """A policy, float64, and data whose actions were taken with another one."""
-    torch.manual_seed(seed)
+
+def make_obs(num_rows: int, **known: torch.Tensor) -> hop_ppo.Observation:
+    """Only the fields that are given; the others are empty."""
+    empty = torch.zeros(num_rows, 0)
+    names = hop_ppo.Observation.__dataclass_fields__
+    return hop_ppo.Observation(**{name: known.get(name, empty) for name in names})
+
+
+def update_case(samples: int, **replaced: torch.Tensor) -> tuple[TablePolicy, hop_ppo.Batch]:
+    """A policy, float64, and a batch whose actions it took itself; some fields of the batch may be replaced."""
+    torch.manual_seed(0)
     policy = TablePolicy(torch.randn(samples, 7).double(), torch.randn(samples).double())
-    clock, empty = torch.arange(float(samples))[:, None].expand(-1, 3), torch.zeros(samples, 1)
-    seen = hop_ppo.Observation(*[clock if name == "clock" else empty for name in hop_ppo.Observation._fields])
+    number = torch.arange(float(samples))[:, None].expand(-1, 3)
+    obs = make_obs(samples, time_features=number)
+    info = torch.zeros(samples, 0)
     actions = torch.arange(samples) % 7
-    log_probs = policy(seen)[0].detach()[torch.arange(samples), actions]
-    return policy, hop_ppo.Rollout(
-        seen, actions, log_probs, empty[:, 0], empty[:, 0], torch.randn(samples).double()
+    logprobs = policy(obs, info)[0].detach()[torch.arange(samples), actions]
+    zeros = torch.zeros(samples)
+    batch = dict(
+        obs=obs,
+        opponent_info=info,
+        actions=actions,
+        logprobs=logprobs,
+        values=zeros,
+        advantages=zeros,
+        returns=torch.randn(samples).double(),
     )
+    return policy, hop_ppo.Batch(**batch | replaced)
+
+
+def run_update(policy, batch, frac: float = 1.0, lr: float = 0.0, **settings) -> dict[str, float]:
+    args = Args(**{"update_epochs": 1, "num_minibatches": 1, **settings})
+    losses = hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=lr), batch, args, frac)
+    return {name: float(value) for name, value in losses.items()}
 
 
 def test_one_minibatch_of_an_update_by_hand():
     """Advantages 3 and -1 are 1 and -1 when normalised. Ratios 1.5 and 0.5, clip_coef 0.2: the first two samples are clipped
     and have no gradient, the other two that of -A * ratio. The entropy's gradient is -p (log p + H)."""
-    policy, data = update_case(4)
-    ratio, sign = np.array([1.5, 0.5, 0.5, 1.5]), np.array([1.0, -1.0, 1.0, -1.0])
-    data = data._replace(
-        log_probs=data.log_probs - torch.tensor(ratio).log(), advantages=t(3, -1, 3, -1, dtype=torch.float64)
-    )
-    p, values = policy.logits.detach().softmax(1).numpy(), policy.values.detach().numpy()
+    ratio = np.array([1.5, 0.5, 0.5, 1.5])
+    sign = np.array([1.0, -1.0, 1.0, -1.0])
+    policy, batch = update_case(4, advantages=doubles(3, -1, 3, -1))
+    batch.logprobs = batch.logprobs - torch.tensor(ratio).log()
+    p = policy.logits.detach().softmax(1).numpy()
+    values = policy.values.detach().numpy()
     entropy = -(p * np.log(p)).sum(1)
-    pull = (
-        np.array([0.0, 0.0, 1.0, 1.0])[:, None] * (-sign * ratio)[:, None] * (np.eye(7)[data.actions] - p) / 4
-    )
-    left, ent_coef, vf_coef, lr = 0.5, 0.3, 0.7, 0.1
-    grad = pull - ent_coef * left * (-p * (np.log(p) + entropy[:, None]) / 4)
-    grad_values = vf_coef * (values - data.returns.numpy()) / 4
-    norm = np.sqrt((grad**2).sum() + (grad_values**2).sum())
+    unclipped = np.array([0.0, 0.0, 1.0, 1.0])[:, None]
+    policy_grad = unclipped * (-sign * ratio)[:, None] * (np.eye(7)[batch.actions] - p) / 4
+    frac, ent_coef, vf_coef, lr = 0.5, 0.3, 0.7, 0.1
+    entropy_grad = -p * (np.log(p) + entropy[:, None]) / 4
+    grad = policy_grad - ent_coef * frac * entropy_grad
+    value_grad = vf_coef * (values - batch.returns.numpy()) / 4
+    norm = np.sqrt((grad**2).sum() + (value_grad**2).sum())
 
+    coefs = dict(clip_coef=0.2, ent_coef=ent_coef, vf_coef=vf_coef, learning_rate=lr)
+    close = dict(atol=1e-5, rtol=1e-5)
     for max_grad_norm in (1e6, norm / 4):
-        mine, scale = (
-            TablePolicy(policy.logits.detach().clone(), policy.values.detach().clone()),
-            min(1, max_grad_norm / norm),
-        )
-        args = Args(update_epochs=1, num_minibatches=1, clip_coef=0.2, ent_coef=ent_coef, vf_coef=vf_coef, learning_rate=lr,
-                    max_grad_norm=max_grad_norm)  # fmt: skip
-        found = hop_ppo.update(mine, torch.optim.SGD(mine.parameters(), lr=9.0), data, args, left)
-        close = dict(atol=1e-5, rtol=1e-5)
-        np.testing.assert_allclose(mine.logits.grad, scale * grad, **close)
-        np.testing.assert_allclose(mine.values.grad, scale * grad_values, **close)
-        moved = policy.logits.detach().numpy() - lr * left * scale * grad
-        np.testing.assert_allclose(mine.logits.detach(), moved, **close)
+        trained = policy.copy()
+        scale = min(1, max_grad_norm / norm)
+        losses = run_update(trained, batch, frac, lr=9.0, max_grad_norm=max_grad_norm, **coefs)
+        np.testing.assert_allclose(trained.logits.grad, scale * grad, **close)
+        np.testing.assert_allclose(trained.values.grad, scale * value_grad, **close)
+        moved = policy.logits.detach().numpy() - lr * frac * scale * grad
+        np.testing.assert_allclose(trained.logits.detach(), moved, **close)
     expected = dict(
         policy_loss=(-1.2 + 0.8 - 0.5 + 1.5) / 4,
-        value_loss=0.5 * np.mean((values - data.returns.numpy()) ** 2),
+        value_loss=0.5 * np.mean((values - batch.returns.numpy()) ** 2),
         entropy=entropy.mean(),
         old_approx_kl=-np.log(ratio).mean(),
         approx_kl=(ratio - 1 - np.log(ratio)).mean(),
         clipfrac=1.0,
     )
-    assert {key: float(value) for key, value in found.items()} == pytest.approx(expected, abs=1e-5)
+    assert losses == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("ratio", "share"), [(1.19, 0.0), (1.21, 1.0), (0.81, 0.0), (0.79, 1.0)])
-def test_share_of_clipped_ratios(ratio, share):
-    policy, data = update_case(2)
-    data = data._replace(log_probs=data.log_probs - math.log(ratio))
-    args = Args(update_epochs=1, num_minibatches=1)
-    assert (
-        float(
-            hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)["clipfrac"]
-        )
-        == share
-    )
+def test_clipfrac_is_the_share_of_clipped_ratios(ratio, share):
+    policy, batch = update_case(2)
+    batch.logprobs = batch.logprobs - math.log(ratio)
+    assert run_update(policy, batch)["clipfrac"] == share
 
 
-def test_minibatches_of_an_update():
-    """5 samples in 2 minibatches: 3 and 2; each sample once an epoch; figures are means over the samples."""
-    policy, data = update_case(5)
-    data = data._replace(advantages=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64))
-    sizes, forward = [], policy.forward
-    policy.forward = lambda seen: (sizes.append(seen.clock[:, 0].tolist()), forward(seen))[1]
-    args = Args(update_epochs=3, num_minibatches=2, learning_rate=0.0)
-    found = hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)
-    assert [len(rows) for rows in sizes] == [3, 2] * 3
-    assert all(sorted(sizes[i] + sizes[i + 1]) == [0, 1, 2, 3, 4] for i in (0, 2, 4)) and sizes[0] != sizes[2]
-    log_probs, values = forward(data.seen)
-    assert float(found["value_loss"]) == pytest.approx((0.5 * (values - data.returns).square().mean()).item())
-    assert float(found["entropy"]) == pytest.approx(-(log_probs.exp() * log_probs).sum(1).mean().item())
+def test_an_epoch_splits_all_samples_into_minibatches_and_losses_are_means_over_samples():
+    """5 samples in 2 minibatches: 3 and 2, shuffled anew in each epoch."""
+    policy, batch = update_case(5, advantages=doubles(1, 2, 3, 4, 5))
+    minibatches = []
+    forward = policy.forward
+
+    def recorded(obs, info):
+        minibatches.append(obs.time_features[:, 0].tolist())
+        return forward(obs, info)
+
+    policy.forward = recorded
+    losses = run_update(policy, batch, update_epochs=3, num_minibatches=2, learning_rate=0.0)
+    assert [len(rows) for rows in minibatches] == [3, 2] * 3
+    for epoch in (0, 2, 4):
+        assert sorted(minibatches[epoch] + minibatches[epoch + 1]) == [0, 1, 2, 3, 4]
+    assert minibatches[0] != minibatches[2]
+    logprobs, values = forward(batch.obs, None)
+    value_loss = 0.5 * (values - batch.returns).square().mean()
+    entropy = -(logprobs.exp() * logprobs).sum(1).mean()
+    assert losses["value_loss"] == pytest.approx(value_loss.item())
+    assert losses["entropy"] == pytest.approx(entropy.item())
 
 
-def test_equal_advantages_of_a_minibatch_are_nothing_and_not_nan():
-    policy, data = update_case(3)
-    args = Args(update_epochs=1, num_minibatches=1, ent_coef=0.0, vf_coef=0.0)
-    data = data._replace(advantages=torch.full((3,), 2.0, dtype=torch.float64))
-    hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)
-    assert policy.logits.grad.abs().max() == 0
+def test_equal_advantages_of_a_minibatch_give_no_gradient():
+    policy, batch = update_case(3, advantages=doubles(2, 2, 2))
+    run_update(policy, batch, ent_coef=0.0, vf_coef=0.0)
+    assert policy.logits.grad.abs().max() == 0  # and are not NaN
 
 
-def test_entropy_counts_no_illegal_actions():
+def test_entropy_excludes_illegal_actions():
     """Two legal actions, equally likely: log 2."""
+    policy, batch = update_case(2)
     logits = torch.full((2, 7), hop_ppo.MASKED).double()
     logits[:, :2] = 0.0
-    policy, data = update_case(2)
     policy.logits.data = logits
-    args = Args(update_epochs=1, num_minibatches=1)
-    found = hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), data, args, 1.0)
-    assert float(found["entropy"]) == pytest.approx(math.log(2)) and policy.logits.grad.isfinite().all()
+    assert run_update(policy, batch)["entropy"] == pytest.approx(math.log(2))
+    assert policy.logits.grad.isfinite().all()
 
 
 def test_explained_variance_by_hand():
     """Returns 1, 3 have variance 1; errors 0.5, -0.5 have 0.25."""
-    data = update_case(2)[1]._replace(returns=t(1.0, 3.0), values=t(0.5, 3.5))
-    assert float(hop_ppo.explained_variance(data)) == pytest.approx(0.75)
-    assert math.isnan(
-        float(hop_ppo.explained_variance(data._replace(returns=t(2.0, 2.0), values=t(2.0, 2.0))))
-    )
+    _, batch = update_case(2, returns=floats(1.0, 3.0), values=floats(0.5, 3.5))
+    assert float(hop_ppo.explained_variance(batch)) == pytest.approx(0.75)
+    _, batch = update_case(2, returns=floats(2.0, 2.0), values=floats(2.0, 2.0))
+    assert math.isnan(float(hop_ppo.explained_variance(batch)))
 
 
-# ---- a game whose rewards and ends are a table
+# ---- rollouts of an environment whose rewards and ends are a table
 
 
-class ScriptedGame:
-    """Two boards, three hunters. ticks: (rewards [2, 3], who terminates, who is truncated: (board, seat)), in a row.
-    A board has ended when nobody is left on it; the next episode's learners sit one seat further."""
+class ScriptedEnvs:
+    """Two boards, three hunters, as a vector environment that the caller resets.
 
-    def __init__(self, ticks: list, everyone: bool = False, seats=(1, 0)):
-        self.ticks, self.everyone, self.boards = list(ticks), everyone, 2
-        self.rules = Rules(hunters=3, stags=1, hares=2, blocks=0, height=2, width=3)
-        self.seats, self.who = torch.tensor(seats), torch.zeros(2, 3, dtype=torch.int64)
-        self.tick, self.paid = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3)
-        self.there, self.prey = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[0, 6, 6], [6, 1, 6]])
-        self.played, self.dealt = [], []
+    ticks: (rewards [2, 3], who terminates, who is truncated: (board, seat) pairs), one a tick. The learners of the next
+    episode sit one seat further.
+    """
 
-    @property
-    def ended(self):
-        return ~self.there.any(1)
+    rules = Rules(hunters=3, stags=1, hares=2, blocks=0, height=2, width=3)
+    num_boards = 2
+
+    def __init__(self, ticks: list, self_play: bool = False, episode: str = "learner", seats=(1, 0)):
+        self.ticks = list(ticks)
+        self.self_play = self_play
+        self.episode = "board" if self_play else episode
+        self.rows_per_board = 3 if self_play else 1
+        self.num_envs = 2 * self.rows_per_board
+        self.learner_seats = torch.tensor(seats)
+        self.tick = torch.zeros(2, dtype=torch.int64)
+        self.active = torch.ones(2, 3, dtype=torch.bool)
+        self.terminated = torch.zeros(2, dtype=torch.bool)
+        self.truncated = torch.zeros(2, dtype=torch.bool)
+        self.joint_rewards = torch.zeros(2, 3)
+        self.actions = []  # of each tick
+        self.resets = []  # boards, of each reset
+
+    def reset(self, *, seed=None, options=None):
+        if options is None:
+            return None, self.infos()
+        boards = torch.as_tensor(options["reset_mask"][:: self.rows_per_board])
+        self.resets.append(boards.tolist())
+        self.active[boards] = True
+        self.tick[boards] = 0
+        self.terminated &= ~boards
+        self.truncated &= ~boards
+        self.learner_seats = torch.where(boards, (self.learner_seats + 1) % 3, self.learner_seats)
+        return None, self.infos(new_team=boards)
 
     def step(self, actions):
-        rewards, *ends = self.ticks.pop(0)
-        terminated, truncated = torch.zeros(2, 2, 3, dtype=torch.bool)
-        for which, pairs in zip((terminated, truncated), ends, strict=True):
-            for board, seat in pairs:
-                which[board, seat] = True
-        self.tick = self.tick + ~self.ended
-        self.there &= ~(terminated | truncated)
-        self.played.append(actions)
-        return t(*rewards), terminated, truncated
+        self.actions.append(actions.tolist())
+        joint_rewards, leaving, cut = self.ticks.pop(0)
+        self.joint_rewards = floats(*joint_rewards)
+        self.tick = self.tick + ~(self.terminated | self.truncated)
+        for board, seat in leaving:
+            self.active[board, seat] = False
+        truncated = torch.zeros(2, 3, dtype=torch.bool)
+        for board, seat in cut:
+            truncated[board, seat] = True
+        if self.episode == "learner":
+            self.terminated = ~self.of_learners(self.active)
+            self.truncated = self.of_learners(truncated)
+        else:
+            self.truncated |= truncated.any(1)
+            self.terminated |= ~self.active.any(1)
+        ends = [self.to_rows(self.terminated).numpy(), self.to_rows(self.truncated).numpy()]
+        rewards = self.joint_rewards.flatten() if self.self_play else self.of_learners(self.joint_rewards)
+        return None, rewards.numpy(), *ends, self.infos()
 
-    def deal(self, boards):
-        self.dealt.append(boards.tolist())
-        self.there[boards], self.tick[boards] = True, 0
-        self.seats = torch.where(boards, (self.seats + 1) % 3, self.seats)
-        return boards & True
+    def of_learners(self, values):
+        return values.gather(1, self.learner_seats[:, None])[:, 0]
+
+    def to_rows(self, values):
+        return values.repeat_interleave(self.rows_per_board, 0)
+
+    def infos(self, new_team=None):
+        cells = self.rules.cells
+        boards = dict(
+            tick=self.tick,
+            first_hunt=torch.full((2,), -1),
+            active=self.active,
+            joint_rewards=self.joint_rewards,
+            new_team=torch.zeros(2, dtype=torch.bool) if new_team is None else new_team,
+            hunters=torch.zeros(2, 3, dtype=torch.int64),
+            prey=torch.tensor([[0, cells, cells], [cells, 1, cells]]),
+            blocks=torch.zeros(2, cells, dtype=torch.bool),
+        )
+        seat = torch.arange(3).repeat(2) if self.self_play else self.learner_seats
+        return {key: self.to_rows(value).clone() for key, value in boards.items()} | {"seat": seat.clone()}
 
 
-def scripted_sights(game, told):
-    """`clock` says tick, board and seat."""
-    board, seat = torch.arange(2), game.seats
-    if game.everyone:
-        board, seat = board.repeat_interleave(3), torch.arange(3).repeat(2)
-    there = game.there[board, seat][:, None]
-    clock = torch.stack([game.tick[board], board, seat], 1).float()
-    legal, empty = torch.ones(len(board), 7, dtype=torch.bool), torch.zeros(len(board), 0)
-    named = dict(there=there, legal=legal, clock=clock)
-    return seat, hop_ppo.Observation(*[named.get(name, empty) for name in hop_ppo.Observation._fields])
+@pytest.fixture
+def scripted_obs(monkeypatch):
+    """`time_features` of an observation are the tick, the board and the seat."""
+
+    def observe(infos, rules):
+        seat = infos["seat"]
+        num_rows = len(seat)
+        board = torch.arange(num_rows) // (num_rows // 2)
+        return make_obs(
+            num_rows,
+            active=infos["active"].gather(1, seat[:, None]),
+            action_mask=torch.ones(num_rows, 7, dtype=torch.bool),
+            time_features=torch.stack([infos["tick"], board, seat], 1).float(),
+        )
+
+    monkeypatch.setattr(hop_ppo, "observe_envs", observe)
 
 
 def value_of(tick, board, seat):
     return 0.5 * tick + 2.0 * board + 4.0 * seat + 1.0
 
 
-def scripted_policy(seen):
-    return hop_ppo.uniform(seen)[0], value_of(*seen.clock.unbind(1))
+def scripted_agent() -> UniformAgent:
+    return UniformAgent(lambda obs: value_of(*obs.time_features.unbind(1)))
 
 
-class Watching:
-    """Told nothing; writes down when it is called."""
+class RecordingInfo(hop_ppo.NoInfo):
+    """Knows nothing; records what it is asked."""
 
-    def __init__(self):
+    def __init__(self, infos, rows_per_board=1):
+        super().__init__(infos, rows_per_board)
         self.calls = []
 
-    def look(self):
-        self.calls.append("look")
-        return torch.zeros(2, 3, 0)
+    def features(self):
+        self.calls.append("features")
+        return super().features()
 
-    def observe(self):
-        self.calls.append("observe")
+    def update(self, infos):
+        self.calls.append("update")
+        super().update(infos)
 
-    def deal(self, boards, new):
-        self.calls.append(("deal", boards.tolist(), new.tolist()))
+    def reset(self, boards, infos):
+        self.calls.append(("reset", boards.tolist(), infos["new_team"].tolist()))
+        super().reset(boards, infos)
 
 
-ROLLOUT = [  # board 0's learner, in seat 1, leaves at tick 1; board 1's, in seat 0, is cut off then
+def scripted_collector(envs: ScriptedEnvs) -> Collector:
+    collector = Collector(envs, Args(), None, 1)
+    collector.opponents = RecordingInfo(collector.infos, envs.rows_per_board)
+    return collector
+
+
+ROLLOUT = [  # board 0's learner, in seat 1, leaves at tick 1; board 1's, in seat 0, is truncated then
     ([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [], []),
     ([[0.5, 7.0, 0.5], [8.0, 0.5, 0.5]], [(0, 1)], [(1, 0), (1, 1), (1, 2)]),
     ([[0.5, 0.5, 9.0], [0.5, 11.0, 0.5]], [], []),
@@ -319,16 +476,12 @@ ROLLOUT = [  # board 0's learner, in seat 1, leaves at tick 1; board 1's, in sea
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_rollout_by_hand(ends, monkeypatch):
-    monkeypatch.setattr(hop_ppo, "sights", scripted_sights)
-    game, others, tally = ScriptedGame(ROLLOUT), Watching(), t(10.0, 20.0, 30.0)
-    data = rollout(
-        scripted_policy,
-        game,
-        others,
-        Args(num_steps=3, gamma=0.5, gae_lambda=0.5, end_at_horizon=ends),
-        tally,
-    )
+@pytest.mark.usefixtures("scripted_obs")
+def test_rollout_by_hand(ends):
+    envs, episode_stats = ScriptedEnvs(ROLLOUT), floats(10.0, 20.0, 30.0)
+    collector = scripted_collector(envs)
+    args = Args(num_steps=3, gamma=0.5, gae_lambda=0.5, end_at_horizon=ends)
+    batch = rollout(scripted_agent(), collector, args, episode_stats)
     v = value_of
     a1 = 7.0 - v(1, 0, 1)  # the rules ended it
     a0 = 2.0 + 0.5 * v(1, 0, 1) - v(0, 0, 1) + 0.25 * a1
@@ -336,67 +489,52 @@ def test_rollout_by_hand(ends, monkeypatch):
     b1 = 8.0 + (0.0 if ends else 0.5 * v(2, 1, 0)) - v(1, 1, 0)
     b0 = 4.0 + 0.5 * v(1, 1, 0) - v(0, 1, 0) + 0.25 * b1
     b2 = 11.0 + 0.5 * v(1, 1, 1) - v(0, 1, 1)
-    assert data.advantages.tolist() == pytest.approx([a0, b0, a1, b1, a2, b2])
+    advantages = [a0, b0, a1, b1, a2, b2]
     values = [v(0, 0, 1), v(0, 1, 0), v(1, 0, 1), v(1, 1, 0), v(0, 0, 2), v(0, 1, 1)]
-    assert data.values.tolist() == pytest.approx(values)
-    assert data.returns.tolist() == pytest.approx(
-        [a + b for a, b in zip([a0, b0, a1, b1, a2, b2], values, strict=True)]
-    )
-    assert data.log_probs.tolist() == pytest.approx([-math.log(7)] * 6)
-    assert data.actions.tolist() == torch.stack(game.played).flatten().tolist()
-    assert data.seen.clock[:, 0].tolist() == [0, 0, 1, 1, 0, 0]  # seen before the tick
-    assert tally.tolist() == [10 + 2, 20 + (2 + 7) + (4 + 8), 30 + 2 + 2]
-    assert game.dealt == [[True, True]] and game.paid.tolist() == [[0.5, 0.5, 9.0], [0.5, 11.0, 0.5]]
-    looks = [call for call in others.calls if call != "look"]
-    assert looks == ["observe", "observe", ("deal", [True, True], [True, True]), "observe"]
+    assert batch.advantages.tolist() == pytest.approx(advantages)
+    assert batch.values.tolist() == pytest.approx(values)
+    assert batch.returns.tolist() == pytest.approx([a + b for a, b in zip(advantages, values, strict=True)])
+    assert batch.logprobs.tolist() == pytest.approx([-math.log(7)] * 6)
+    assert batch.actions.view(3, 2).tolist() == envs.actions
+    assert batch.obs.time_features[:, 0].tolist() == [0, 0, 1, 1, 0, 0]  # seen before the tick
+    assert episode_stats.tolist() == [10 + 2, 20 + (2 + 7) + (4 + 8), 30 + 2 + 2]
+    assert envs.resets == [[True, True]]
+    assert collector.episode_returns.tolist() == [9.0, 11.0]  # goes on in the next rollout
+    calls = [call for call in collector.opponents.calls if call != "features"]
+    assert calls == ["update", "update", ("reset", [True, True], [True, True]), "update"]
 
 
-def test_rollout_of_all_hunters_by_hand(monkeypatch):
+@pytest.mark.parametrize("team_reward", [False, True])
+@pytest.mark.usefixtures("scripted_obs")
+def test_self_play_rollout_by_hand(team_reward):
     """Board 0: seat 0 leaves at tick 0, the others at tick 1. Board 1 goes on. Hunters that have left give no samples; the
     return of a board's episode is the mean of its hunters'."""
-    monkeypatch.setattr(hop_ppo, "sights", scripted_sights)
     ticks = [
         ([[3.0, 0.0, 0.0], [0.0, 0.0, 1.0]], [(0, 0)], []),
         ([[0.0, 6.0, 9.0], [0.0, 2.0, 0.0]], [(0, 1), (0, 2)], []),
         ([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [], []),
     ]
-    v, left = value_of, [(1, 0, 0)]  # tick, board, seat
-    rows = [(k, b, s) for k in (0, 1) for b in (0, 1) for s in range(3) if (k, b, s) not in left]
+    v = value_of
+    rows = [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 1, 0), (0, 1, 1), (0, 1, 2)]  # tick, board, seat
+    rows += [(1, 0, 1), (1, 0, 2), (1, 1, 0), (1, 1, 1), (1, 1, 2)]
     rows += [(0, 0, 0), (0, 0, 1), (0, 0, 2), (2, 1, 0), (2, 1, 1), (2, 1, 2)]  # board 0 is a new one
-    for team_reward in (False, True):
-        game, tally = ScriptedGame(ticks, everyone=True), torch.zeros(3)
-        args = Args(num_steps=3, gamma=1.0, gae_lambda=1.0, co_players="self", team_reward=team_reward)
-        data = rollout(scripted_policy, game, Watching(), args, tally)
-        assert data.seen.clock.tolist() == [[float(x) for x in row] for row in rows]
-        assert tally.tolist() == [1, (3 + 6 + 9) / 3, 2] and game.dealt == [[True, False]]
-        returns = dict(zip(rows[:11], data.returns.tolist(), strict=False))
-        if team_reward:  # the mean of the rewards, until the board ends; then, or at the last, the mean of V
-            last = sum(v(3, 1, seat) for seat in range(3)) / 3
-            expected = {(0, 0, s): 6.0 for s in range(3)} | {(1, 0, s): 5.0 for s in (1, 2)}
-            expected |= {(0, 1, s): 1.0 + last for s in range(3)} | {
-                (1, 1, s): 2 / 3 + last for s in range(3)
-            }
-        else:
-            expected = {(0, 0, 0): 3.0, (0, 0, 1): 6.0, (0, 0, 2): 9.0, (1, 0, 1): 6.0, (1, 0, 2): 9.0}
-            expected |= {(0, 1, s): (0.0, 2.0, 1.0)[s] + v(3, 1, s) for s in range(3)}
-            expected |= {(1, 1, s): (0.0, 2.0, 0.0)[s] + v(3, 1, s) for s in range(3)}
-        assert returns == pytest.approx(expected)
+    envs, episode_stats = ScriptedEnvs(ticks, self_play=True), torch.zeros(3)
+    args = Args(num_steps=3, gamma=1.0, gae_lambda=1.0, co_players="self", team_reward=team_reward)
+    batch = rollout(scripted_agent(), scripted_collector(envs), args, episode_stats)
+    assert batch.obs.time_features.tolist() == [[float(x) for x in row] for row in rows]
+    assert episode_stats.tolist() == [1, (3 + 6 + 9) / 3, 2]
+    assert envs.resets == [[True, False]]
+    if team_reward:  # the mean of the rewards, until the board ends; then, or at the last, the mean of V
+        last = sum(v(3, 1, seat) for seat in range(3)) / 3
+        expected = [6.0] * 3 + [1.0 + last] * 3 + [5.0] * 2 + [2 / 3 + last] * 3
+    else:
+        last = [v(3, 1, seat) for seat in range(3)]
+        expected = [3.0, 6.0, 9.0, 0.0 + last[0], 2.0 + last[1], 1.0 + last[2]]
+        expected += [6.0, 9.0, 0.0 + last[0], 2.0 + last[1], 0.0 + last[2]]
+    assert batch.returns[:11].tolist() == pytest.approx(expected)
 
 
-def test_team_advantages_at_the_horizon_and_at_the_last_tick():
-    """One tick. Board 0 is cut off with V 4 and 8 of the hunters left there; board 1 goes on with 2 (the other has left)."""
-    rewards, values = t([[1.0, 3.0], [5.0, 0.0]]), t([[0.5, 0.25], [1.0, 7.0]])
-    active = torch.tensor([[[True, True], [True, False]]])
-    done, cut = torch.tensor([[[True, True], [False, False]]]), torch.tensor([[[True, True], [False, False]]])
-    cut_values, last = t([[4.0, 8.0], [0.0, 0.0]]), t([99.0, 99.0], [2.0, 50.0])
-    last_active = torch.tensor([[True, True], [True, False]])
-    found = team_advantages_of(rewards, values, active, done, cut, cut_values, last, last_active, 0.5, 1.0)
-    torch.testing.assert_close(found, t([[2 + 3 - 0.5, 2 + 3 - 0.25], [2.5 + 1 - 1.0, 0.0]]))
-
-
-# ---- judge and brief, by hand
-
-JUDGED = [  # two episodes; learners in seats 2 and 0, then 0 and 1
+EVALUATED = [  # two episodes; learners in seats 2 and 0, then 0 and 1
     ([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [(0, 0), (0, 1), (0, 2)], []),
     ([[0.0, 0.0, 0.0], [10.0, 20.0, 30.0]], [(1, 0), (1, 1)], [(1, 2)]),
     ([[7.0, 0.0, 2.0], [0.0, 8.0, 1.0]], [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)], []),
@@ -404,210 +542,205 @@ JUDGED = [  # two episodes; learners in seats 2 and 0, then 0 and 1
 
 
 @pytest.mark.parametrize("planned", [False, True])
-def test_judge_by_hand(planned, monkeypatch):
-    monkeypatch.setattr(hop_ppo, "sights", scripted_sights)
-    game, others = ScriptedGame(JUDGED, seats=(2, 0)), Watching()
+@pytest.mark.usefixtures("scripted_obs")
+def test_evaluate_by_hand(planned):
+    envs = ScriptedEnvs(EVALUATED, episode="board", seats=(2, 0))
+    infos = envs.infos()
+    opponents = RecordingInfo(infos)
 
-    class Plan(Watching):
-        def __call__(self, told, seen):
+    class Planner(RecordingInfo):
+        def __call__(self, obs, opponent_info, infos):
             self.calls.append("plan")
             return torch.tensor([5, 6])
 
-    plan = Plan() if planned else None
-    found = hop_ppo.judge(scripted_policy, game, others, 2, plan)
-    assert found["learner"].tolist() == [[3.0, 4.0 + 10.0], [7.0, 8.0]]
-    assert found["team"].tolist() == [[2.0, (14 + 25 + 36) / 3], [3.0, 3.0]]
-    assert found["length"].tolist() == [[1, 2], [1, 1]]
-    assert (found["stags"].tolist(), found["hares"].tolist()) == ([[0, 1]] * 2, [[2, 1]] * 2)
-    deal = ("deal", [True, True], [True, True])
-    assert others.calls == ["look", "observe", "look", "observe", deal, "look", "observe"]
+    planner = Planner(infos) if planned else None
+    results = hop_ppo.evaluate(scripted_agent(), envs, infos, opponents, 2, planner)
+    assert {key: array.tolist() for key, array in results.items()} == dict(
+        learner=[[3.0, 4.0 + 10.0], [7.0, 8.0]],
+        team=[[2.0, (14 + 25 + 36) / 3], [3.0, 3.0]],
+        length=[[1, 2], [1, 1]],
+        stags=[[0, 1]] * 2,
+        hares=[[2, 1]] * 2,
+    )
+    reset = ("reset", [True, True], [True, True])
+    assert opponents.calls == ["features", "update", "features", "update", reset, "features", "update"]
     if planned:
-        assert plan.calls == ["plan", "observe", "plan", "observe", deal, "plan", "observe"]
-        assert all(actions.tolist() == [5, 6] for actions in game.played)
-
-
-def test_brief_by_hand():
-    """Two episodes of three boards; the interval is of the boards' means, here 2, 4 and 9: standard deviation 13 ** 0.5."""
-    learner = np.array([[1.0, 4.0, 8.0], [3.0, 4.0, 10.0]])
-    found = hop_ppo.summarize(
-        dict(learner=learner, team=2 * learner, length=learner + 1, stags=learner > 3, hares=learner * 0)
-    )
-    half = 1.96 * 13**0.5 / 3**0.5
-    assert found == pytest.approx(
-        dict(
-            learner=5.0,
-            learner_ci95=half,
-            team=10.0,
-            team_ci95=2 * half,
-            episodes=6,
-            length=6.0,
-            stags=4 / 6,
-            hares=0.0,
-        )
-    )
+        assert planner.calls == ["plan", "update", "plan", "update", reset, "plan", "update"]
+        assert envs.actions == [[5, 6]] * 3
 
 
 # ---- what an observer sees
 
 
-def boards_in_play(rules: Rules, ticks: int, boards: int = 24, seed: int = 3) -> Real:
-    game = Real(boards, rules, "self", seed)
+def play_randomly(rules: Rules, ticks: int, num_boards: int = 24, seed: int = 3):
+    """Self-play, so that every hunter is a learner. Returns: the environment and its infos."""
+    envs, infos = make_game(num_boards, rules, "self", seed)
     torch.manual_seed(seed)
     for _ in range(ticks):
-        legal = torch.as_tensor(game.teams.core.legal_actions())
-        game.step(sample((legal.float() + 1e-9).log().flatten(0, 1)).view(boards, -1))
-    return game
+        infos = step_game(envs, sample((infos["action_mask"].float() + 1e-9).log()))
+    return envs, infos
+
+
+def by_seat(array: torch.Tensor, hunters: int = HUNTERS) -> torch.Tensor:
+    """[B * A, ..] -> [B, A, ..]"""
+    return array.unflatten(0, (-1, hunters))
 
 
 @pytest.mark.parametrize("ticks", [0, 4, 9])
-def test_what_is_seen_is_the_joint_state(ticks):
-    game = boards_in_play(SMALL, ticks)
-    core, A, K, P = game.teams.core, 4, SMALL.cells, SMALL.prey
+def test_observation_is_the_joint_state_observer_first(ticks):
+    envs, infos = play_randomly(SMALL, ticks)
+    core, K = envs.core, SMALL.cells
     live = np.flatnonzero(~core.ended)
-    for seat in range(A):
-        seats = torch.full((24,), seat)
-        seen = game.maps.see(
-            torch.arange(24), game.hunters, game.prey, game.clock, seats, torch.zeros(24, A, 0)
-        )
-        np.testing.assert_array_equal(seen.legal[live], core.legal_actions()[live, seat])
-        distance = np.pad(core.distances(), ((0, 0), (0, 0), (0, 1)), constant_values=FAR)
-        for k in range(A):
-            cell = core.hunters[:, (seat + k) % A]
-            expected = distance[np.arange(24)[:, None], np.arange(P), cell[:, None]]
-            np.testing.assert_array_equal(seen.steps[:, :, k], np.where(expected == FAR, NEVER, expected))
-            np.testing.assert_array_equal(seen.there[:, k], cell < K)
-        np.testing.assert_allclose(seen.clock[:, 0], core.tick / SMALL.horizon)
+    obs = hop_ppo.observe_envs(infos, SMALL).map(by_seat)
+    distance = np.pad(core.distances(), ((0, 0), (0, 0), (0, 1)), constant_values=FAR)
+    for seat in range(HUNTERS):
+        own = obs[:, seat]
+        np.testing.assert_array_equal(own.action_mask[live], core.legal_actions()[live, seat])
+        for k in range(HUNTERS):
+            cell = core.hunters[:, (seat + k) % HUNTERS]
+            expected = distance[np.arange(24)[:, None], np.arange(SMALL.prey), cell[:, None]]
+            expected = np.where(expected == FAR, NEVER, expected)
+            np.testing.assert_array_equal(own.distances[:, :, k], expected)
+            np.testing.assert_array_equal(own.active[:, k], cell < K)
+        np.testing.assert_allclose(own.time_features[:, 0], core.tick / SMALL.horizon)
 
 
-def test_the_clock_counts_down():
+def test_time_features_count_down_after_the_first_hunt():
     rules = Rules(
         height=3, width=3, blocks=0, stags=0, hares=2, hunters=2, horizon=12, end_after_first_hunt=3
     )
-    game = boards_in_play(rules, 0)
+    envs, infos = play_randomly(rules, 0)
     for _ in range(8):
-        left = game.teams.core.ticks_left
-        np.testing.assert_array_equal(game.clock[:, 1] > 0, (left >= 0) | (game.first_hunt >= 0).numpy())
-        live = ~game.teams.core.ended & (left >= 0)
-        np.testing.assert_allclose(game.clock[:, 2].numpy()[live] * 8, left[live])
-        game.step(torch.randint(7, (24, 2)))
-    assert (left >= 0).any()
+        ticks_left = envs.core.ticks_left
+        time_features = hop_ppo.observe_envs(infos, rules).time_features[::2].numpy()
+        counts_down = (ticks_left >= 0) | (envs.core.first_hunt >= 0)
+        np.testing.assert_array_equal(time_features[:, 1] > 0, counts_down)
+        live = ~envs.core.ended & (ticks_left >= 0)
+        np.testing.assert_allclose(time_features[live, 2] * 8, ticks_left[live])
+        infos = step_game(envs, torch.randint(7, (48,)))
+    assert (ticks_left >= 0).any()
 
 
-def test_seats_permute_results():
+def test_permuting_the_seats_permutes_policy_and_value():
     """The same board, the hunters in other seats: each one's policy and value go with it, and so does what is known."""
     torch.manual_seed(0)
-    game, agent, A = boards_in_play(SMALL, 3), Agent(1, 5), 4
-    nn_scale(agent)
-    known, order = torch.randn(24, A, 5), torch.tensor([2, 0, 3, 1])
+    (_, infos), agent = play_randomly(SMALL, 3), Agent(1, 5)
+    randomize(agent)
+    hunters = infos["hunters"][::HUNTERS]
+    known = torch.randn(24, HUNTERS, 5)
+    order = torch.tensor([2, 0, 3, 1])
 
     def all_seats(hunters, known):
-        board = torch.arange(24).repeat_interleave(A)
-        seen = game.maps.see(
-            board,
-            hunters[board],
-            game.prey[board],
-            game.clock[board],
-            torch.arange(A).repeat(24),
-            known[board],
-        )
-        return [array.unflatten(0, (24, A)) for array in agent(seen)]
+        moved = infos | {"hunters": hunters.repeat_interleave(HUNTERS, 0)}
+        info = hop_ppo.NoInfo(moved, HUNTERS).rotate(known)
+        return map(by_seat, agent(hop_ppo.observe_envs(moved, SMALL), info))
 
-    log_probs, values = all_seats(game.hunters, known)
-    permuted, permuted_values = all_seats(game.hunters[:, order], known[:, order])
-    torch.testing.assert_close(permuted, log_probs[:, order], atol=1e-5, rtol=1e-5)
+    logprobs, values = all_seats(hunters, known)
+    permuted, permuted_values = all_seats(hunters[:, order], known[:, order])
+    torch.testing.assert_close(permuted, logprobs[:, order], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(permuted_values, values[:, order], atol=1e-5, rtol=1e-5)
-    moved = known.clone()
-    moved[:, [1, 2]] = known[:, [2, 1]]
-    assert (
-        all_seats(game.hunters, moved)[0][:, 0] - log_probs[:, 0]
-    ).abs().max() > 1e-3  # whose it is does matter
+    swapped = known[:, [0, 2, 1, 3]]
+    other_logprobs, _ = all_seats(hunters, swapped)
+    assert (other_logprobs[:, 0] - logprobs[:, 0]).abs().max() > 1e-3  # of whom it is known does matter
 
 
 def test_planes_of_the_cnn_by_hand():
     """2x3 cells, three hunters; the observer in cell 4, one in cell 0, the other gone; stag in 2, hares in 4 and gone."""
-    nothing = torch.zeros(1, 0)
-    seen = hop_ppo.Observation(
-        steps=nothing, ways=nothing, there=torch.ones(1, 3), legal=nothing, clock=t([0.25, 1.0, 0.5]),
-        known=t([[0.3, 0.7], [0.9, 0.1]]), cells=torch.tensor([[4, 0, 6, 2, 4, 6]]),
-        blocks=torch.tensor([[False, True, False, False, False, False]]),
-    )  # fmt: skip
-
-    def cells(**values):
-        return [float(values.get(f"cell{i}", 0)) for i in range(6)]
-
-    expected = [
-        cells(cell4=1), cells(cell0=1), cells(),  # the hunters
-        cells(cell1=1), cells(cell2=1), cells(cell4=1),  # blocks, stags, hares
-        [0.25] * 6, [1.0] * 6, [0.5] * 6,
-        cells(cell0=0.3), cells(cell0=0.7), cells(), cells(),
-    ]  # fmt: skip
-    torch.testing.assert_close(
-        hop_ppo.planes_of(seen, stags=1, height=2, width=3).flatten(2)[0], torch.tensor(expected)
+    obs = make_obs(
+        1,
+        active=torch.ones(1, 3),
+        time_features=floats([0.25, 1.0, 0.5]),
+        cells=torch.tensor([[4, 0, 6, 2, 4, 6]]),
+        blocks=bools([False, True, False, False, False, False]),
     )
+    opponent_info = floats([[0.3, 0.7], [0.9, 0.1]])
+    empty = [0.0] * 6
+
+    def at(cell: int, value: float = 1.0) -> list[float]:
+        return [value if i == cell else 0.0 for i in range(6)]
+
+    hunters = [at(4), at(0), empty]
+    blocks_stags_hares = [at(1), at(2), at(4)]
+    time_planes = [[0.25] * 6, [1.0] * 6, [0.5] * 6]
+    known = [at(0, 0.3), at(0, 0.7), empty, empty]
+    planes = hop_ppo.encode_planes(obs, opponent_info, stags=1, height=2, width=3)
+    expected = torch.tensor([*hunters, *blocks_stags_hares, *time_planes, *known])
+    torch.testing.assert_close(planes.flatten(2)[0], expected)
 
 
 @pytest.mark.parametrize("ticks", [0, 5])
-def test_cells_and_blocks_seen_are_the_joint_state(ticks):
-    game = boards_in_play(SMALL, ticks)
-    _, seen = hop_ppo.sights(game, torch.zeros(24, 4, 0))
-    planes = hop_ppo.planes_of(seen, SMALL.stags, 5, 5).unflatten(0, (24, 4))
-    obs = torch.as_tensor(game.teams.core.obs).float()  # [B, A, 5, H, W]: SELF, OTHERS, BLOCKS, STAGS, HARES
-    torch.testing.assert_close(planes[:, :, 0], obs[:, :, 0])
-    torch.testing.assert_close(planes[:, :, 1:4].sum(2).clamp(max=1), obs[:, :, 1])
-    torch.testing.assert_close(planes[:, :, 4:7], obs[:, :, 2:])
+def test_planes_of_the_cnn_are_the_joint_state(ticks):
+    envs, infos = play_randomly(SMALL, ticks)
+    obs = hop_ppo.observe_envs(infos, SMALL)
+    planes = by_seat(hop_ppo.encode_planes(obs, torch.zeros(96, 3, 0), SMALL.stags, 5, 5))
+    expected = torch.as_tensor(envs.planes()).float()  # [B, A, 5, H, W]: SELF, OTHERS, BLOCKS, STAGS, HARES
+    torch.testing.assert_close(planes[:, :, 0], expected[:, :, 0])
+    torch.testing.assert_close(planes[:, :, 1:4].sum(2).clamp(max=1), expected[:, :, 1])
+    torch.testing.assert_close(planes[:, :, 4:7], expected[:, :, 2:])
     for k in range(4):  # observer first: plane k of seat i is the hunter in seat i + k
-        torch.testing.assert_close(planes[:, :, k], obs[:, :, 0].roll(-k, 1))
+        torch.testing.assert_close(planes[:, :, k], expected[:, :, 0].roll(-k, 1))
 
 
-def test_first_weights_of_the_networks():
-    """CleanRL's of the cnn: all it prefers at first is what is legal. `objects` prefers the hunts, by 4 times its bias."""
+# ---- the networks
+
+
+def test_initial_policies_prefer_only_what_is_legal_and_objects_the_hunts():
+    """CleanRL's weights: the cnn is about uniform. `objects` prefers the hunts, by 4 times its bias."""
     torch.manual_seed(0)
-    game, probs = boards_in_play(SMALL, 6), {}
-    _, seen = hop_ppo.sights(game, torch.zeros(24, 4, 0))
+    _, infos = play_randomly(SMALL, 6)
+    obs = hop_ppo.observe_envs(infos, SMALL)
     agents = dict(
-        cnn=hop_ppo.new_agent("cnn", SMALL, 0), plain=Agent(1, 0, hunt_bias=0.0), objects=Agent(1, 0)
+        cnn=hop_ppo.make_agent("cnn", SMALL, 0),
+        plain=Agent(1, 0, hunt_bias=0.0),
+        objects=Agent(1, 0),
     )
-    for name, agent in agents.items():
-        probs[name] = agent(seen)[0].exp()
-    uniform = hop_ppo.uniform(seen)[0].exp()
-    assert (probs["cnn"] - uniform).abs().max() < 0.02 and (probs["plain"] - uniform).abs().max() < 0.05
-    on_prey = seen.legal[:, 5] | seen.legal[:, 6]
+    probs = {name: agent(obs, torch.zeros(96, 3, 0))[0].exp() for name, agent in agents.items()}
+    uniform = uniform_policy(obs)[0].exp()
+    assert (probs["cnn"] - uniform).abs().max() < 0.02
+    assert (probs["plain"] - uniform).abs().max() < 0.05
+    on_prey = obs.action_mask[:, 5] | obs.action_mask[:, 6]
     odds = probs["objects"][on_prey, 5:].amax(1) / probs["objects"][on_prey, 4]
     assert on_prey.any() and (odds.log() - 4.0).abs().max() < 0.3
-    gains = {agents["cnn"].network[0]: 2**0.5, agents["cnn"].actor: 0.01, agents["cnn"].critic: 1.0}
-    gains |= {agents["objects"].actor: 0.01, agents["objects"].wait: 0.01, agents["objects"].critic[2]: 1.0}
-    for layer, gain in gains.items():  # orthogonal
+
+
+def test_initial_weights_are_orthogonal_and_biases_zero():
+    cnn, objects = hop_ppo.make_agent("cnn", SMALL, 0), Agent(1, 0)
+    gains = {cnn.network[0]: 2**0.5, cnn.actor: 0.01, cnn.critic: 1.0}
+    gains |= {objects.actor: 0.01, objects.wait: 0.01, objects.critic[2]: 1.0}
+    for layer, gain in gains.items():
         weight = layer.weight.flatten(1)
-        torch.testing.assert_close(
-            weight @ weight.T, gain**2 * torch.eye(len(weight)), atol=1e-3 * gain**2, rtol=0
-        )
-    assert agents["objects"].actor.bias.tolist() == [0.0, 0.0, 1.0]
-    assert not any(layer.bias.any() for layer in gains if layer is not agents["objects"].actor)
+        expected = gain**2 * torch.eye(len(weight))
+        torch.testing.assert_close(weight @ weight.T, expected, atol=1e-3 * gain**2, rtol=0)
+    assert objects.actor.bias.tolist() == [0.0, 0.0, 1.0]
+    assert not any(layer.bias.any() for layer in gains if layer is not objects.actor)
 
 
-def slow_forward(agent: Agent, seen, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+def slow_forward(agent: Agent, obs, opponent_info, row: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`Agent.forward` of one observer, prey by prey and hunter by hunter. Returns: logits [7] without the mask, V."""
-    s, (P, A) = agent.stags, seen.steps.shape[1:]
-    raw, clock = seen.steps[row].tolist(), [*seen.clock[row].tolist(), float(seen.there[row].float().mean())]
-    steps = [[min(d, 24) for d in of_prey] for of_prey in raw]
+    stags, (P, A) = agent.stags, obs.distances.shape[1:]
+    raw = obs.distances[row].tolist()
+    time_features = [*obs.time_features[row].tolist(), float(obs.active[row].float().mean())]
+    distances = [[min(d, 24) for d in of_prey] for of_prey in raw]
 
     def near(p, a):
-        same = [steps[q][a] for q in range(P) if (q < s) == (p < s)]
-        beyond = steps[p][a] - min(steps[q][a] for q in range(P))
-        d = steps[p][a]
-        return [d / 8, d == 0, d == 1, (d - min(same)) / 4, beyond / 4, beyond == 0]
+        d = distances[p][a]
+        same_kind = [distances[q][a] for q in range(P) if (q < stags) == (p < stags)]
+        beyond = d - min(distances[q][a] for q in range(P))
+        return [d / 8, d == 0, d == 1, (d - min(same_kind)) / 4, beyond / 4, beyond == 0]
 
     prey = []
     for p in range(P):
+        is_stag = p < stags
         crowd = torch.zeros(agent.other.out_features)
         for a in range(1, A):
             if raw[p][a] < NEVER:
-                ahead = max(-1.0, min(1.0, (steps[p][a] - steps[p][0]) / 4))
-                other = [*near(p, a), ahead, ahead == 0, p < s, *seen.known[row, a - 1].tolist()]
+                ahead = max(-1.0, min(1.0, (distances[p][a] - distances[p][0]) / 4))
+                other = [*near(p, a), ahead, ahead == 0, is_stag, *opponent_info[row, a - 1].tolist()]
                 crowd += agent.other(torch.tensor(other).float()).relu()
-        own = torch.tensor([*near(p, 0), p < s, p >= s, *clock]).float()
+        own = torch.tensor([*near(p, 0), is_stag, not is_stag, *time_features]).float()
         prey.append(agent.prey(torch.cat([own, crowd])).relu() * (raw[p][0] < NEVER))
-    pooled = torch.cat([torch.stack(prey).amax(0), torch.stack(prey).mean(0), torch.tensor(clock)])
+    stacked = torch.stack(prey)
+    pooled = torch.cat([stacked.amax(0), stacked.mean(0), torch.tensor(time_features)])
     context = agent.context(pooled).relu()
     logits = torch.zeros(7)
     logits[4] = agent.wait(context)[0]
@@ -615,180 +748,179 @@ def slow_forward(agent: Agent, seen, row: int) -> tuple[torch.Tensor, torch.Tens
         if raw[p][0] < NEVER:
             go, stay, hunt = 4 * agent.actor((agent.token(prey[p]) + context).relu())
             for move in range(4):
-                logits[move] += go * (seen.ways[row, p, move] < raw[p][0])
+                logits[move] += go * (obs.neighbour_distances[row, p, move] < raw[p][0])
             if raw[p][0] == 0:
                 logits[4] += stay
-                logits[5 if p < s else 6] += hunt
+                logits[5 if p < stags else 6] += hunt
     return logits, agent.critic(context)[0]
 
 
 @pytest.mark.parametrize("ticks", [0, 5, 9])
-def test_agent_prey_by_prey(ticks):
+def test_agent_equals_a_slow_forward_prey_by_prey(ticks):
     """Also where a kind of prey is gone, a hunter has left, or one stands on a prey."""
     rules = Rules(height=5, width=5, blocks=3, stags=2, hares=2, horizon=14)
-    game = boards_in_play(rules, ticks)
-    game.prey[0, :2], game.prey[1, 2:], game.prey[2] = 25, 25, 25
+    _, infos = play_randomly(rules, ticks)
+    prey = infos["prey"]
+    prey[:4, :2] = prey[4:8, 2:] = prey[8:12] = rules.cells  # boards 0, 1 and 2
     torch.manual_seed(1)
-    agent, known = Agent(2, 3), torch.randn(24, 4, 3)
-    nn_scale(agent)
-    seen = hop_ppo.sights(game, known)[1]
+    agent, known = Agent(2, 3), torch.randn(96, 3, 3)
+    randomize(agent)
+    obs = hop_ppo.observe_envs(infos, rules)
     with torch.no_grad():
-        log_probs, values = agent(seen)
+        logprobs, values = agent(obs, known)
         for row in range(0, 96, 5):
-            logits, value = slow_forward(agent, seen, row)
-            expected = torch.where(seen.legal[row], logits, -1e9).log_softmax(0)
-            torch.testing.assert_close(log_probs[row], expected, atol=1e-4, rtol=1e-4)
+            logits, value = slow_forward(agent, obs, known, row)
+            expected = torch.where(obs.action_mask[row], logits, -1e9).log_softmax(0)
+            torch.testing.assert_close(logprobs[row], expected, atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(values[row], value, atol=1e-4, rtol=1e-4)
 
 
-def test_sizes_of_the_networks():
-    assert Agent(2, 3).sizes == dict(network="objects", stags=2, known=3, hidden=64, hunt_bias=1.0)
-    agent = hop_ppo.new_agent("cnn", SMALL, 2)
-    assert agent.sizes == dict(network="cnn", hunters=4, stags=1, known=2, height=5, width=5)
+def test_sizes_describe_the_networks():
+    agent = Agent(2, 3)
+    assert agent.sizes == dict(network="objects", stags=2, info_size=3, hidden=64, hunt_bias=1.0)
+    agent = hop_ppo.make_agent("cnn", SMALL, 2)
+    assert agent.sizes == dict(network="cnn", hunters=4, stags=1, info_size=2, height=5, width=5)
     shapes = [tuple(layer.weight.shape) for layer in agent.modules() if hasattr(layer, "weight")]
     assert shapes == [(16, 16, 3, 3), (32, 16, 3, 3), (32, 32, 3, 3), (512, 800), (7, 512), (1, 512)]
 
 
-def nn_scale(agent: Agent) -> None:
-    with torch.no_grad():
-        for parameter in agent.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+def test_networks_are_built_from_the_sizes_of_earlier_checkpoints():
+    agent = hop_ppo.build_agent(network="objects", stags=2, known=3, hidden=64, hunt_bias=1.0)
+    assert agent.sizes == Agent(2, 3).sizes
 
 
 def test_illegal_actions_are_never_taken():
     torch.manual_seed(0)
-    game, agent = boards_in_play(SMALL, 2), Agent(1, 0)
-    nn_scale(agent)
-    board = torch.arange(24)
-    seen = game.maps.see(board, game.hunters, game.prey, game.clock, game.seats, torch.zeros(24, 4, 0))
-    log_probs, _ = agent(seen)
-    assert (log_probs.exp()[~seen.legal] == 0).all()
+    (_, infos), agent = play_randomly(SMALL, 2), Agent(1, 0)
+    randomize(agent)
+    obs = hop_ppo.observe_envs(infos, SMALL)
+    logprobs, _ = agent(obs, torch.zeros(96, 3, 0))
+    assert (logprobs.exp()[~obs.action_mask] == 0).all()
     for _ in range(20):
-        assert seen.legal.gather(1, sample(log_probs)[:, None]).all()
+        assert obs.action_mask.gather(1, sample(logprobs)[:, None]).all()
 
 
 @pytest.mark.parametrize("network", ["objects", "cnn"])
 def test_every_parameter_is_trained(network):
     torch.manual_seed(0)
-    agent, game = hop_ppo.new_agent(network, SMALL, 3), Real(64, SMALL, "mixed", 1)
-    optimizer = torch.optim.SGD(agent.parameters(), lr=0.0)
-    data = rollout(agent, game, Told(game, True), Args(num_steps=8), torch.zeros(3))
-    hop_ppo.update(agent, optimizer, data, Args(update_epochs=1, num_minibatches=1), 1.0)
+    agent = hop_ppo.make_agent(network, SMALL, 3)
+    collector = make_collector(64, SMALL, "mixed", args=Args(om="oracle"))
+    batch = rollout(agent, collector, Args(num_steps=8), torch.zeros(3))
+    run_update(agent, batch)
     for name, parameter in agent.named_parameters():
         assert parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("team", ["self", "mixed"])
-def test_a_rollout_holds_learners_on_the_board_alone(team):
+def test_a_rollout_holds_only_learners_on_the_board(team, monkeypatch):
     torch.manual_seed(0)
-    game = Real(32, SMALL, team, 1)
-    active = []
-    step = game.step
+    collector = make_collector(32, SMALL, team)
+    envs, active = collector.envs, []
+    step = envs.step
 
-    def counted(actions):
-        there = game.hunters < SMALL.cells
-        active.append(int(there.sum() if team == "self" else there.gather(1, game.seats[:, None]).sum()))
+    def counting_step(actions):
+        hunters = envs.core.hunters.repeat(envs.rows_per_board, 0)
+        learners = hunters[np.arange(envs.num_envs), envs.seats]
+        active.append(int((learners < SMALL.cells).sum()))
         return step(actions)
 
-    game.step = counted
-    tally = torch.zeros(3)
-    data = rollout(Agent(1, 0), game, Told(game, False), NONE, tally)
-    assert len(data.actions) == sum(active) and data.seen.there[:, 0].all()
-    assert (data.seen.legal.gather(1, data.actions[:, None])).all()
-    assert tally[0] > 10 and 0 < tally[1] / tally[0] < 5 and tally[2] / tally[0] <= SMALL.horizon
+    monkeypatch.setattr(envs, "step", counting_step)
+    episode_stats = torch.zeros(3)
+    batch = rollout(Agent(1, 0), collector, Args(num_steps=24), episode_stats)
+    assert len(batch.actions) == sum(active)
+    assert batch.obs.active[:, 0].all()
+    assert batch.obs.action_mask.gather(1, batch.actions[:, None]).all()
+    episodes, return_sum, length_sum = episode_stats.tolist()
+    assert episodes > 10 and 0 < return_sum / episodes < 5 and length_sum / episodes <= SMALL.horizon
     if team == "mixed":
-        assert len(data.actions) == 32 * 24  # a board is dealt anew as soon as its learner has left
+        assert len(batch.actions) == 32 * 24  # a board is reset as soon as its learner has left
 
 
 # ---- who plays
 
 
 @pytest.mark.parametrize("text", ["2NS", "3XX", "4NH", "NS3", "3ns", "", "1NS2NH!"])
-def test_teams_that_are_none(text):
+def test_invalid_teams_are_errors(text):
     with pytest.raises(ValueError, match="co-players: expected mixed, self, or 3 co-players"):
         parse_team(text, 3)
+    with pytest.raises(ValueError, match="co-players: expected mixed, self, or 3 co-players"):
+        hop_ppo.make_envs(Rules(), 4, text)
 
 
-def test_teams_are_seated():
-    teams = Teams(400, Rules(), "1NS2NH")
-    teams.reset(1)
-    assert (np.sort(teams.who, 1) == [LEARNER, 0, 1, 1]).all()
-    assert (teams.who[np.arange(400), teams.seats] == LEARNER).all()
-    assert (np.bincount(teams.seats) > 60).all() and (np.bincount(np.nonzero(teams.who == 0)[1]) > 60).all()
-    mixed = Teams(4000, Rules(), "mixed")
-    mixed.reset(1)
-    assert abs((mixed.who == 0).sum() / 12000 - 0.5) < 0.03
+def test_learner_and_co_players_sit_in_random_seats():
+    _, infos = make_game(400, Rules(), "1NS2NH")
+    ids = infos["strategy_ids"].numpy()
+    assert (np.sort(ids, 1) == [LEARNER, 0, 1, 1]).all()
+    assert (ids[np.arange(400), infos["seat"]] == LEARNER).all()
+    assert (np.bincount(infos["seat"]) > 60).all()
+    assert (np.bincount(np.nonzero(ids == 0)[1]) > 60).all()
+    _, infos = make_game(4000, Rules(), "mixed")
+    assert abs((infos["strategy_ids"] == 0).sum() / 12000 - 0.5) < 0.03
 
 
-def test_a_team_stays_together():
-    teams = Teams(50, SMALL, "mixed", team_episodes=3)
-    teams.reset(1)
-    who, every = [teams.who.copy()], np.ones(50, bool)
+def test_a_team_stays_together_for_team_episodes():
+    envs, infos = make_game(50, SMALL, "mixed", team_episodes=3)
+    ids = [infos["strategy_ids"]]
     for episode in range(1, 7):
-        new = teams.deal(every)
-        assert new.all() == (episode % 3 == 0) and new.any() == new.all()
-        who.append(teams.who.copy())
-    assert (who[0] == who[1]).all() and (who[1] == who[2]).all() and (who[3] == who[5]).all()
-    assert (who[2] != who[3]).any(1).mean() > 0.5
+        infos = hop_ppo.to_tensors(envs.reset(options={"reset_mask": np.ones(50, bool)})[1])
+        assert infos["new_team"].tolist() == [episode % 3 == 0] * 50
+        ids.append(infos["strategy_ids"])
+    assert (ids[0] == ids[1]).all() and (ids[1] == ids[2]).all() and (ids[3] == ids[5]).all()
+    assert (ids[2] != ids[3]).any(1).float().mean() > 0.5
 
 
-def test_the_next_episode_is_the_same_however_long_this_one_took():
-    short, long = Teams(20, SMALL, "mixed", team_episodes=2), Teams(20, SMALL, "mixed", team_episodes=2)
-    for teams, ticks in ((short, 3), (long, 9)):
-        teams.reset(5)
+def test_the_next_episode_does_not_depend_on_the_length_of_this_one():
+    games = []
+    for ticks in (3, 9):
+        envs, _ = make_game(20, SMALL, "mixed", seed=5, team_episodes=2)
         for _ in range(2):
             for _ in range(ticks):
-                teams.step(np.full((20, 1), 4))
-            teams.deal(np.ones(20, bool))
-    np.testing.assert_array_equal(short.core.obs, long.core.obs)
-    np.testing.assert_array_equal(short.who, long.who)
+                envs.step(np.full(20, STAY))
+            _, infos = envs.reset(options={"reset_mask": np.ones(20, bool)})
+        games.append((envs.planes(), infos["strategy_ids"]))
+    for short, long in zip(*games, strict=True):
+        np.testing.assert_array_equal(short, long)
 
 
-def test_a_board_does_not_hang_on_the_others():
-    few, many = Teams(4, SMALL, "mixed"), Teams(9, SMALL, "mixed")
-    few.reset(5), many.reset(5)
+def test_boards_are_independent():
+    games = [make_game(num_boards, SMALL, "mixed", seed=5)[0] for num_boards in (4, 9)]
     for _ in range(12):
-        np.testing.assert_array_equal(few.core.obs, many.core.obs[:4])
-        np.testing.assert_array_equal(few.who, many.who[:4])
-        over = [one.core.ended.copy() for one in (few, many)]
-        over[1][4:] = True  # the others are dealt anew all the time
-        few.deal(over[0]), many.deal(over[1])
-        few.step(np.full((4, 1), 4)), many.step(np.full((9, 1), 4))
+        few, many = games
+        np.testing.assert_array_equal(few.planes(), many.planes()[:4])
+        np.testing.assert_array_equal(few.strategy_ids, many.strategy_ids[:4])
+        for envs in games:
+            ended = envs.core.ended.copy()
+            ended[4:] = True  # these are reset all the time
+            envs.reset(options={"reset_mask": ended})
+            envs.step(np.full(envs.num_envs, STAY))
 
 
-# ---- what is known of the others
-
-
-class SaidMinds:
-    """Goal heads that say what they are told to."""
-
-    def __init__(self, probs):
-        self.probs = torch.as_tensor(probs)  # [2 goals, 7]
-
-    def log_probs(self, goals=None):
-        return self.probs.log().expand(1, 2, 2, 7)
+# ---- what the policy knows of its co-players
 
 
 def test_belief_by_hand():
     """After UP (3:1 for the stag) twice: 9:1. The next episode begins with counts 0.9 and 0.1, plus 1/2 each."""
-    probs = [[0.3, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.1, 0.2, 0.1, 0.1]]
-    game = Real(1, Rules(height=4, width=4, blocks=0, hunters=2, hares=2), "1NS", 1, team_episodes=3)
-    belief = GoalBelief.__new__(GoalBelief)
-    belief.game, belief.discount, belief.minds = game, 0.5, SaidMinds(probs)
-    belief.log_odds, belief.counts, belief.score = torch.zeros(1, 2), torch.zeros(1, 2, 2), Score(game)
-    assert belief.look().tolist() == [[[0.5], [0.5]]]
+    probs = floats([0.3, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.1, 0.2, 0.1, 0.1])  # [goals, 7]
+    rules = Rules(height=4, width=4, blocks=0, hunters=2, hares=2)
+    _, infos = make_game(1, rules, "1NS")
+    belief = hop_ppo.GoalBelief(infos, 1, None, rules, discount=0.5)
+    belief.goal_policy = lambda *board: probs.log().expand(1, 2, 2, 7)
+    assert belief.board_features().tolist() == [[[0.5], [0.5]]]
     for expected in (0.75, 0.9):
-        belief.look()
-        game.actions = torch.tensor([[0, 4]])  # UP; STAY tells nothing
-        belief.observe()
-        assert belief.look()[0, :, 0].tolist() == pytest.approx([expected, 0.5])
-    yes, no = torch.tensor([True]), torch.tensor([False])
-    belief.deal(yes, no)
-    assert float(belief.look()[0, 0, 0]) == pytest.approx(1.4 / 2)
-    belief.deal(yes, no)  # nothing happened: 0.5 * 0.9 + 0.7 for the stag, of 1.5 in all, plus 1/2 each
-    assert float(belief.look()[0, 0, 0]) == pytest.approx((0.45 + 0.7 + 0.5) / 2.5)
-    belief.deal(yes, yes)
-    assert float(belief.look()[0, 0, 0]) == 0.5
+        belief.board_features()
+        actions = torch.tensor([[0, STAY]])  # UP; STAY tells nothing
+        infos = infos | dict(joint_actions=actions, tick=infos["tick"] + 1)
+        belief.update(infos)
+        assert belief.board_features()[0, :, 0].tolist() == pytest.approx([expected, 0.5])
+
+    def next_episode(new_team: bool) -> float:
+        belief.reset(bools(True), infos | {"new_team": bools(new_team)})
+        return float(belief.board_features()[0, 0, 0])
+
+    assert next_episode(new_team=False) == pytest.approx(1.4 / 2)
+    # nothing happened: 0.5 * 0.9 + 0.7 for the stag, of 1.5 in all, plus 1/2 each
+    assert next_episode(new_team=False) == pytest.approx((0.45 + 0.7 + 0.5) / 2.5)
+    assert next_episode(new_team=True) == 0.5
 
 
 @pytest.fixture(scope="module")
@@ -798,189 +930,173 @@ def vae():
 
 
 @pytest.mark.parametrize("om", ["none", "belief", "latent"])
-def test_only_the_oracle_asks_who_they_are(om, vae):
-    looks = []
-    for who in (0, 1):
+def test_only_the_oracle_uses_the_strategies(om, vae):
+    features = []
+    for strategy in (0, 1):
         torch.manual_seed(0)
-        game = Real(6, SMALL, "mixed", 1)
-        others = hop_ppo.others_of(Args(om=om), game, vae)
-        seen = []
+        envs, infos = make_game(6, SMALL, "mixed")
+        ids = {"strategy_ids": torch.full((6, HUNTERS), strategy)}
+        opponents = hop_ppo.make_opponents(Args(om=om), envs, infos | ids, vae)
+        by_tick = []
         for _ in range(4):
-            game.who = torch.full_like(game.who, who)
-            seen.append(others.look())
-            game.step(torch.full((6, 1), 4))
-            others.observe()
-        looks.append(torch.stack(seen))
-    torch.testing.assert_close(*looks)
-    oracle = hop_ppo.others_of(Args(om="oracle"), game, None)
-    game.who = torch.tensor([[LEARNER, 0, 1, 2]] * 6)
-    assert oracle.look()[0].tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+            by_tick.append(opponents.features())
+            infos = step_game(envs, torch.full((6,), STAY))
+            opponents.update(infos | ids)
+        features.append(torch.stack(by_tick))
+    torch.testing.assert_close(*features)
 
 
-def test_beliefs_find_out(vae, monkeypatch):
-    """With goal heads that are the strategies themselves, the belief is soon right."""
-    game = Real(200, Rules(), "mixed", 1)
+def test_the_oracle_knows_the_strategies():
+    envs, infos = make_game(6, SMALL, "mixed")
+    ids = torch.tensor([[LEARNER, 0, 1, 2]] * 6)
+    oracle = hop_ppo.make_opponents(Args(om="oracle"), envs, infos | {"strategy_ids": ids}, None)
+    assert oracle.board_features()[0].tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_beliefs_with_exact_goal_policies_are_soon_right(vae, monkeypatch):
+    """With goal heads that are the strategies themselves."""
+    envs, infos = make_game(200, Rules(), "mixed")
 
     class Exact:
-        def __init__(self, *_):
+        def __init__(self, vae, stags):
             pass
 
-        def log_probs(self, goals=None):
-            probs = strategy_probs(game.teams.core, ["NS", "NH"], 0.1)
+        def __call__(self, *board):
+            probs = strategy_probs(envs.core, ["NS", "NH"], 0.1)
             return torch.as_tensor(probs, dtype=torch.float32).clamp(min=1e-20).log()
 
-    monkeypatch.setattr("others.Minds", Exact)
-    belief = GoalBelief(game, vae, 0.9)
+    monkeypatch.setattr(hop_ppo, "GoalPolicy", Exact)
+    belief = hop_ppo.GoalBelief(infos, 1, vae, Rules(), 0.9)
     for _ in range(6):
-        belief.look()
-        game.step(torch.full((200, 1), 4))
-        belief.observe()
-    said = belief.score.read()
-    assert said["belief_accuracy_tick0"] < 0.65 < 0.85 < said["belief_accuracy_tick5"]
-    assert said["moa_top1"] > 0.7 and 0.4 < said["moa_nll"] < 0.9
+        belief.board_features()
+        belief.update(step_game(envs, torch.full((200,), STAY)))
+    stats = belief.stats.summarize()
+    assert stats["belief_accuracy_tick0"] < 0.65 < 0.85 < stats["belief_accuracy_tick5"]
+    assert stats["moa_top1"] > 0.7 and 0.4 < stats["moa_nll"] < 0.9
 
 
 # ---- imagination
 
 
-@pytest.mark.parametrize("ends", [None, 2])
-def test_imagined_boards_are_like_real_ones(ends):
-    """With the rules as world model and everyone a learner: tick for tick the same game."""
-    rules = Rules(height=4, width=4, blocks=2, hares=3, horizon=9, end_after_first_hunt=ends)
-    real = Real(40, rules, "self", 1)
-    imagined = Imagined(40, rules, "self", TrueWorld(rules), None)
-    imagined.begin(*(part[:1] for part in real.starts))
-    for mine, start in zip((imagined.blocks, imagined.hunters, imagined.prey), real.starts, strict=True):
-        mine[:] = start
-    imagined.version += 1
-    imagined.maps.update(torch.arange(40), imagined.blocks, imagined.prey)
+@pytest.mark.parametrize("end_after", [None, 2])
+def test_imagined_boards_with_an_exact_world_model_are_real_boards(end_after):
+    """With the rules as world model and self-play: tick for tick the same game."""
+    rules = Rules(height=4, width=4, blocks=2, hares=3, horizon=9, end_after_first_hunt=end_after)
+    real, infos = make_game(40, rules, "self")
+    starts = tuple(infos[key][::HUNTERS] for key in ("blocks", "hunters", "prey"))
+    args = Args(co_players="self", team_episodes=1)
+    imagined = hop_ppo.make_world_model_envs(args, rules, 40, starts, TrueWorld(rules), None)
+    imagined.reset(seed=1)  # from boards that are drawn: now each from its own
+    same = dict(zip(("blocks", "hunters", "prey"), starts, strict=True))
+    imagined.load_state_dict(imagined.state_dict() | same)
     torch.manual_seed(2)
-    cut = 0
+    num_truncated = 0
+    over = torch.zeros(160, dtype=torch.bool)
     for _ in range(rules.horizon):
-        legal = torch.as_tensor(real.teams.core.legal_actions())
-        actions = sample((legal.float() + 1e-12).log().flatten(0, 1)).view(40, 4)
-        live = ~real.ended
-        found, expected = imagined.step(actions), real.step(actions)
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one[live], other[live])
-        cut += int(found[2][live].sum())
-        for key in ("hunters", "prey", "tick", "clock", "ended"):
-            torch.testing.assert_close(getattr(imagined, key)[live], getattr(real, key)[live])
-    assert real.ended.all() and cut > 0
-    new = imagined.deal(imagined.ended.clone())
-    assert new.all() and (imagined.tick == 0).all() and not imagined.ended.any()
+        actions = sample((infos["action_mask"].float() + 1e-12).log())
+        _, *results, infos = real.step(actions.numpy())
+        _, *imagined_results, imagined_infos = imagined.step(actions)
+        infos = hop_ppo.to_tensors(infos)
+        live = ~over
+        for result, expected in zip(imagined_results, results, strict=True):
+            torch.testing.assert_close(result[live], torch.as_tensor(expected)[live])
+        for key in ("hunters", "prey", "active", "tick", "first_hunt", "ticks_left"):
+            torch.testing.assert_close(imagined_infos[key][live], infos[key][live])
+        terminated, truncated = map(torch.as_tensor, results[1:])
+        num_truncated += int(truncated[live].sum())
+        over |= terminated | truncated
+    assert over.all() and num_truncated > 0
+    _, infos = imagined.reset(options={"reset_mask": over})
+    assert infos["new_team"].all() and (infos["tick"] == 0).all()
+    assert not (imagined.terminated | imagined.truncated).any()
 
 
-def test_imagined_teams(vae):
-    game = Imagined(60, SMALL, "1NS2NH", ObjectWorldModel(5, 5, [0.0, 1.0]), vae, team_episodes=2)
-    game.begin(*Real(8, SMALL, "self", 1).starts)
-    assert (game.who.sort(1).values == torch.tensor([LEARNER, 0, 1, 1])).all()
-    before, every = game.who.clone(), torch.ones(60, dtype=torch.bool)
-    assert not game.deal(every).any() and (game.who == before).all()
-    assert game.deal(every).all() and (game.who != before).any()
-    data = rollout(Agent(1, 1), game, GoalBelief(game, vae, 0.9), Args(num_steps=3), torch.zeros(3))
-    assert len(data.actions) == 180
+def test_imagined_teams_stay_together_and_are_rolled_out(vae):
+    args = Args(om="belief", co_players="1NS2NH", team_episodes=2, num_steps=3)
+    _, infos = make_game(8, SMALL, "mixed")
+    starts = tuple(infos[key] for key in ("blocks", "hunters", "prey"))
+    world_model = ObjectWorldModel(5, 5, [0.0, 1.0])
+    envs = hop_ppo.make_world_model_envs(args, SMALL, 60, starts, world_model, vae)
+    _, infos = envs.reset(seed=1)
+    before = infos["strategy_ids"].clone()
+    assert (before.sort(1).values == torch.tensor([LEARNER, 0, 1, 1])).all()
+    everywhere = torch.ones(60, dtype=torch.bool)
+    _, infos = envs.reset(options={"reset_mask": everywhere})
+    assert not infos["new_team"].any() and (infos["strategy_ids"] == before).all()
+    _, infos = envs.reset(options={"reset_mask": everywhere})
+    assert infos["new_team"].all() and (infos["strategy_ids"] != before).any()
+    batch = rollout(Agent(1, 1), Collector(envs, args, vae, 1), args, torch.zeros(3))
+    assert len(batch.actions) == 180
 
 
-def test_remembered_answers():
+def test_cached_networks_give_the_same_answers():
     torch.manual_seed(0)
     scorer = Scorer(5, 3, 8)
-    quick = Remembered(scorer, (1, 2, 1))
+    cached = CachedNetwork(scorer, (1, 2, 1))
     for n in (4, 50, 3, 200):
-        given = (
-            torch.randint(3, (n, 2, 5)).float(),
-            torch.randint(2, (n, 2, 4, 3)).float(),
-            torch.rand(n, 2, 4) < 0.3,
-        )
+        own = torch.randint(3, (n, 2, 5)).float()
+        others = torch.randint(2, (n, 2, 4, 3)).float()
+        mask = torch.rand(n, 2, 4) < 0.3
         with torch.no_grad():
-            torch.testing.assert_close(quick(*given), scorer(*given), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                cached(own, others, mask), scorer(own, others, mask), atol=1e-5, rtol=1e-5
+            )
 
 
-# ---- judging
+# ---- the evaluator
 
 
-@pytest.mark.parametrize(("switch", "name"), [(0, "NH"), (4, "NH"), (5, "NS"), (None, "NS")])
-def test_script_plays_the_strategies_exactly(switch, name):
-    """On boards at tick 4, beside the strategies of the game; None: never."""
-    game = boards_in_play(SMALL, 4)
-    expected = strategy_probs(game.teams.core, [name])[:, :, 0]
-    seen = hop_ppo.sights(game, torch.zeros(24, 4, 0))[1]
-    live = ((game.hunters < SMALL.cells) & ~game.ended[:, None]).numpy()
-    probs = hop_ppo.Script(SMALL, switch)(seen)[0].exp().view(24, 4, 7)
-    np.testing.assert_allclose(probs[live], expected[live], atol=1e-12)
-
-
-def switches_played(monkeypatch, referee, seeds: list) -> None:
-    """`play` returns 10 at tick 8 with `mixed` and at 12 with other teams, else -tick; on other boards never is best."""
-
-    def play(policy, team, seed, boards=0, episodes=0, om="", plan=""):
-        seeds.append(seed)
-        value, switch = 0.0, getattr(policy, "switch", None)
-        if switch is not None and seed == hop_ppo.EVAL_SEED:
-            value = 10.0 if switch == (8 if team == "mixed" else 12) else -float(switch)
-        elif switch is not None:
-            value = float(switch)
-        learner = np.full((1, 4), value)
-        return dict(
-            learner=learner,
-            team=1 - learner if team != "self" else learner,
-            length=learner,
-            stags=learner,
-            hares=learner,
-        )
-
-    monkeypatch.setattr(referee, "play", play)
+def fake_results(learner: np.ndarray, team: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """What `Evaluator.play` returns, arrays [episodes, B]."""
+    team = learner if team is None else team
+    return dict(learner=learner, team=team, length=learner, stags=learner, hares=learner)
 
 
 @pytest.mark.parametrize(("env_id", "final"), [("StagHunt-v0", 3001), ("StagHunt-hidden-v0", 4001)])
-def test_ticks_of_the_scripts_are_chosen_on_other_boards(env_id, final, monkeypatch):
-    rules, seeds = hop_ppo.rules_of(env_id)[0], []
-    referee = hop_ppo.Evaluator(Args(env_id=env_id, team_episodes=1), rules, None, None)
-    switches_played(monkeypatch, referee, seeds)
-    found = referee.compare(Agent(rules.stags, 0))
-    assert set(found) == {"teams", "script", "script_told", "untrained", "random"}
-    assert {one["tick"] for one in found["script"].values()} == {8}
-    assert {team: one["tick"] for team, one in found["script_told"].items()} == {
-        team: 8 if team == "mixed" else 12 for team in found["teams"]
+def test_switch_ticks_are_chosen_on_other_boards_than_those_that_judge(env_id, final, tmp_path, monkeypatch):
+    """A fake `play`: on boards that choose, scripts return most at tick 8 with `mixed`, at 12 with other teams. The learner
+    returns the tick of the script on boards that judge."""
+    rules, _ = hop_ppo.load_rules(env_id)
+    args = Args(env_id=env_id, team_episodes=1, eval_boards=6, plan_boards=5)
+    evaluator = hop_ppo.Evaluator(args, rules, None, None)
+    plays = []
+
+    def play(policy, team, seed, boards=0, episodes=0, om="", plan=""):
+        plays.append((seed, boards, episodes))
+        switch = getattr(policy, "switch", 0.0)
+        value = float(switch)
+        if seed == hop_ppo.EVAL_SEED:
+            best = 8 if team == "mixed" else 12
+            value = 10.0 if switch == best else -value
+        learner = np.full((1, 4), value)
+        return fake_results(learner, learner if team == "self" else 1 - learner)
+
+    monkeypatch.setattr(evaluator, "play", play)
+    monkeypatch.setattr(evaluator, "film", lambda *args: None)
+    monkeypatch.setattr(hop_ppo.figures, "of_returns", lambda *results: {})
+    evaluator.report(Agent(rules.stags, 0), tmp_path, dict(steps=1), "metrics")
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    players = ("teams", "script", "script_told", "untrained", "random")
+    assert results.keys() - {"steps", "eval_seed", "final_seed", "adaptation"} == {
+        *players,
+        "oracle",
+        "oracle_search",
     }
-    assert all(
-        one["learner"] == one["tick"] for kind in ("script", "script_told") for one in found[kind].values()
-    )
-    teams = len(found["teams"])
-    assert seeds == [2001] * 10 * teams + [final] * 5 * teams
-    assert (hop_ppo.EVAL_SEED, referee.final_seed) == (2001, final)
+    assert results["oracle"] is results["oracle_search"] is None
+    teams = list(results["teams"])
+    assert [figures["tick"] for figures in results["script"].values()] == [8] * len(teams)
+    ticks = {team: figures["tick"] for team, figures in results["script_told"].items()}
+    assert ticks == {team: 8 if team == "mixed" else 12 for team in teams}
+    for kind in ("script", "script_told"):
+        assert all(figures["learner"] == figures["tick"] for figures in results[kind].values())
+    choosing, judging, adapting = (2001, 6, 1), (final, 0, 0), (final, 5, 10)
+    assert plays == [choosing] * 10 * len(teams) + [judging] * 5 * len(teams) + [adapting] * len(teams)
+    assert (results["eval_seed"], results["final_seed"]) == (2001, final)
+    assert (hop_ppo.EVAL_SEED, evaluator.final_seed) == (2001, final)
 
 
 @pytest.mark.parametrize(
-    ("horizon", "expected"),
-    [(35, [*range(0, 33, 4), 35]), (33, [*range(0, 33, 4), 33]), (32, [*range(0, 29, 4), 32]), (3, [0, 3])],
-)
-def test_ticks_of_the_scripts_stop_at_the_horizon(horizon, expected, monkeypatch):
-    referee = hop_ppo.Evaluator(Args(team_episodes=1), Rules(horizon=horizon), None, None)
-    tried = []
-
-    def script(team, seed, switch, **boards):
-        tried.append(horizon if switch is None else switch)
-        assert hop_ppo.Script(referee.rules, switch).switch == tried[-1]
-        return dict(team=-1.0, learner=float(switch is None))
-
-    monkeypatch.setattr(referee, "script", script)
-    assert referee.best_switch("mixed") is None and tried == expected
-
-
-def test_all_learners_choose_the_tick_by_the_return_of_the_team(monkeypatch):
-    referee = hop_ppo.Evaluator(Args(team_episodes=1), Rules(horizon=9), None, None)
-    found = {0: (1.0, 2.0), 4: (3.0, 1.0), 8: (2.0, 3.0), None: (0.0, 0.0)}  # learner (seat 0), team
-    monkeypatch.setattr(
-        referee,
-        "script",
-        lambda team, seed, switch, **boards: dict(zip(("learner", "team"), found[switch], strict=True)),
-    )
-    assert (referee.best_switch("self"), referee.best_switch("3NS")) == (8, 4)
-
-
-@pytest.mark.parametrize(
-    ("eval_boards", "given", "boards", "episodes"),
+    ("eval_boards", "keywords", "boards", "episodes"),
     [
         (10, {}, 3, 4),
         (8, {}, 2, 4),
@@ -989,104 +1105,76 @@ def test_all_learners_choose_the_tick_by_the_return_of_the_team(monkeypatch):
         (10, dict(episodes=1), 10, 1),
     ],
 )
-def test_boards_that_a_policy_plays(eval_boards, given, boards, episodes, monkeypatch):
-    """So many episodes in all, at least two boards; what is told is what --om says, if nothing else is asked for."""
-    monkeypatch.setattr(hop_ppo, "judge", lambda *args: args)
-    referee = hop_ppo.Evaluator(
-        Args(eval_boards=eval_boards, team_episodes=4, om="oracle"), SMALL, None, None
-    )
-    policy, game, others, played, planner = referee.play("policy", "2NS1NH", 5, **given)
-    assert (policy, game.boards, played, game.teams.team_episodes, planner) == (
-        "policy",
-        boards,
-        episodes,
-        episodes,
-        None,
-    )
-    expected = Real(boards, SMALL, "2NS1NH", 5, episodes)
-    np.testing.assert_array_equal(game.planes(), expected.planes())
-    np.testing.assert_array_equal(game.who, expected.who)
-    assert others.oracle and not referee.play("policy", "mixed", 5, om="none")[2].oracle
-    assert referee.play("policy", "mixed", 5, plan="oracle", **given)[4].kind == "oracle"
+def test_number_of_boards_and_episodes_of_an_evaluation(eval_boards, keywords, boards, episodes, monkeypatch):
+    """So many episodes in all, at least two boards; the policy knows what --om says, if nothing else is asked for."""
+    monkeypatch.setattr(hop_ppo, "evaluate", lambda *args: args)
+    args = Args(eval_boards=eval_boards, team_episodes=4, om="oracle")
+    evaluator = hop_ppo.Evaluator(args, SMALL, None, None)
+    policy, envs, infos, opponents, played, planner = evaluator.play("policy", "2NS1NH", 5, **keywords)
+    assert (policy, played, planner) == ("policy", episodes, None)
+    assert (envs.num_boards, envs.team_episodes) == (boards, episodes)
+    expected, expected_infos = make_game(boards, SMALL, "2NS1NH", 5, episodes)
+    np.testing.assert_array_equal(envs.planes(), expected.planes())
+    for key in ("strategy_ids", "seat", "hunters"):
+        torch.testing.assert_close(infos[key], expected_infos[key])
+    assert type(opponents) is hop_ppo.OracleInfo
+    assert type(evaluator.play("policy", "mixed", 5, om="none")[3]) is hop_ppo.NoInfo
+    planner = evaluator.play("policy", "mixed", 5, plan="oracle", **keywords)[5]
+    assert planner.kind == "oracle"
 
 
 @pytest.mark.parametrize("oracle", ["", "run"])
-def test_oracle_and_searches_of_an_evaluation(oracle, monkeypatch):
-    """Searches play --plan-boards episodes, all others --eval-boards; none of them with `self`."""
-    args = Args(co_players="self", om="belief", oracle=oracle, team_episodes=4)
-    args.plan, args.plan_boards, args.plan_model, args.oracle_simulations = True, 10, "rules", 7
-    referee, plays = hop_ppo.Evaluator(args, Rules(), None, None), []
-    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "3NS"])
+def test_players_of_an_evaluation(oracle, monkeypatch):
+    """Searches play --plan-boards episodes, all others --eval-boards; oracle and searches do not play with `self`."""
+    args = Args(co_players="self", om="belief", oracle=oracle, team_episodes=4, plan=True, plan_boards=10)
+    args.plan_model = "rules"
+    args.oracle_simulations = 7
+    evaluator = hop_ppo.Evaluator(args, Rules(), None, None)
     monkeypatch.setattr(hop_ppo, "load_agent", lambda folder: (f"agent of {folder}", {}))
-    monkeypatch.setattr(hop_ppo, "summarize", lambda found: found)
-    monkeypatch.setattr(referee, "best_switch", lambda team: 4)
-    monkeypatch.setattr(referee, "untrained", lambda agent: "untrained")
+    monkeypatch.setattr(evaluator, "untrained", lambda agent: "untrained")
+    monkeypatch.setattr(metrics.comparison, "best_switch", lambda *args: 4)
+    monkeypatch.setattr(returns, "summarize", lambda results: results)
 
     def play(policy, team, seed, boards=0, episodes=0, om="", plan=""):
-        plays.append(
-            (
-                policy if isinstance(policy, str) else type(policy).__name__,
-                team,
-                seed,
-                boards,
-                episodes,
-                om,
-                plan,
-            )
-        )
-        return {"number": len(plays)}
+        if not isinstance(policy, str):
+            policy = getattr(policy, "__name__", type(policy).__name__)
+        return dict(play=(policy, team, seed, boards, episodes, om or args.om, plan))
 
-    monkeypatch.setattr(referee, "play", play)
-    found = referee.compare("agent")
-    usual = [("agent", ""), ("Script", "none"), ("Script", "none"), ("untrained", ""), ("function", "none")]
-    expected = [(policy, team, 3001, 0, 0, om, "") for team in ("self", "3NS") for policy, om in usual]
+    def expected(policy, team, boards=0, om="belief", plan=""):
+        return policy, team, 3001, boards, 0, om, plan
+
+    players = evaluator.players("agent")
+    results = metrics.comparison.compare(play, players, Rules(), ["self", "3NS"], 3001, 2001, 1024)
+    plays = {(kind, team): v["play"] for kind, by_team in results.items() for team, v in by_team.items()}
+    expected_plays = {}
+    for team in ("self", "3NS"):
+        expected_plays |= {
+            ("teams", team): expected("agent", team),
+            ("script", team): expected("ScriptPolicy", team, om="none"),
+            ("script_told", team): expected("ScriptPolicy", team, om="none"),
+            ("untrained", team): expected("untrained", team),
+            ("random", team): expected("uniform_policy", team, om="none"),
+        }
     if oracle:
-        expected.append(("agent of run", "3NS", 3001, 0, 0, "oracle", ""))
-    expected.append(("agent", "3NS", 3001, 3, 0, "", "rules"))
-    searches = ("agent of run", "oracle") if oracle else ("agent", "belief")
-    expected.append((searches[0], "3NS", 3001, 3, 0, searches[1], "oracle"))
-    assert plays == expected
-    kinds = [
-        "teams",
-        "script",
-        "script_told",
-        "untrained",
-        "random",
-        *(["oracle"] if oracle else []),
-        "plan",
-        "oracle_search",
-    ]
-    assert list(found) == kinds and all(list(found[kind]) == ["3NS"] for kind in kinds[5:])
-    numbers = [
-        found[kind][team]["number"] for team in ("self", "3NS") for kind in kinds if team in found[kind]
-    ]
-    assert numbers == list(range(1, len(plays) + 1))
+        expected_plays["oracle", "3NS"] = expected("agent of run", "3NS", om="oracle")
+    best = ("agent of run", "oracle") if oracle else ("agent", "belief")
+    expected_plays["plan", "3NS"] = expected("agent", "3NS", 3, plan="rules")
+    expected_plays["oracle_search", "3NS"] = expected(best[0], "3NS", 3, best[1], "oracle")
+    assert plays == expected_plays
+    kinds = ["teams", "script", "script_told", "untrained", "random", "oracle", "plan", "oracle_search"]
+    assert list(results) == [kind for kind in kinds if oracle or kind != "oracle"]
 
 
-def test_adaptation_by_hand(monkeypatch):
-    """Two episodes of three teams: means 2 and 5, standard deviations 1 and 3."""
-    referee = hop_ppo.Evaluator(Args(co_players="self", plan_boards=3), Rules(), None, None)
-    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["self", "3NH"])
-    plays, learner = [], np.array([[1.0, 2.0, 3.0], [2.0, 5.0, 8.0]])
-    monkeypatch.setattr(referee, "play", lambda *args: (plays.append(args), dict(learner=learner))[1])
-    found = referee.adapt("agent")
-    assert plays == [("agent", "3NH", 3001, 3, 10)] and list(found) == ["3NH"]
-    for i, (mean, deviation) in enumerate([(2.0, 1.0), (5.0, 3.0)]):
-        half = 1.96 * deviation / 3**0.5
-        assert found["3NH"][i] == pytest.approx(dict(episode=i + 1, learner=mean, learner_ci95=half))
-
-
-def test_script_of_all_goes_for_the_stag():
-    found = hop_ppo.Evaluator(Args(eval_boards=50, team_episodes=1), Rules(), None, None).script(
-        "self", 3001, None
-    )
-    assert 2.7 < found["team"] < 3.0 and found["stags"] == 1 and found["tick"] is None
+def test_a_script_in_every_seat_catches_the_stag():
+    evaluator = hop_ppo.Evaluator(Args(eval_boards=50, team_episodes=1), Rules(), None, None)
+    summary = metrics.comparison.play_script(evaluator.play, Rules(), "self", 3001, None)
+    assert 2.7 < summary["team"] < 3.0 and summary["stags"] == 1 and summary["tick"] is None
 
 
 def test_untrained_is_a_network_of_the_same_kind_with_the_seed_of_the_run():
     torch.manual_seed(7)
     agent = Agent(1, 0)
-    nn_scale(agent)
+    randomize(agent)
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -1096,20 +1184,10 @@ def test_untrained_is_a_network_of_the_same_kind_with_the_seed_of_the_run():
     torch.testing.assert_close(untrained.state_dict(), Agent(1, 0).state_dict())
 
 
-def test_rows_of_a_table_keep_the_name_of_the_team():
-    one = dict(learner=1.0, learner_ci95=0.1, team=2.0, team_ci95=0.2, episodes=8)
-    rows = hop_ppo.table_rows({"teams": {"3NS": one, "3NH": one}, "random": {"3NS": one}})
-    assert [(row["policy"], row["team"]) for row in rows] == [
-        ("teams", "3NS"),
-        ("teams", "3NH"),
-        ("random", "3NS"),
-    ]
-    assert {key: value for key, value in rows[0].items() if key not in ("policy", "team")} == dict(
-        learner=1.0, learner_ci95=0.1, team_return=2.0, team_return_ci95=0.2, episodes=8
-    )
-
-
 # ---- the whole script
+
+TINY = ["--num-envs", 16, "--num-steps", 8, "--total-timesteps", 768, "--num-minibatches", 2]
+TINY += ["--eval-every", 2, "--eval-boards", 8, "--plan-boards", 4]  # 6 updates of 128 steps
 
 
 @pytest.fixture(scope="module")
@@ -1117,15 +1195,14 @@ def workplace(tmp_path_factory):
     """A folder with an untrained VAE and world model in it."""
     folder = tmp_path_factory.mktemp("work")
     torch.manual_seed(0)
-    for kind, root, net, args in (
-        ("pretrain_vae", "vae_ckpts/vae__1/dim16", VAE(8, 8, 35), dict(data="x")),
-        (
-            "train_world_model",
-            "wm_ckpts/wm__1",
-            ObjectWorldModel(8, 8, [0.0, 1.0, 10.0]),
-            dict(data="x", model="moves"),
-        ),
-    ):
+    vae = VAE(8, 8, 35)
+    world_model = ObjectWorldModel(8, 8, [0.0, 1.0, 10.0])
+    world_model_args = dict(data="x", model="moves")
+    networks = [
+        ("pretrain_vae", "vae_ckpts/vae__1/dim16", vae, dict(data="x")),
+        ("train_world_model", "wm_ckpts/wm__1", world_model, world_model_args),
+    ]
+    for kind, root, net, args in networks:
         (folder / root).mkdir(parents=True)
         for name in ("best.pt", "last.pt"):
             checkpoint = dict(kind=kind, model=net.state_dict(), sizes=net.sizes, args=args, goals_trained=1)
@@ -1135,7 +1212,7 @@ def workplace(tmp_path_factory):
     return folder
 
 
-def call(monkeypatch, folder, *flags):
+def run_script(monkeypatch, folder: Path, *flags) -> int:
     """The script in this process. Returns: its exit code, 0 if it just ends."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["hop_ppo.py", *map(str, flags)])
@@ -1146,118 +1223,168 @@ def call(monkeypatch, folder, *flags):
     return 0
 
 
-def few_figures(monkeypatch) -> None:
-    """The end of a run without pictures, with one team, two adaptations and no choice of ticks."""
-    adapt = hop_ppo.Evaluator.adapt
-    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: [args.co_players])
+def shorten_report(monkeypatch) -> None:
+    """The end of a run without pictures, with one team, two episodes of adaptation and no choice of ticks."""
+    adapt = hop_ppo.adapt
+    monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, hunters: [co_players])
+    monkeypatch.setattr(hop_ppo, "adapt", lambda *args: adapt(*args, episodes=2))
     monkeypatch.setattr(hop_ppo.figures, "save", lambda *args: None)
     monkeypatch.setattr(hop_ppo.Evaluator, "film", lambda *args: None)
-    monkeypatch.setattr(hop_ppo.Evaluator, "adapt", lambda self, agent: adapt(self, agent, 2))
-    monkeypatch.setattr(hop_ppo.Evaluator, "best_switch", lambda *args: None)
+    monkeypatch.setattr(metrics.comparison, "best_switch", lambda *args: None)
 
 
-def newest(folder: Path) -> Path:
+def newest_run(folder: Path) -> Path:
     return max((folder / "ppo_ckpts").iterdir(), key=lambda path: int(path.name.split("__")[1]))
 
 
-def test_teams_of_an_evaluation():
-    teams = ["3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM", "mixed"]
-    assert hop_ppo.teams_of(Args(co_players="3RANDOM"), Rules()) == ["3RANDOM", *teams[:4], "mixed"]
-    assert hop_ppo.teams_of(Args(co_players="self"), Rules()) == ["self", *teams]
-    assert hop_ppo.teams_of(Args(), Rules(hunters=2)) == ["mixed", "1NS", "1NH", "1RANDOM"]
-    assert hop_ppo.teams_of(Args(), Rules(hunters=3)) == ["mixed", "2NS", "1NS1NH", "2NH", "2RANDOM"]
+def load_last(folder: Path) -> dict:
+    return tracking.load_checkpoint(folder / "last.pt", hop_ppo.KIND)
 
 
-def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
-    monkeypatch.setattr(hop_ppo, "teams_of", lambda args, rules: ["mixed", "3NS"])
-    start, search = (
-        time.perf_counter(),
-        ("--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3),
-    )
-    assert call(monkeypatch, workplace, *TINY, "--om", "belief", *search) == 0
-    said, folder = capsys.readouterr().out, newest(workplace)
-    assert (
-        "[MOA] vae_ckpts/vae__1: top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x" in said
-    )
-    assert f"[PPO] model saved to: ppo_ckpts/{folder.name}\n" in said
-    metrics = json.loads((folder / "metrics.json").read_text())
+def load_best(folder: Path) -> dict:
+    return tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+class FinishedRun:
+    """The files of a run with belief and searches, and what it printed."""
+
+    def __init__(self, folder: Path, printed: str, seconds: float):
+        self.folder = folder
+        self.printed = printed
+        self.seconds = seconds
+        self.metrics = read_json(folder / "metrics.json")
+        self.progress = pd.read_csv(folder / "progress.csv")
+        self.evaluations = pd.read_csv(folder / "evaluations.csv")
+
+    def log(self) -> EventAccumulator:
+        return EventAccumulator(str(self.folder.parents[1] / "runs" / self.folder.name)).Reload()
+
+
+# the players of the run that is checked, and their episodes
+EPISODES = dict(teams=8, script=8, script_told=8, untrained=8, random=8, plan=4, oracle_search=4)
+
+
+def check_printed(run: FinishedRun):
+    scores = "top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x"
+    assert f"[MOA] vae_ckpts/vae__1: {scores}" in run.printed
+    assert f"[PPO] model saved to: ppo_ckpts/{run.folder.name}\n" in run.printed
+
+
+def check_files(run: FinishedRun):
+    assert {path.name for path in run.folder.iterdir()} >= {
+        "best.pt",
+        "last.pt",
+        "progress.csv",
+        "evaluations.csv",
+        "metrics_teams.csv",
+        "metrics_adaptation.csv",
+        "metrics_teams.png",
+        "metrics_adaptation.png",
+        "ppo_curve.png",
+        "metrics_episode.gif",
+    }
+
+
+def check_metrics_hold_every_player_with_every_team(run: FinishedRun):
+    metrics = run.metrics
     assert {"run", "seed", "args", "sps", "steps", "adaptation"} <= set(metrics)
-    assert metrics["oracle"] is None and (metrics["eval_seed"], metrics["final_seed"]) == (2001, 3001)
-    policies = dict(
-        teams=8, script=8, script_told=8, untrained=8, random=8, plan=4, oracle_search=4
-    )  # and their episodes
-    for policy, episodes in policies.items():
+    assert metrics["oracle"] is None
+    assert (metrics["eval_seed"], metrics["final_seed"]) == (2001, 3001)
+    for policy, episodes in EPISODES.items():
         assert set(metrics[policy]) == {"mixed", "3NS"}
-        for one in metrics[policy].values():
-            assert {"learner", "learner_ci95", "team", "team_ci95"} <= set(one) and one[
-                "episodes"
-            ] == episodes
-    ticks = [one["tick"] for one in metrics["script"].values()]
+        for figures in metrics[policy].values():
+            assert {"learner", "learner_ci95", "team", "team_ci95"} <= set(figures)
+            assert figures["episodes"] == episodes
+    ticks = [figures["tick"] for figures in metrics["script"].values()]
     assert ticks == [metrics["script_told"]["mixed"]["tick"]] * 2
-    table = pd.read_csv(folder / "metrics_teams.csv")
-    assert table["policy"].tolist() == [policy for policy in policies for _ in range(2)]
+    assert all(len(by_episode) == 10 for by_episode in metrics["adaptation"].values())
+
+
+def check_table_of_teams_is_that_of_the_metrics(run: FinishedRun):
+    table = pd.read_csv(run.folder / "metrics_teams.csv")
+    assert table["policy"].tolist() == [policy for policy in EPISODES for _ in range(2)]
     assert set(table["team"]) == {"mixed", "3NS"}
     for row in table.to_dict("records"):
-        one = metrics[row["policy"]][row["team"]]
-        assert row["team_return"] == pytest.approx(one["team"], abs=1e-6)
-        assert row["team_return_ci95"] == pytest.approx(one["team_ci95"], abs=1e-6)
-    assert all(len(returns) == 10 for returns in metrics["adaptation"].values())
-    assert {path.name for path in folder.iterdir()} >= {
-        "best.pt", "last.pt", "progress.csv", "evaluations.csv", "metrics_teams.csv", "metrics_adaptation.csv",
-        "metrics_teams.png", "metrics_adaptation.png", "ppo_curve.png", "metrics_episode.gif",
-    }  # fmt: skip
-    progress = pd.read_csv(folder / "progress.csv")
-    assert progress["update"].tolist() == [1, 2, 3, 4, 5, 6]
-    evaluations = pd.read_csv(
-        folder / "evaluations.csv"
-    )  # they choose the best checkpoint: their ticks are real steps, too
+        figures = run.metrics[row["policy"]][row["team"]]
+        assert row["team_return"] == pytest.approx(figures["team"], abs=1e-6)
+        assert row["team_return_ci95"] == pytest.approx(figures["team_ci95"], abs=1e-6)
+
+
+def check_evaluations_in_training_count_as_real_steps(run: FinishedRun):
+    """They choose the best checkpoint."""
+    progress, evaluations = run.progress, run.evaluations
     ticks = (evaluations["length"] * evaluations["episodes"]).cumsum().tolist()
-    assert evaluations["real_steps"].tolist() == pytest.approx(
-        [256 + ticks[0], 512 + ticks[1], 768 + ticks[2]], abs=0.01
-    )
-    real = [128, 256, 384 + ticks[0], 512 + ticks[0], 640 + ticks[1], 768 + ticks[1]]
-    assert progress["real_steps"].tolist() == pytest.approx(real, abs=0.01)
-    assert metrics["real_steps"] == pytest.approx(768 + ticks[2], abs=0.01)
-    last = tracking.load_checkpoint(folder / "last.pt", hop_ppo.KIND)
+    close = dict(abs=0.01)
+    assert progress["update"].tolist() == [1, 2, 3, 4, 5, 6]
+    expected = [256 + ticks[0], 512 + ticks[1], 768 + ticks[2]]
+    assert evaluations["real_steps"].tolist() == pytest.approx(expected, **close)
+    expected = [128, 256, 384 + ticks[0], 512 + ticks[0], 640 + ticks[1], 768 + ticks[1]]
+    assert progress["real_steps"].tolist() == pytest.approx(expected, **close)
+    assert run.metrics["real_steps"] == pytest.approx(768 + ticks[2], **close)
+
+
+def check_speed_and_seconds(run: FinishedRun):
+    last, metrics = load_last(run.folder), run.metrics
     assert metrics["sps"] == pytest.approx(5 * 128 / last["train_seconds"])  # the first update is not counted
-    assert 0 < last["train_seconds"] < last["seconds"] < metrics["seconds"] < time.perf_counter() - start
+    assert 0 < last["train_seconds"] < last["seconds"] < metrics["seconds"] < run.seconds
+
+
+def check_the_best_evaluation_chooses_the_checkpoint(run: FinishedRun):
+    evaluations = run.evaluations
     best = evaluations.loc[evaluations["learner"].idxmax(), "update"]
-    assert (
-        metrics["steps"]
-        == best * 128
-        == tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] * 128
-    )
-    assert {
-        "policy_loss",
-        "value_loss",
-        "entropy",
-        "explained_variance",
-        "moa_top1",
-        "moa_top3",
-        "moa_nll",
-    } <= set(progress)
-    log = EventAccumulator(str(workplace / "runs" / folder.name)).Reload()
-    tags = set(log.Tags()["scalars"])
-    assert {
+    assert run.metrics["steps"] == best * 128
+    assert load_best(run.folder)["update"] == best
+
+
+def check_curves(run: FinishedRun):
+    losses = {"policy_loss", "value_loss", "entropy", "explained_variance"}
+    assert losses | {"moa_top1", "moa_top3", "moa_nll"} <= set(run.progress)
+    log = run.log()
+    assert set(log.Tags()["scalars"]) >= {
         "losses/value_loss",
         "losses/explained_variance",
         "charts/SPS",
         "charts/moa_nll",
         "eval/learner",
-    } <= tags
-    assert "belief/belief_accuracy_tick0" in tags
-    assert (
-        next(event.step for event in log.Scalars("charts/SPS")) == 256
-    )  # after the first update, which warms up
-
-    few_figures(monkeypatch)
-    assert call(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4) == 0
-    again = json.loads((folder / "evaluate.json").read_text())
-    assert again["teams"]["mixed"]["episodes"] == 4 and again["steps"] == metrics["steps"]
-    assert call(monkeypatch, workplace, "--evaluate", folder, "--oracle", folder) == 2
-    assert "needs --om oracle --env-id StagHunt-v0, this has --om belief" in capsys.readouterr().err
+        "belief/belief_accuracy_tick0",
+    }
+    assert log.Scalars("charts/SPS")[0].step == 256  # after the first update, which warms up
 
 
+@pytest.mark.slow
+def test_what_a_run_prints_and_saves_and_evaluate_judges_again(workplace, monkeypatch, capsys):
+    search = ["--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3]
+    monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, hunters: ["mixed", "3NS"])
+    start = time.perf_counter()
+    assert run_script(monkeypatch, workplace, *TINY, "--om", "belief", *search) == 0
+    seconds = time.perf_counter() - start
+    folder = newest_run(workplace)
+    run = FinishedRun(folder, capsys.readouterr().out, seconds)
+    check_printed(run)
+    check_files(run)
+    check_metrics_hold_every_player_with_every_team(run)
+    check_table_of_teams_is_that_of_the_metrics(run)
+    check_evaluations_in_training_count_as_real_steps(run)
+    check_speed_and_seconds(run)
+    check_the_best_evaluation_chooses_the_checkpoint(run)
+    check_curves(run)
+
+    shorten_report(monkeypatch)
+    assert run_script(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4) == 0
+    again = read_json(folder / "evaluate.json")
+    assert again["teams"]["mixed"]["episodes"] == 4
+    assert again["steps"] == run.metrics["steps"]
+    capsys.readouterr()
+    assert run_script(monkeypatch, workplace, "--evaluate", folder, "--oracle", folder) == 2
+    error = capsys.readouterr().err
+    assert "needs --om oracle --env-id StagHunt-v0, this has --om belief" in error
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -1269,25 +1396,35 @@ def test_what_it_prints_and_saves(workplace, monkeypatch, capsys):
     ],
 )
 def test_the_cnn_plays_everything(flags, workplace, monkeypatch):
-    few_figures(monkeypatch)
-    begin, begun = Imagined.begin, []
-    monkeypatch.setattr(
-        Imagined, "begin", lambda self, *starts: (begun.append(starts), begin(self, *starts))[1]
-    )
+    """Imagined boards, if any, begin where the real ones did before each of the two updates."""
+    shorten_report(monkeypatch)
+    imagined_from, real_from = [], []
+
+    def recorded_rollout(agent, collector, *args):
+        if isinstance(collector.envs, WorldModelEnv):
+            imagined_from.append(collector.envs.starts)
+        else:
+            real_from.append(collector.starts)
+        return rollout(agent, collector, *args)
+
+    monkeypatch.setattr(hop_ppo, "rollout", recorded_rollout)
     quick = (*TINY, "--network", "cnn", "--total-timesteps", 256, "--update-epochs", 1)
-    assert call(monkeypatch, workplace, *quick, *flags) == 0
-    assert len(begun) == (
-        3 if "--real-ratio" in flags else 0
-    )  # once, and with each of two updates where real boards began
-    folder = newest(workplace)
+    assert run_script(monkeypatch, workplace, *quick, *flags) == 0
+    if "--real-ratio" in flags:
+        assert len(imagined_from) == 2
+        torch.testing.assert_close(imagined_from, real_from)
+    else:
+        assert not imagined_from
+    folder = newest_run(workplace)
     agent, checkpoint = hop_ppo.load_agent(folder)
     assert isinstance(agent, hop_ppo.ConvAgent) and checkpoint["sizes"]["network"] == "cnn"
     assert checkpoint["update"] == (1 if "--total-timesteps" in flags else 2)  # at least one
-    before = json.loads((folder / "metrics.json").read_text())["teams"]
-    assert call(monkeypatch, workplace, "--evaluate", folder) == 0
-    assert json.loads((folder / "evaluate.json").read_text())["teams"] == before
+    before = read_json(folder / "metrics.json")["teams"]
+    assert run_script(monkeypatch, workplace, "--evaluate", folder) == 0
+    assert read_json(folder / "evaluate.json")["teams"] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -1302,9 +1439,9 @@ def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
     shutil.copytree(workplace / "vae_ckpts", tmp_path / "vae_ckpts")
     shutil.copytree(workplace / "wm_ckpts", tmp_path / "wm_ckpts")
     quick = (*TINY, *flags)
-    few_figures(monkeypatch)
-    assert call(monkeypatch, tmp_path, *quick) == 0
-    whole = newest(tmp_path)
+    shorten_report(monkeypatch)
+    assert run_script(monkeypatch, tmp_path, *quick) == 0
+    whole = newest_run(tmp_path)
 
     class Killed(Exception):
         pass
@@ -1319,55 +1456,50 @@ def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
 
     monkeypatch.setattr(hop_ppo.Evaluator, "play", killed)
     with pytest.raises(Killed):
-        call(monkeypatch, tmp_path, *quick)
+        run_script(monkeypatch, tmp_path, *quick)
     monkeypatch.setattr(hop_ppo.Evaluator, "play", play)
-    part = newest(tmp_path)
+    part = newest_run(tmp_path)
     assert part != whole
-    assert call(monkeypatch, tmp_path, "--resume", part) == 0
+    assert run_script(monkeypatch, tmp_path, "--resume", part) == 0
     for name in ("progress.csv", "evaluations.csv", "metrics_teams.csv", "metrics_adaptation.csv"):
         assert (part / name).read_bytes() == (whole / name).read_bytes(), name
-    mine, theirs = (tracking.load_checkpoint(folder / "last.pt", hop_ppo.KIND) for folder in (part, whole))
-    for key in ("model", "games", "rng"):
-        torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=0)
+    resumed, uninterrupted = load_last(part), load_last(whole)
+    for key in ("model", "optimizer", "collectors", "rng"):
+        torch.testing.assert_close(resumed[key], uninterrupted[key], rtol=0, atol=0)
 
 
-def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_training_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
+    """Nothing real is played: the last checkpoint is kept, whatever its return."""
     from data.collect import Args as CollectArgs
     from data.collect import collect
     from data.trajectories import save_arrays
 
-    save_arrays(tmp_path / "small.npz", collect(CollectArgs(samples=600)).arrays())
-    few_figures(monkeypatch)
-    returns, summarize = (
-        iter([3.0, 2.0, 1.0]),
-        hop_ppo.summarize,
-    )  # of the evaluations in training: real boards choose nothing
-    monkeypatch.setattr(
-        hop_ppo, "summarize", lambda found: summarize(found) | {"learner": next(returns, 0.0)}
-    )
-    flags = (
-        *TINY,
-        "--total-timesteps",
-        700,
-        "--real-ratio",
-        0,
-        "--data",
-        tmp_path / "small.npz",
-    )  # 5 updates of 128
-    assert call(monkeypatch, workplace, *flags) == 0
-    folder = newest(workplace)
-    metrics = json.loads((folder / "metrics.json").read_text())
+    data = tmp_path / "small.npz"
+    save_arrays(data, collect(CollectArgs(samples=600)).arrays())
+    shorten_report(monkeypatch)
+    falling, summarize = iter([3.0, 2.0, 1.0]), returns.summarize
+    monkeypatch.setattr(returns, "summarize", lambda e: summarize(e) | {"learner": next(falling, 0.0)})
+    flags = ("--total-timesteps", 700, "--real-ratio", 0, "--data", data)  # 5 updates of 128
+    assert run_script(monkeypatch, workplace, *TINY, *flags) == 0
+    folder = newest_run(workplace)
+    metrics = read_json(folder / "metrics.json")
     assert (metrics["steps"], metrics["real_steps"]) == (640, 0)
-    assert tracking.load_checkpoint(folder / "best.pt", hop_ppo.KIND)["update"] == 5
+    assert load_best(folder)["update"] == 5
     evaluations = pd.read_csv(folder / "evaluations.csv")
-    assert evaluations["update"].tolist() == [2, 4, 5] and evaluations["real_steps"].tolist() == [0, 0, 0]
+    assert evaluations["learner"].tolist() == [3.0, 2.0, 1.0]
+    assert evaluations["update"].tolist() == [2, 4, 5]
+    assert evaluations["real_steps"].tolist() == [0, 0, 0]
     assert evaluations["steps"].tolist() == [256, 512, 640]
-    said = capsys.readouterr().out
-    assert "0% of them real" in said and "judged: update 5, the last" in said
+    printed = capsys.readouterr().out
+    assert "0% of them real" in printed and "judged: update 5, the last" in printed
+
+
+HIDDEN = ("--env-id", "StagHunt-hidden-v0")
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         (
             ("--real-ratio", "0.01"),
@@ -1379,10 +1511,7 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
         (("--real-ratio", "nan"), "--real-ratio: must be in [0, 1], got nan"),
         (("--num-envs", "0"), "--num-envs: must be at least 1"),
         (("--env-id", "CartPole-v1"), "--env-id: expected StagHunt-v0 or StagHunt-hidden-v0"),
-        (
-            ("--env-id", "StagHunt-hidden-v0", "--real-ratio", "0.5"),
-            "captures pay [1.0, 15.0] in StagHunt-hidden-v0, [1.0",
-        ),
+        ((*HIDDEN, "--real-ratio", "0.5"), "captures pay [1.0, 15.0] in StagHunt-hidden-v0, [1.0"),
         (("--om", "everything"), "--om"),
         (("--om", "belief", "--vae", "nowhere"), "nowhere: no checkpoint there"),
         (("--real-ratio", "0.5", "--world-model", "nowhere"), "nowhere: no checkpoint there"),
@@ -1395,38 +1524,41 @@ def test_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, capsys):
         (("--plan", "--co-players", "self"), "--plan: needs scripted co-players"),
     ],
 )
-def test_bad_settings(flags, says, workplace, monkeypatch, capsys):
+def test_invalid_settings_end_with_one_line(flags, message, workplace, monkeypatch, capsys):
     runs = len(list((workplace / "ppo_ckpts").glob("*")))
-    assert call(monkeypatch, workplace, *TINY, *flags) == 2
+    assert run_script(monkeypatch, workplace, *TINY, *flags) == 2
     error = capsys.readouterr().err
-    assert says in error and error.strip().count("\n") == 0 and "----env" not in error, error
+    assert message in error and error.strip().count("\n") == 0 and "----env" not in error, error
     assert len(list((workplace / "ppo_ckpts").glob("*"))) == runs  # nothing is left behind
 
 
-def test_no_network_to_be_found(tmp_path, monkeypatch, capsys):
-    assert call(monkeypatch, tmp_path, *TINY, "--om", "belief") == 2
+def test_a_missing_network_is_an_error(tmp_path, monkeypatch, capsys):
+    assert run_script(monkeypatch, tmp_path, *TINY, "--om", "belief") == 2
     assert "train one with `python pretrain_vae.py`, or name another" in capsys.readouterr().err
 
 
-def test_it_learns(tmp_path):
-    """Told nothing, among three that hunt hares."""
+@pytest.mark.slow
+def test_ppo_learns_to_hunt_among_three_that_hunt_hares():
+    """Without knowing anything of them."""
     torch.manual_seed(1)
-    game, args = Real(256, Rules(), "3NH", 1), Args()
-    agent, others = Agent(1, 0), Told(game, False)
+    args, agent = Args(), Agent(1, 0)
+    collector = make_collector(256, Rules(), "3NH")
     optimizer = torch.optim.Adam(agent.parameters(), lr=2e-3, eps=1e-5)
     for _ in range(12):
-        data = rollout(agent, game, others, args, torch.zeros(3))
-        hop_ppo.update(agent, optimizer, data, args, 1.0)
-    fresh = Real(200, Rules(), "3NH", 99)
-    found = hop_ppo.summarize(hop_ppo.judge(agent, fresh, Told(fresh, False)))
-    assert found["learner"] > 0.8  # random play: 0.1
+        batch = rollout(agent, collector, args, torch.zeros(3))
+        hop_ppo.update(agent, optimizer, batch, args, 1.0)
+    envs, infos = make_game(200, Rules(), "3NH", seed=99)
+    results = hop_ppo.evaluate(agent, envs, infos, hop_ppo.NoInfo(infos))
+    assert returns.summarize(results)["learner"] > 0.8  # random play: 0.1
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_and_ctrl_c(tmp_path):
     """A run that is interrupted says so in one line, with exit code 130."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     flags = ["--num-envs", "64", "--total-timesteps", "100000000"]
-    listen = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a nohup would deafen it
+    # started under nohup, Python would ignore the signal
+    listen = "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     start = f"{listen}; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
     command = [sys.executable, "-u", "-c", start, str(ROOT / "hop_ppo.py"), *flags]
     pipes = dict(cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -1439,17 +1571,17 @@ def test_two_runs_at_once_and_ctrl_c(tmp_path):
     assert all(error.startswith("error: interrupted; what was saved before is kept") for error in errors)
 
 
-def test_hidden_game_in_gymnasium():
-    import gymnasium
-
-    env = gymnasium.make_vec("StagHunt-hidden-v0", num_envs=300)
-    again = gymnasium.make("StagHunt-hidden-v0")
-    assert again.unwrapped.core.rules == env.core.rules == hop_ppo.rules_of("StagHunt-hidden-v0")[0]
+def test_rules_are_those_of_the_registered_game():
+    for env_id, team_episodes in (("StagHunt-v0", 1), ("StagHunt-hidden-v0", 10)):
+        env = gymnasium.make_vec(env_id, num_envs=2)
+        assert hop_ppo.load_rules(env_id) == (env.rules, team_episodes)
+        assert env.team_episodes == team_episodes
 
 
 # ---- benchmarks
 
 
+@pytest.mark.slow
 def test_benchmarks_need_nothing_of_the_tests():
     """--help where hypothesis is not installed."""
     code = "import sys; sys.modules['hypothesis'] = None; sys.argv = ['x', '--help']; import runpy; "
@@ -1464,11 +1596,12 @@ def test_the_plain_loop_sees_the_same_in_both_games():
 
     fast = cleanrl_ppo.FastEnvs(SMALL, 6, 1)
     for _ in range(4):
-        obs, infos = fast.step(np.full(6, 4))[::4]
-    core = fast.game.teams.core
+        obs, infos = fast.step(np.full(6, STAY))[::4]
+    state, seats = fast.envs.core.state, fast.envs.seats
     for board in range(6):
         slow = cleanrl_ppo.PlainStagHunt(SMALL, 0, 1)
-        slow.game, slow.seat = slow.game.from_state(SMALL, core.state, board), int(fast.game.seats[board])
+        slow.game = slow.game.from_state(SMALL, state, board)
+        slow.seat = int(seats[board])
         np.testing.assert_allclose(slow._obs(), obs[board], atol=1e-6)
         np.testing.assert_array_equal(slow._info()["action_mask"], infos["action_mask"][board])
     assert obs.shape == (6, 8, 5, 5)

@@ -162,6 +162,7 @@ def test_infos_have_documented_shapes_and_dtypes():
                 "active": ("bool", (8, 4)),
                 "new_team": ("bool", (8,)),
                 "joint_actions": ("int8", (8, 4)),
+                "joint_rewards": ("float32", (8, 4)),
                 "hunters": ("int64", (8, 4)),
                 "prey": ("int64", (8, 3)),
                 "blocks": ("bool", (8, 16)),

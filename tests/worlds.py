@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from boards import Remembered
 from envs import Rules
 from envs.stag_hunt import Cells, step_cells
 from train_world_model import JointState
@@ -13,12 +12,15 @@ class TrueWorld:
     """The rules as a world model. The end that it predicts is noise: users of a world model must go by the game's rule."""
 
     def __init__(self, rules: Rules):
-        self.rules, self.hunter = rules, Remembered(torch.nn.Identity(), (1,))
+        self.rules = rules
+        self.hunter = self.prey = self.reward = self.end = (
+            None  # the networks that CachedWorldModel looks for
+        )
 
     def on(self, height, width):
         return self
 
-    def step(self, boards: JointState, actions):
+    def step(self, boards: JointState, actions, likely=False, networks=None):
         blocks = boards.blocks.bool().numpy()
         zero = np.zeros(len(actions), np.int64)
         cells = Cells(boards.hunters.numpy(), boards.prey.numpy(), zero, zero - 1)

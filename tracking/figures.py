@@ -337,6 +337,25 @@ def joint_film(
     write_bytes(path, buffer.getvalue())
 
 
+def play_film(frames: Sequence[dict], names: Sequence[str], with_belief: bool, path: str | Path) -> None:
+    """A GIF of one board; beside each co-player what is believed of it and, in brackets, who it is.
+
+    Args:
+        frames: joint uint8 [A+3, H, W]; by hunter belief, strategy_ids (-1: a learner) and returns; learner and tick.
+        names: of the strategies.
+    """
+    titles, notes = [], []
+    for frame in frames:
+        who = {seat: names[k] for seat, k in enumerate(frame["strategy_ids"]) if k >= 0}
+        learner = f"the learner is hunter {frame['learner']}" if who else "all hunters learn"
+        earned = ", ".join(f"{value:g}" for value in frame["returns"])
+        titles.append(f"tick {frame['tick']}, {learner}\nreturns {earned}")
+        beliefs = {seat: f"{frame['belief'][seat]:.2f} " if with_belief else "" for seat in who}
+        notes.append({seat: f"{beliefs[seat]}({name})" for seat, name in who.items()})
+    label = "P(stag) (who it is)" if with_belief else "(who it is)"
+    joint_film({label: [frame["joint"] for frame in frames]}, titles, path, notes)
+
+
 def film_frame(boards: Mapping[str, np.ndarray], title: str, notes: dict[int, str]) -> Image.Image:
     """One picture of a film."""
     side = 3.0 if len(boards) > 1 else 6.0  # one board alone is as wide as the legend

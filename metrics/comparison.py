@@ -1,0 +1,82 @@
+"""Who earns what with whom: a policy beside its rivals, with each team, on the same boards.
+
+`play(policy, team, seed, **how)` plays whole boards and returns arrays [episodes, B], see `metrics.returns.summarize`; `how`
+may hold boards, episodes, om (what the policy knows of the others) and plan (how it searches).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from envs import Rules
+from metrics import returns
+from metrics.rivals import ScriptPolicy
+
+Play = Callable[..., dict[str, np.ndarray]]
+
+
+def standard_teams(co_players: str, hunters: int) -> list[str]:
+    """What a policy is judged with: the co-players of its training first."""
+    n = hunters - 1
+    named = [f"{n}NS", f"1NS{n - 1}NH", f"{n - 1}NS1NH", f"{n}NH"] if n > 1 else [f"{n}NS", f"{n}NH"]
+    return list(dict.fromkeys([co_players, *named, f"{n}RANDOM", "mixed"]))
+
+
+def play_script(play: Play, rules: Rules, team: str, seed: int, switch: int | None, **how: int) -> dict:
+    """What `ScriptPolicy` earns with a team, and its `tick`, None for never."""
+    results = play(ScriptPolicy(rules, switch), team, seed, om="none", **how)
+    return returns.summarize(results) | {"tick": switch}
+
+
+def best_switch(play: Play, rules: Rules, team: str, seed: int, boards: int) -> int | None:
+    """The tick at which `ScriptPolicy` earns most with a team: 0, 4, .., 32 or never.
+
+    It remembers nothing, so one episode of each team will do.
+    """
+    key = "team" if team == "self" else "learner"
+    switches = [*range(0, min(33, rules.horizon), 4), None]
+    how = dict(boards=boards, episodes=1)
+    return max(switches, key=lambda switch: play_script(play, rules, team, seed, switch, **how)[key])
+
+
+def compare(
+    play: Play,
+    players: dict[str, dict[str, Any]],
+    rules: Rules,
+    teams: list[str],
+    seed: int,
+    script_seed: int,
+    script_boards: int,
+) -> returns.Results:
+    """Results of each player, and of two scripts, with each team on the same boards of `seed`.
+
+    Args:
+        players: name -> keywords of `play`, of which `policy` is one. `scripted_only`: not in self-play.
+        script_seed, script_boards: of the boards on which the ticks of the scripts are chosen: `script` switches at the tick
+            that is best with `mixed` co-players, `script_told` at the one that is best with each team.
+    """
+    names = tqdm(dict.fromkeys(["mixed", *teams]), unit=" scripts", leave=False)
+    switches = {team: best_switch(play, rules, team, script_seed, script_boards) for team in names}
+    results: returns.Results = {}
+    for team in tqdm(teams, unit=" teams", leave=False):
+        for name, how in players.items():
+            if team == "self" and how.get("scripted_only"):
+                continue
+            keywords = {key: value for key, value in how.items() if key != "scripted_only"}
+            summary = returns.summarize(play(team=team, seed=seed, **keywords))
+            results.setdefault(name, {})[team] = summary
+        for name, switch in {"script": switches["mixed"], "script_told": switches[team]}.items():
+            results.setdefault(name, {})[team] = play_script(play, rules, team, seed, switch)
+    order = dict.fromkeys([next(iter(players)), "script", "script_told", *players])
+    return {name: results[name] for name in order if name in results}
+
+
+def adapt(play: Play, policy: Any, teams: list[str], seed: int, boards: int, episodes: int = 10) -> dict:
+    """Unknown co-players that stay in their seats: the learner's return by episode, team -> rows."""
+    teams = [team for team in teams if team != "self"]
+    played = {team: play(policy, team, seed, boards=boards, episodes=episodes) for team in teams}
+    return {team: returns.by_episode(results["learner"]) for team, results in played.items()}

@@ -1,0 +1,77 @@
+"""Does a trained network fit the game that it is to play in? One line says what does not, and what to do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from tracking import UsageError, find_folder
+
+
+def check_vae(folder: str, vae: Any, checkpoint: dict, rules: Any, needs_goals: list[str]) -> None:
+    """A VAE + MOA is for boards of one size.
+
+    Args: needs_goals: the flags that need trained goal heads. Raises: UsageError: this VAE cannot be used.
+    """
+    if vae.loss == "recon":
+        raise UsageError(f"{folder}: trained with --loss recon, it has no MOA head: name another with --vae")
+    size = (vae.sizes["height"], vae.sizes["width"])
+    if size != (rules.height, rules.width):
+        raise UsageError(f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}")
+    if needs_goals and not checkpoint["goals_trained"]:
+        why = f"{needs_goals[0]} needs goal heads, and its data had no strategies to train them"
+        advice = "train on a file of `python -m data.collect`, or name another with --vae"
+        raise UsageError(f"{folder}: {why}: {advice}")
+
+
+def describe_vae(folder: str, checkpoint: dict, rules: Any, env_id: str) -> list[str]:
+    """How good its MOA is, and whether it was trained under other rules."""
+    path = find_folder(folder) / "metrics.json"
+    test = json.loads(path.read_text(encoding="utf-8"))["test"] if path.is_file() else {}
+    figures = ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll") if test)
+    split = f"on the offline test split of {checkpoint['args']['data']}"
+    lines = [f"[MOA] {folder}: {figures or 'not judged yet'} {split}"]
+    trained_on = checkpoint.get("rules") or {}
+    other = [name for name, value in asdict(rules).items() if trained_on.get(name) != value]
+    if other:
+        names = ", ".join(other)
+        lines.append(f"[MOA] {folder}: in {env_id} these rules are not those of its data: {names}")
+    return lines
+
+
+def check_world_model(folder: str, world_model: Any, checkpoint: dict, rules: Any, env_id: str) -> None:
+    """Sizes, hunters and horizon of its data may differ: it plays on any board, and when boards end is the game's rule.
+
+    Raises: UsageError: this world model cannot be used.
+    """
+    if world_model.kind != "moves" or not world_model.joint:
+        raise UsageError(f"{folder}: imagination needs --model moves --actions joint: name another")
+    trained_on = checkpoint.get("rules")
+    names = ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
+    other = [name for name in names if trained_on and trained_on.get(name) != getattr(rules, name)]
+    if other:
+        values = [
+            f"{name} {trained_on.get(name)} where {env_id} has {getattr(rules, name)}" for name in other
+        ]
+        flags = " ".join(f"--rules.{name.replace('_', '-')} {getattr(rules, name):g}" for name in other)
+        advice = f"collect with `python -m data.collect {flags} --out FILE`, train on that file"
+        found = f"learnt from a game with {', '.join(values)}"
+        raise UsageError(f"{folder}: {found}: {advice}, and name the run with --world-model")
+    rewards = {rules.stag_reward, rules.hare_reward}
+    learnt = set(world_model.reward_values.tolist())
+    if not rewards <= learnt:
+        found = f"captures pay {sorted(rewards)} in {env_id}, {sorted(learnt - {0.0})} in what it learnt from"
+        raise UsageError(f"{folder}: {found}: name one that learnt from this game")
+    if not trained_on:
+        print(f"[WM] {folder}: the rules of its data are not known; only what captures pay was checked")
+
+
+def check_oracle(folder: str, settings: dict, env_id: str) -> None:
+    """settings: of the run in `folder`. Raises: UsageError: it does not know who the others are, or is of another game."""
+    if (settings["om"], settings["env_id"]) != ("oracle", env_id):
+        found = f"this has --om {settings['om']} --env-id {settings['env_id']}"
+        raise UsageError(f"--oracle {folder}: needs --om oracle --env-id {env_id}, {found}")
+    if settings["co_players"] == "self":
+        advice = "name one with scripted co-players"
+        raise UsageError(f"--oracle {folder}: learnt among learners alone; {advice}")
