@@ -3,9 +3,10 @@
     gymnasium.make("StagHunt-v0", co_players=("NS", "NS", "NH"))
     gymnasium.make_vec("StagHunt-v0", num_envs=1024, co_players="mixed")
 
-The vector environment plays all boards on one core; the single environment is a batch of one. Under `reset(seed=s)`
-board i draws everything (boards, seats, co-players and their actions) from the stream (s, i): it does not depend on
-the number of boards, and the single environment plays what board 0 plays.
+The vector environment plays all boards on one core; the single environment is a batch of one.
+Under `reset(seed=s)` board i draws everything (boards, seats, co-players and their actions)
+from the stream (s, i): it does not depend on the number of boards, and the single environment
+plays what board 0 plays.
 """
 
 from __future__ import annotations
@@ -102,47 +103,55 @@ def count_rows(num_envs: int, hunters: int, self_play: bool, episode: str) -> in
 class StagHuntVectorEnv(VectorEnv):
     """N learners among co-players, on one batched core.
 
-    A row is a learner. Usually each of B = N boards has one, in a seat that is drawn. With `co_players="self"` every
-    hunter is a learner: B = N / A boards, and row r is seat r % A of board r // A.
+    A row is a learner. Usually each of B = N boards has one, in a seat that is drawn. With
+    `co_players="self"` every hunter is a learner: B = N / A boards, and row r is seat r % A of
+    board r // A.
 
     An episode ends (`terminated` or `truncated`) as `episode` says:
 
     - "learner": when the learner leaves the board, or the board ends.
-    - "board": when the board ends. A learner that has left plays STAY whatever is asked, and its reward is 0.
+    - "board": when the board ends. A learner that has left plays STAY whatever is asked, and
+      its reward is 0.
 
-    With SAME_STEP the board is then reset in the same call: `obs` and `infos` are the new episode's; the last
-    observation is `infos["final_obs"]` (object array [N], None where no episode ended) with the mask
-    `infos["_final_obs"]`, its infos are `infos["final_info"]`, as in Gymnasium's own SyncVectorEnv.
+    With SAME_STEP the board is then reset in the same call: `obs` and `infos` are the new
+    episode's; the last observation is `infos["final_obs"]` (object array [N], None where no
+    episode ended) with the mask `infos["_final_obs"]`, its infos are `infos["final_info"]`, as
+    in Gymnasium's own SyncVectorEnv.
 
-    With DISABLED the caller resets: `reset(options={"reset_mask": terminated | truncated})`. "learner": until then
-    `step` raises ResetNeeded. "board": until then boards that have ended stand still: their rewards are 0, their
-    `terminated` and `truncated` stay what they are.
+    With DISABLED the caller resets: `reset(options={"reset_mask": terminated | truncated})`.
+    "learner": until then `step` raises ResetNeeded. "board": until then boards that have ended
+    stand still: their rewards are 0, their `terminated` and `truncated` stay what they are.
 
-    obs: uint8, the "planes" [N, 5, H, W] of the learner, or "hop" [N, H, W, A+3], the learner first.
+    obs: uint8, the "planes" [N, 5, H, W] of the learner, or "hop" [N, H, W, A+3], the learner
+    first.
     rewards: float32 [N]. terminated, truncated: bool [N].
 
-    infos, each with its mask `_<key>`, bool [N]; hunters are in seat order, K = H * W is a cell off the board:
+    infos, each with its mask `_<key>`, bool [N]; hunters are in seat order, K = H * W is a cell
+    off the board:
 
     - `action_mask` int8 [N, 7], the learner's legal actions; `seat` int64 [N], the learner's.
     - `tick`, `ticks_left` (see `StagHunt.ticks_left`), `first_hunt`: int64 [N].
-    - `active` bool [N, A], hunters on the board; `strategy_ids` int64 [N, A], index into STRATEGIES, LEARNER for
-      learners and for co-players that are a function.
+    - `active` bool [N, A], hunters on the board; `strategy_ids` int64 [N, A], index into
+      STRATEGIES, LEARNER for learners and for co-players that are a function.
     - `new_team` bool [N]: this call has begun an episode with new seats and co-players.
-    - `joint_actions` int8 [N, A], what was done in the last tick, also where SAME_STEP has reset; STAY after `reset`;
-      `joint_rewards` float32 [N, A], what was earned in it, 0 after `reset`.
+    - `joint_actions` int8 [N, A], what was done in the last tick, also where SAME_STEP has
+      reset; STAY after `reset`. `joint_rewards` float32 [N, A], what was earned in it.
     - `hunters` int64 [N, A], `prey` int64 [N, P], cells; `blocks` bool [N, K].
-    - `distances` int16 [N, P, K], from each cell to each prey, FAR where there is no way or no prey.
+    - `distances` int16 [N, P, K], from each cell to each prey, FAR where there is no way or no
+      prey.
 
-    `gymnasium.wrappers.vector.RecordEpisodeStatistics` counts right from Gymnasium 1.4 on. Before, it took the step
-    after an end for a reset, as NEXT_STEP has it, and lost the first step of every later episode here.
+    `gymnasium.wrappers.vector.RecordEpisodeStatistics` counts right from Gymnasium 1.4 on.
+    Before, it took the step after an end for a reset, as NEXT_STEP has it, and lost the first
+    step of every later episode here.
 
     Args:
         num_envs: rows, N.
         rules: the game; or give its fields as keywords (`hunters=3, height=6, ...`).
-        co_players: a tuple of names: co_players[j] sits at seat (learner + 1 + j) mod A. None: NS, NS, NH, cut or
-            repeated to A - 1 names. A text such as "3NS" or "1NS2NH": so many of each strategy, in random seats.
-            "mixed": each NS or NH with probability 1/2. "self": all are learners. A function of the core: it returns
-            the actions of all hunters, integers [B, A]; the learner's own are not used.
+        co_players: a tuple of names: co_players[j] sits at seat (learner + 1 + j) mod A. None:
+            NS, NS, NH, cut or repeated to A - 1 names. A text such as "3NS" or "1NS2NH": so
+            many of each strategy, in random seats. "mixed": each NS or NH with probability 1/2.
+            "self": all are learners. A function of the core: it returns the actions of all
+            hunters, integers [B, A]; the learner's own are not used.
         epsilon: of the co-players, see `strategy_probs`.
         render_mode: None, "rgb_array" or "ansi".
         autoreset_mode: SAME_STEP or DISABLED.
@@ -150,11 +159,13 @@ class StagHuntVectorEnv(VectorEnv):
         layout: of the observations, "planes" or "hop".
         episode: "learner" or "board"; self-play has no single learner, and needs "board".
     Attributes:
-        num_boards, rows_per_board: B, and N / B. core: the boards. seats: int64 [N], the learner's seat.
+        num_boards, rows_per_board: B, and N / B. core: the boards. seats: int64 [N], the
+            learner's seat.
         strategy_ids: int64 [B, A].
     Raises:
-        ValueError: a wrong number of co-players, an unknown strategy, team, render mode, autoreset mode, layout or
-            episode; epsilon, a rule or team_episodes out of range; self-play with "learner" or N not a multiple of A.
+        ValueError: a wrong number of co-players, an unknown strategy, team, render mode,
+            autoreset mode, layout or episode; epsilon, a rule or team_episodes out of range;
+            self-play with "learner" or N not a multiple of A.
     """
 
     metadata = dict(  # noqa: RUF012  (Gymnasium's own form)
@@ -223,11 +234,13 @@ class StagHuntVectorEnv(VectorEnv):
         """Begin new episodes. Returns the obs and infos of all rows.
 
         Args:
-            seed: starts board i's stream at (seed, i), with new teams; None goes on in the streams.
-            options: `reset_mask`, bool [N], resets only these rows' boards; a mask of False only looks.
+            seed: starts board i's stream at (seed, i), with new teams; None goes on in the
+                streams.
+            options: `reset_mask`, bool [N], resets only these rows' boards; a mask of False
+                only looks.
         Raises:
-            ValueError: a seed that is not one whole number >= 0 or comes with a mask; a mask of wrong shape or dtype,
-                or (self-play) one that has a part of a board.
+            ValueError: a seed that is not one whole number >= 0 or comes with a mask; a mask of
+                wrong shape or dtype, or (self-play) one that has a part of a board.
         """
         if seed is not None and not isinstance(seed, (int, np.integer)):
             raise ValueError(
@@ -253,7 +266,8 @@ class StagHuntVectorEnv(VectorEnv):
 
         Raises:
             ValueError: wrong shape or dtype, or an action outside 0..6.
-            gymnasium.error.ResetNeeded: before the first reset, or ("learner", DISABLED) where an episode is over.
+            gymnasium.error.ResetNeeded: before the first reset, or ("learner", DISABLED) where
+            an episode is over.
         """
         actions = self._check_actions(actions)
         waiting = self._terminated | self._truncated
@@ -508,8 +522,9 @@ class StagHuntVectorEnv(VectorEnv):
 class StagHuntEnv(gymnasium.Env):
     """One board with one learner: a batch of one that does not reset itself.
 
-    obs and infos are one row of `StagHuntVectorEnv`, without the masks: uint8 [5, H, W], and for example `action_mask`
-    int8 [7], for `action_space.sample(info["action_mask"])`. Arguments and errors are those of `StagHuntVectorEnv`.
+    obs and infos are one row of `StagHuntVectorEnv`, without the masks: uint8 [5, H, W], and
+    for example `action_mask` int8 [7], for `action_space.sample(info["action_mask"])`.
+    Arguments and errors are those of `StagHuntVectorEnv`.
     """
 
     metadata = dict(render_modes=list(RENDER_MODES), render_fps=4)  # noqa: RUF012

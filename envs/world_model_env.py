@@ -1,8 +1,10 @@
-"""Boards played inside a world model, behind the vector environment's interface (as in DIAMOND, Alonso et al. 2024).
+"""Boards played inside a world model, behind the vector environment's interface (as in DIAMOND,
+Alonso et al. 2024).
 
-The networks are handed in: a world model says what happens, a policy says what co-players do. Built in: when a board
-ends. Every player knows that rule: no hunter is left, `end_after_first_hunt` ticks after the first (imagined) capture,
-or the horizon. A joint state does not tell it, so the end that the world model predicts is not used.
+The networks are handed in: a world model says what happens, a policy says what co-players do.
+Built in: when a board ends. Every player knows that rule: no hunter is left,
+`end_after_first_hunt` ticks after the first (imagined) capture, or the horizon. A joint state
+does not tell it, so the end that the world model predicts is not used.
 """
 
 from __future__ import annotations
@@ -28,29 +30,35 @@ _EPISODE_STATE = ("team_episode", "terminated", "truncated", "joint_actions", "j
 
 
 class WorldModelEnv:
-    """N learners among co-players on B imagined boards; rows, episodes and infos are those of `StagHuntVectorEnv`.
+    """N learners among co-players on B imagined boards; rows, episodes and infos are those of
+    `StagHuntVectorEnv`.
 
-    All that is returned is a torch tensor. The caller resets boards, as with DISABLED. Draws come from torch's global
-    generator. obs: None, or (layout="hop") uint8 [N, H, W, A+3], the learner first. rewards: float32 [N], as the world
-    model predicts them. `joint_actions` in the infos are what the world model was given, not always legal.
+    All that is returned is a torch tensor. The caller resets boards, as with DISABLED. Draws
+    come from torch's global generator. obs: None, or (layout="hop") uint8 [N, H, W, A+3], the
+    learner first. rewards: float32 [N], as the world model predicts them. `joint_actions` in
+    the infos are what the world model was given, not always legal.
 
     Args:
         num_envs: rows, N.
-        rules: the game's. Of the rewards and captures nothing is used: the world model predicts them.
+        rules: the game's. Of the rewards and captures nothing is used: the world model predicts
+            them.
         co_players: a team's text, "mixed" or "self".
-        world_model: its `step(state, actions int64 [B, A])` returns the state after, rewards float [B, A] and one value
-            that is not used. A state has `hunters` and `prey`.
-        co_player_policy: called with blocks bool [B, K], hunters int64 [B, A], prey int64 [B, P], tick int64 [B] and goals
-            int64 [B, A] (0 stag, 1 hare, 2 none). Returns: log probabilities, float [B, A, 7]. Its `clear()`, if it
-            has one, forgets what it has computed of earlier boards: `load_state_dict` calls it. None in self-play.
-        starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey int64 [M, P]. The attribute
-            may be assigned anew at any time.
+        world_model: its `step(state, actions int64 [B, A])` returns the state after, rewards
+            float [B, A] and one value that is not used. A state has `hunters` and `prey`.
+        co_player_policy: called with blocks bool [B, K], hunters int64 [B, A], prey int64
+            [B, P], tick int64 [B] and goals int64 [B, A] (0 stag, 1 hare, 2 none). Returns:
+            log probabilities, float [B, A, 7]. None in self-play. `load_state_dict` calls its
+            `clear()`, if it has one: it forgets what it has computed of earlier boards.
+        starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey
+            int64 [M, P]. The attribute may be assigned anew at any time.
         team_episodes: how many episodes of a board its seats and co-players stay what they are.
         episode: "learner" or "board"; self-play needs "board".
-        make_state: called with blocks float [B, K], hunters, prey, and how many of the prey are stags.
+        make_state: called with blocks float [B, K], hunters, prey, and how many of the prey are
+            stags.
         layout: of `obs`, None or "hop".
     Raises:
-        ValueError: an unknown team, episode or layout; self-play with "learner" or N not a multiple of A.
+        ValueError: an unknown team, episode or layout; self-play with "learner" or N not a
+        multiple of A.
     """
 
     def __init__(
@@ -121,8 +129,10 @@ class WorldModelEnv:
 
         Args:
             seed: given to `torch.manual_seed`; all teams are new.
-            options: `reset_mask`, bool [N], resets only these rows' boards; a mask of False only looks.
-        Raises: ValueError: a mask of wrong shape, of a part of a board, with a seed, or before the first reset.
+            options: `reset_mask`, bool [N], resets only these rows' boards; a mask of False
+                only looks.
+        Raises: ValueError: a mask of wrong shape, of a part of a board, with a seed, or before
+        the first reset.
         """
         mask = (options or {}).get("reset_mask")
         if mask is None:
@@ -139,9 +149,11 @@ class WorldModelEnv:
         return self._obs(), self._infos(new_team)
 
     def step(self, actions: torch.Tensor) -> Step:
-        """Play one tick. actions: integers [N], the learners'. Returns: obs, rewards, terminated, truncated, infos.
+        """Play one tick. actions: integers [N], the learners'. Returns: obs, rewards,
+        terminated, truncated, infos.
 
-        Raises: gymnasium.error.ResetNeeded: before the first reset, or ("learner") where an episode is over.
+        Raises: gymnasium.error.ResetNeeded: before the first reset, or ("learner") where an
+        episode is over.
         """
         waiting = self.terminated | self.truncated
         if not self._started or (self.episode == "learner" and waiting.any()):
