@@ -11,6 +11,8 @@ import numpy as np
 from data.trajectories import DEFAULT_DATA, DataError, Trajectories, default_or_fresh, load, split_episodes
 from envs import ACTIONS
 
+Row = tuple  # of cells: anything that can be printed
+
 
 @dataclass
 class Args:
@@ -20,121 +22,135 @@ class Args:
 
 def block(trajectories: Trajectories, path: str | Path) -> str:
     """All numbers of the card, as markdown tables. Raises: DataError: fewer than 10 episodes, too few to split."""
-    t, active, seats = trajectories, trajectories.active, trajectories.actions.shape[1]
-    returns = np.add.reduceat(t.rewards, np.cumsum(t.episode_lengths) - t.episode_lengths).astype(
-        np.float64
-    )  # [E, A]
+    tables = (_file_table, _action_table, _strategy_table, _team_table, _split_table)
+    return "\n\n".join(table(trajectories, Path(path)) for table in tables)
+
+
+def _returns(t: Trajectories) -> np.ndarray:
+    """float64 [E, A]"""
+    starts = np.cumsum(t.episode_lengths) - t.episode_lengths
+    return np.add.reduceat(t.rewards, starts).astype(np.float64)
+
+
+def _stayed(t: Trajectories) -> np.ndarray:
+    """bool [E, A]: on the board to the end."""
     last = np.cumsum(t.episode_lengths + 1) - 1
-    stayed = t.obs[last][:, :, 0].any((2, 3))  # [E, A], on the board to the end
-    lengths, total, names = t.episode_lengths, active.sum(), t.strategy_names
-    who = t.strategies[t.episode]  # [N, A]
-    played, all_rows = (
-        np.bincount(t.actions[active], minlength=7),
-        np.bincount(t.actions.ravel(), minlength=7),
-    )
-    hits = np.bincount(t.actions[t.rewards > 0], minlength=7)
+    return t.obs[last][:, :, 0].any((2, 3))
+
+
+def _mean_and_deviation(values: np.ndarray, decimals: int) -> str:
+    return f"mean {values.mean():.{decimals}f}, standard deviation {values.std():.{decimals}f}"
+
+
+def _share(mask: np.ndarray) -> str:
+    return f"{mask.sum():,} ({mask.mean():.2%})"
+
+
+def _file_table(t: Trajectories, path: Path) -> str:
+    lengths, truncated = t.episode_lengths, ~t.terminated
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    num_bytes = sum(array.nbytes for array in t.arrays().values())
     rules = t.metadata.get("rules") or {}
+    rules = ", ".join(f"{key} {value}" for key, value in rules.items())
     quantiles = np.quantile(lengths, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1), method="nearest")
-    return "\n\n".join(
-        [
-            _table(
-                ("What", "Value"),
-                ("file", f"`{Path(path).name}`, {Path(path).stat().st_size:,} bytes"),
-                ("SHA-256 of the file", f"`{hashlib.sha256(Path(path).read_bytes()).hexdigest()}`"),
-                ("content fingerprint", f"`{t.fingerprint}`"),
-                ("bytes of all arrays", f"{sum(array.nbytes for array in t.arrays().values()):,}"),
-                ("seed", t.metadata.get("seed", "unknown")),
-                ("epsilon", t.metadata.get("epsilon", "unknown")),
-                ("rules", ", ".join(f"{key} {value}" for key, value in rules.items()) or "unknown"),
-                ("episodes", f"{len(lengths):,}"),
-                ("steps", f"{lengths.sum():,}"),
-                ("active samples", f"{total:,}"),
-                ("steps an episode", f"mean {lengths.mean():.2f}, standard deviation {lengths.std():.2f}"),
-                ("the same, quantiles 0, 10, 25, 50, 75, 90, 100%", ", ".join(f"{q}" for q in quantiles)),
-                ("episodes terminated", f"{t.terminated.sum():,} ({t.terminated.mean():.2%})"),
-                ("episodes truncated", f"{(~t.terminated).sum():,} ({(~t.terminated).mean():.2%})"),
-                (
-                    "hunters left on truncated boards",
-                    f"mean {stayed[~t.terminated].sum() / max((~t.terminated).sum(), 1):.2f}",
-                ),
-                (
-                    "hunts that capture",
-                    ", ".join(f"{ACTIONS[a]} {hits[a] / max(played[a], 1):.2%}" for a in (5, 6)),
-                ),
-                *_attempted(t),
-                ("return a hunter", f"mean {returns.mean():.4f}, standard deviation {returns.std():.4f}"),
-            ),
-            _table(
-                ("Action", "Active samples", "Share", "With hunters that have left", "Share"),
-                *(
-                    (
-                        name,
-                        f"{played[a]:,}",
-                        f"{played[a] / total:.2%}",
-                        f"{all_rows[a]:,}",
-                        f"{all_rows[a] / active.size:.2%}",
-                    )
-                    for a, name in enumerate(ACTIONS)
-                ),
-                ("all", f"{total:,}", "100%", f"{active.size:,}", "100%"),
-            ),
-            _table(
-                (
-                    "Strategy",
-                    "Hunters",
-                    "Active samples",
-                    "Samples a hunter",
-                    "Return: mean",
-                    "median",
-                    "Left the board",
-                ),
-                *(
-                    (
-                        names[s],
-                        f"{own.sum():,}",
-                        f"{(active & (who == s)).sum():,}",
-                        f"{(active & (who == s)).sum() / own.sum():.2f}",
-                        f"{returns[own].mean():.4f}",
-                        f"{np.median(returns[own]):.4f}",
-                        f"{(~stayed[own]).mean():.2%}",
-                    )
-                    for s in range(len(names))
-                    if (own := t.strategies == s).any()
-                ),
-            ),
-            _table(
-                (f"Of {seats} hunters", *(f"{k} {names[0]}" for k in range(seats + 1))),
-                (
-                    "episodes",
-                    *(f"{n:,}" for n in np.bincount((t.strategies == 0).sum(1), minlength=seats + 1)),
-                ),
-            ),
-            _table(
-                ("Split", "Episodes", "Active samples"),
-                *(
-                    (part, f"{len(episodes):,}", f"{active[np.isin(t.episode, episodes)].sum():,}")
-                    for part, episodes in split_episodes(len(lengths)).items()
-                ),
-            ),
-        ]
+    left = _stayed(t)[truncated].sum() / max(truncated.sum(), 1)
+    played = np.bincount(t.actions[t.active], minlength=7)
+    rewarded = np.bincount(t.actions[t.rewards > 0], minlength=7)
+    captures = [f"{ACTIONS[a]} {rewarded[a] / max(played[a], 1):.2%}" for a in (5, 6)]
+    return _table(
+        ("What", "Value"),
+        ("file", f"`{path.name}`, {path.stat().st_size:,} bytes"),
+        ("SHA-256 of the file", f"`{digest}`"),
+        ("content fingerprint", f"`{t.fingerprint}`"),
+        ("bytes of all arrays", f"{num_bytes:,}"),
+        ("seed", t.metadata.get("seed", "unknown")),
+        ("epsilon", t.metadata.get("epsilon", "unknown")),
+        ("rules", rules or "unknown"),
+        ("episodes", f"{len(lengths):,}"),
+        ("steps", f"{lengths.sum():,}"),
+        ("active samples", f"{t.active.sum():,}"),
+        ("steps an episode", _mean_and_deviation(lengths, 2)),
+        ("the same, quantiles 0, 10, 25, 50, 75, 90, 100%", ", ".join(f"{q}" for q in quantiles)),
+        ("episodes terminated", _share(t.terminated)),
+        ("episodes truncated", _share(truncated)),
+        ("hunters left on truncated boards", f"mean {left:.2f}"),
+        ("hunts that capture", ", ".join(captures)),
+        *_attempted_rows(t),
+        ("return a hunter", _mean_and_deviation(_returns(t), 4)),
     )
 
 
-def _attempted(t: Trajectories) -> list[tuple[str, str]]:
-    """The rows of a file that says what was asked for."""
+def _attempted_rows(t: Trajectories) -> list[Row]:
+    """The rows of a file that has `attempted`."""
     if t.attempted is None:
         return []
     illegal = int((t.attempted != t.actions).sum())
+    share = f"{illegal / t.active.sum():.2%} of active samples"
     return [
         ("unmasked", f"{t.metadata.get('unmasked', 'unknown')}"),
-        (
-            "actions asked for that were not legal",
-            f"{illegal:,} ({illegal / t.active.sum():.2%} of active samples)",
-        ),
+        ("actions asked for that were not legal", f"{illegal:,} ({share})"),
     ]
 
 
-def _table(head: tuple, *rows: tuple) -> str:
+def _action_table(t: Trajectories, path: Path) -> str:
+    total = t.active.sum()
+    played = np.bincount(t.actions[t.active], minlength=7)
+    all_rows = np.bincount(t.actions.ravel(), minlength=7)
+    rows = []
+    for action, name in enumerate(ACTIONS):
+        active, every = played[action], all_rows[action]
+        shares = f"{active / total:.2%}", f"{every / t.active.size:.2%}"
+        rows.append((name, f"{active:,}", shares[0], f"{every:,}", shares[1]))
+    return _table(
+        ("Action", "Active samples", "Share", "With hunters that have left", "Share"),
+        *rows,
+        ("all", f"{total:,}", "100%", f"{t.active.size:,}", "100%"),
+    )
+
+
+def _strategy_table(t: Trajectories, path: Path) -> str:
+    returns, stayed = _returns(t), _stayed(t)
+    strategies = t.strategies[t.episode]  # [N, A]
+    rows = []
+    for strategy, name in enumerate(t.strategy_names):
+        mask = t.strategies == strategy  # [E, A]
+        if not mask.any():
+            continue
+        samples = (t.active & (strategies == strategy)).sum()
+        own_returns = returns[mask]
+        rows.append(
+            (
+                name,
+                f"{mask.sum():,}",
+                f"{samples:,}",
+                f"{samples / mask.sum():.2f}",
+                f"{own_returns.mean():.4f}",
+                f"{np.median(own_returns):.4f}",
+                f"{(~stayed[mask]).mean():.2%}",
+            )
+        )
+    counts = ("Hunters", "Active samples", "Samples a hunter")
+    return _table(("Strategy", *counts, "Return: mean", "median", "Left the board"), *rows)
+
+
+def _team_table(t: Trajectories, path: Path) -> str:
+    """How many hunters of an episode have the first strategy."""
+    hunters = t.actions.shape[1]
+    name = t.strategy_names[0]
+    episodes = np.bincount((t.strategies == 0).sum(1), minlength=hunters + 1)
+    head = [f"{count} {name}" for count in range(hunters + 1)]
+    return _table((f"Of {hunters} hunters", *head), ("episodes", *(f"{n:,}" for n in episodes)))
+
+
+def _split_table(t: Trajectories, path: Path) -> str:
+    rows = []
+    for part, episodes in split_episodes(len(t.episode_lengths)).items():
+        samples = t.active[np.isin(t.episode, episodes)].sum()
+        rows.append((part, f"{len(episodes):,}", f"{samples:,}"))
+    return _table(("Split", "Episodes", "Active samples"), *rows)
+
+
+def _table(head: Row, *rows: Row) -> str:
     lines = [head, ["-"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 

@@ -26,6 +26,7 @@ from envs import (
 from envs.stag_hunt import STAY
 
 BOARDS = 2048  # played at once
+LOGGED = ("actions", "attempted", "rewards", "active", "policy_probs", "playing")  # one entry a tick
 
 
 @dataclass
@@ -41,8 +42,8 @@ class Args:
     epsilon: float = DATA_EPSILON
     """probability that a hunter plays uniformly over its legal actions"""
     unmasked: float = 0.0
-    """probability that a hunter asks for an action uniformly over all seven, legal or not; above 0, what each hunter asked
-    for is recorded as `attempted`"""
+    """probability that a hunter attempts an action uniformly over all seven, legal or not; above 0, what each hunter
+    attempted is recorded as `attempted`"""
     strategies: tuple[str, ...] = ("NS", "NH")
     """each hunter of each episode is one of these, equally likely, independently"""
     switch_tick: int = 0
@@ -56,23 +57,15 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
 
     Raises: ValueError: a setting is out of its range.
     """
-    if not args.strategies:
-        raise ValueError("--strategies must name at least one strategy")
+    _check_args(args)
     target = args.steps or args.samples
-    if args.switch_tick < 0:
-        raise ValueError(f"--switch-tick must be at least 0, got {args.switch_tick}")
-    if not 0.0 <= args.unmasked <= 1.0:
-        raise ValueError(f"--unmasked must be in [0, 1], got {args.unmasked}")
-    if args.steps < 0 or target < 1:
-        raise ValueError(f"--samples and --steps must be positive, got {args.samples} and {args.steps}")
+    unit = "steps" if args.steps else "samples"
     parts, reached, first = [], 0, 0
-    with tqdm(
-        total=target, unit="steps" if args.steps else "samples", disable=not progress, leave=False
-    ) as bar:
+    with tqdm(total=target, unit=unit, disable=not progress, leave=False) as bar:
         while reached < target:
             part = _play(args, first)
-            count = part["episode_lengths"] if args.steps else part.pop("samples")
-            part.pop("samples", None)
+            samples = part.pop("samples")
+            count = part["episode_lengths"] if args.steps else samples
             enough = np.flatnonzero(reached + np.cumsum(count, dtype=np.int64) >= target)
             if len(enough):
                 part = _first_episodes(part, enough[0] + 1)
@@ -88,87 +81,114 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
     return Trajectories(**arrays, **optional, metadata=_metadata(args, arrays), path=args.out)
 
 
+def _check_args(args: Args) -> None:
+    if not args.strategies:
+        raise ValueError("--strategies must name at least one strategy")
+    if args.switch_tick < 0:
+        raise ValueError(f"--switch-tick must be at least 0, got {args.switch_tick}")
+    if not 0.0 <= args.unmasked <= 1.0:
+        raise ValueError(f"--unmasked must be in [0, 1], got {args.unmasked}")
+    if args.steps < 0 or (args.steps or args.samples) < 1:
+        raise ValueError(f"--samples and --steps must be positive, got {args.samples} and {args.steps}")
+
+
 def _play(args: Args, first: int) -> dict[str, np.ndarray]:
     """Play episodes first .. first + BOARDS - 1. Observations are kept as cells, and drawn at the end."""
-    rules, boards = args.rules, np.arange(BOARDS)
+    rules = args.rules
     env = StagHunt(BOARDS, rules)
     env.reset(seed=args.seed, first_board=first)
-    strategies = (env.uniform(rules.hunters) * len(args.strategies)).astype(np.int8)
-    log = {key: [] for key in ("actions", "attempted", "rewards", "active", "policy_probs", "playing")}
-    states, cut = [env.state], np.zeros(BOARDS, bool)
+    num_strategies = len(args.strategies)
+    strategies = (env.uniform(rules.hunters) * num_strategies).astype(np.int8)  # [B, A]
+    board, seat = np.arange(BOARDS)[:, None], np.arange(rules.hunters)
+    log: dict[str, list] = {key: [] for key in LOGGED}
+    states, cut_off = [env.state], np.zeros(BOARDS, bool)
+    tick = 0
     while not env.ended.all():
         probs = strategy_probs(env, args.strategies, args.epsilon)  # [B, A, S, 7]
-        switched = 0 < args.switch_tick <= len(states) - 1
-        own = probs[boards[:, None], np.arange(rules.hunters), (strategies + switched) % len(args.strategies)]
+        switched = 0 < args.switch_tick <= tick
+        own = probs[board, seat, (strategies + switched) % num_strategies]  # [B, A, 7]
+        effective = _effective_probs(probs, env.legal_actions(), args.unmasked)
         log["active"].append(env.active)
         log["playing"].append(~env.ended)
-        log["policy_probs"].append(
-            _effective_probs(probs, env.legal_actions(), args.unmasked).astype(np.float32)
-        )
-        asked = (1.0 - args.unmasked) * own + args.unmasked / len(ACTIONS)  # [B, A, 7]
-        attempted = np.where(env.active, sample_actions(asked, env.uniform(rules.hunters)), STAY).astype(
-            np.int8
-        )
+        log["policy_probs"].append(effective.astype(np.float32))
+        own = (1.0 - args.unmasked) * own + args.unmasked / len(ACTIONS)
+        attempted = sample_actions(own, env.uniform(rules.hunters))
+        attempted = np.where(env.active, attempted, STAY).astype(np.int8)
         log["attempted"].append(attempted)
         _, rewards, _, truncated = env.step(attempted)
         log["actions"].append(env.effective_actions)
         log["rewards"].append(rewards)
         states.append(env.state)
-        cut |= truncated.any(1)
+        cut_off |= truncated.any(1)
+        tick += 1
     if not args.unmasked:
-        del log["attempted"]  # every hunter asked for a legal action: `actions` says it all
+        del log["attempted"]  # every hunter attempted a legal action: `actions` says it all
     playing = np.stack(log.pop("playing"), 1)  # [B, T]
+    active = np.stack(log["active"], 1)  # [B, T, A]
     part = {key: np.stack(values, 1)[playing] for key, values in log.items()}
-    seen = np.pad(playing, ((0, 0), (1, 0)), constant_values=True)  # one observation more than steps
-    part |= {key: np.stack([getattr(state, key) for state in states], 1)[seen] for key in ("hunters", "prey")}
-    part |= {"blocks": states[0].blocks, "strategies": strategies, "terminated": ~cut}
-    part["episode_lengths"] = playing.sum(1, dtype=np.int32)
-    part["samples"] = (np.stack(log["active"], 1) & playing[:, :, None]).sum((1, 2))
-    return part
+    observed = np.pad(playing, ((0, 0), (1, 0)), constant_values=True)  # one observation more than steps
+    for key in ("hunters", "prey"):
+        part[key] = np.stack([getattr(state, key) for state in states], 1)[observed]
+    return part | {
+        "blocks": states[0].blocks,
+        "strategies": strategies,
+        "terminated": ~cut_off,
+        "episode_lengths": playing.sum(1, dtype=np.int32),
+        "samples": (active & playing[:, :, None]).sum((1, 2)),
+    }
 
 
 def _effective_probs(probs: np.ndarray, legal: np.ndarray, unmasked: float) -> np.ndarray:
-    """The law of what happens: with probability `unmasked` any action is asked for, and an illegal one counts as STAY.
+    """Probabilities of what happens: with probability `unmasked` any action is attempted; an illegal one counts as STAY.
 
     Args: probs: float64 [B, A, S, 7]; legal: bool [B, A, 7].
     """
-    asked = (1.0 - unmasked) * probs + unmasked / len(ACTIONS)
-    possible = np.where(legal[:, :, None], asked, 0.0)
-    possible[..., STAY] += (asked - possible).sum(-1)
-    return possible
+    attempted = (1.0 - unmasked) * probs + unmasked / len(ACTIONS)
+    effective = np.where(legal[:, :, None], attempted, 0.0)
+    effective[..., STAY] += (attempted - effective).sum(-1)
+    return effective
 
 
 def _first_episodes(part: dict[str, np.ndarray], episodes: int) -> dict[str, np.ndarray]:
     steps = int(part["episode_lengths"][:episodes].sum())
-    rows = dict.fromkeys(part, steps) | dict.fromkeys(("hunters", "prey"), steps + episodes)
+    rows = dict.fromkeys(part, steps)
+    rows |= dict.fromkeys(("hunters", "prey"), steps + episodes)
     rows |= dict.fromkeys(("blocks", "strategies", "terminated", "episode_lengths"), episodes)
     return {key: value[: rows[key]] for key, value in part.items()}
 
 
-def _draw(blocks, hunters, prey, lengths, rules: Rules) -> np.ndarray:
-    """Cells -> planes: uint8 [N+E, A, 5, H, W]."""
+def _draw(
+    blocks: np.ndarray, hunters: np.ndarray, prey: np.ndarray, lengths: np.ndarray, rules: Rules
+) -> np.ndarray:
+    """Cells, -1 for what has left, -> planes, uint8 [N+E, A, 5, H, W].
+
+    Args: blocks: bool [E, K]; hunters: int [N+E, A]; prey: int [N+E, P]; lengths: int [E], in steps.
+    """
     obs = np.empty((len(hunters), rules.hunters, 5, rules.height, rules.width), np.uint8)
     episode = np.repeat(np.arange(len(lengths)), lengths + 1)
-    things = np.concatenate([hunters, prey], 1).astype(np.intp)
-    planes = [*range(rules.hunters), *[rules.hunters + 1] * rules.stags, *[rules.hunters + 2] * rules.hares]
+    cells = np.concatenate([hunters, prey], 1).astype(np.intp)
+    stags, hares = rules.hunters + 1, rules.hunters + 2
+    planes = np.array([*range(rules.hunters), *[stags] * rules.stags, *[hares] * rules.hares])
     for start in range(0, len(obs), CHUNK):
-        part = things[start : start + CHUNK]
-        joint = np.zeros((len(part), rules.hunters + 3, rules.cells), np.uint8)
-        joint[:, rules.hunters] = blocks[episode[start : start + CHUNK]]
-        row, thing = np.nonzero(part >= 0)
-        joint[row, np.array(planes)[thing], part[row, thing]] = 1
-        obs[start : start + CHUNK] = joint_to_planes(
-            joint.reshape(*joint.shape[:2], rules.height, rules.width)
-        )
+        part = slice(start, start + CHUNK)
+        chunk = cells[part]
+        joint = np.zeros((len(chunk), rules.hunters + 3, rules.cells), np.uint8)
+        joint[:, rules.hunters] = blocks[episode[part]]
+        row, column = np.nonzero(chunk >= 0)
+        joint[row, planes[column], chunk[row, column]] = 1
+        joint = joint.reshape(*joint.shape[:2], rules.height, rules.width)
+        obs[part] = joint_to_planes(joint)
     return obs
 
 
 def _metadata(args: Args, arrays: dict[str, np.ndarray]) -> dict:
     active, rules = arrays["active"], args.rules
+    game = f"{rules.hunters}p{rules.blocks}b-{rules.height}x{rules.width}"
+    names = "/".join(args.strategies)
     return {
-        "dataset_id": f"stag_hunt/{rules.hunters}p{rules.blocks}b-{rules.height}x{rules.width}/scripted-v0",
+        "dataset_id": f"stag_hunt/{game}/scripted-v0",
         "env_id": "StagHunt-v0",
-        "algorithm_name": f"{'/'.join(args.strategies)} scripted hunters, epsilon {args.epsilon:g}",
+        "algorithm_name": f"{names} scripted hunters, epsilon {args.epsilon:g}",
         "total_episodes": len(arrays["episode_lengths"]),
         "total_steps": len(arrays["actions"]),
         "active_samples": int(active.sum()),
@@ -185,7 +205,7 @@ def _metadata(args: Args, arrays: dict[str, np.ndarray]) -> dict:
     }
 
 
-def _short(path: str) -> str:
+def _relative(path: str) -> str:
     """Relative to the working folder, where it lies below it."""
     full, here = Path(path).resolve(), Path.cwd()
     return full.relative_to(here).as_posix() if full.is_relative_to(here) else str(path)
@@ -195,15 +215,17 @@ def collect_to_file(args: Args) -> Trajectories:
     """Collect and write `args.out`, with one line before and one after."""
     start = time.perf_counter()
     wanted = f"{args.steps} board steps" if args.steps else f"{args.samples} active samples"
-    print(f"[DATA] collecting {wanted} (seed {args.seed}) into {_short(args.out)}", flush=True)
+    print(f"[DATA] collecting {wanted} (seed {args.seed}) into {_relative(args.out)}", flush=True)
     trajectories = collect(args, progress=True)
     save_arrays(args.out, trajectories.arrays())
-    meta = trajectories.metadata
-    print(
-        f"[DATA] {meta['total_episodes']} episodes, {meta['total_steps']} steps, {meta['active_samples']} active samples "
-        f"in {time.perf_counter() - start:.1f} s",
-        flush=True,
+    seconds = time.perf_counter() - start
+    metadata = trajectories.metadata
+    counts = (
+        f"{metadata['total_episodes']} episodes",
+        f"{metadata['total_steps']} steps",
+        f"{metadata['active_samples']} active samples",
     )
+    print(f"[DATA] {', '.join(counts)} in {seconds:.1f} s", flush=True)
     return trajectories
 
 

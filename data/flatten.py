@@ -80,10 +80,8 @@ def flatten_to_file(args: Args) -> dict[str, np.ndarray]:
     arrays = flatten(args, progress=True)
     save_arrays(args.out, arrays)
     episodes, shape = (arrays["times"] == 0).sum(), arrays["obs"].shape[1:]
-    print(
-        f"[DATA] {args.rows} rows {shape} of {episodes} episodes in {time.perf_counter() - start:.1f} s",
-        flush=True,
-    )
+    seconds = time.perf_counter() - start
+    print(f"[DATA] {args.rows} rows {shape} of {episodes} episodes in {seconds:.1f} s", flush=True)
     return arrays
 
 

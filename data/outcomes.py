@@ -67,14 +67,14 @@ def prey_counts(states: torch.Tensor) -> tuple[int, int]:
 class Outcomes(NamedTuple):
     """Of B transitions. Prey of a kind look alike: a next state can have come about in several ways, R rows, one a way."""
 
-    hunters: torch.Tensor  # int64 [B, A], an outcome; STAYED for who was gone before
+    hunters: torch.Tensor  # int64 [B, A], an outcome; STAYED for a hunter that had left before
     row: torch.Tensor  # int64 [R], the transition
     way: torch.Tensor  # int64 [R], which way of it: 0, 1, ..
     prey: torch.Tensor  # int64 [R, P], stags first, each kind in the order of its cells before
     ways: int  # the most that a transition has
 
     def left(self) -> torch.Tensor:
-        """float [B, A]: hunters that leave."""
+        """float [B, A]: 1 for hunters that leave the board, with a capture."""
         return (self.hunters == LEAVE).float()
 
 
@@ -97,61 +97,89 @@ class AllOutcomes:
         """Those of the transitions `index` (int [B])."""
         count = self.count[index]
         row = np.repeat(np.arange(len(index)), count)
-        way = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        first = np.cumsum(count) - count
+        way = np.arange(len(row)) - first[row]
         prey = self.prey[self.start[index][row] + way]
-        tensors = (
-            torch.as_tensor(array.astype(np.int64), device=device)
-            for array in (self.hunters[index], row, way, prey)
+
+        def on_device(array: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(array.astype(np.int64), device=device)
+
+        return Outcomes(
+            hunters=on_device(self.hunters[index]),
+            row=on_device(row),
+            way=on_device(way),
+            prey=on_device(prey),
+            ways=int(count.max(initial=1)),
         )
-        return Outcomes(*tensors, ways=int(count.max(initial=1)))
 
 
 def outcomes_of(
     before: np.ndarray, after: np.ndarray, board: tuple[int, int], stags: int, hares: int
 ) -> AllOutcomes:
-    """Args: before, after: uint8 [M, A+3, K]; board: (H, W); stags, hares: slots, at least what a state has."""
+    """What became of each object in M transitions.
+
+    Args: before, after: uint8 [M, A+3, K]; board: (H, W); stags, hares: slots, at least what a state has.
+    """
     A, K = before.shape[1] - 3, before.shape[2]
-    around = np.pad(neighbours(*board)[:, :5], ((0, 0), (0, 1)), constant_values=K)  # [K + 1, 6]
-    was, now = (np.where(s[:, :A].any(2), s[:, :A].argmax(2), K) for s in (before, after))
-    same = around[was] == now[:, :, None]  # [M, A, 6]
-    hunters = np.where(
-        was == K, STAYED, LEAVE - same[..., ::-1].argmax(2)
-    )  # LEAVE first: off the board is K, too
-    possible = (same.any(2) & ((was < K) | (now == K))).all(1) & (before[:, A] == after[:, A]).all(1)
-    possible &= (after[:, :A].sum(2) <= 1).all(1)
-
+    cells = neighbours(*board)[:, :5]  # where the first five outcomes lead to
+    targets = np.pad(cells, ((0, 0), (0, 1)), constant_values=K)  # [K+1, 6]
+    hunters, possible = _hunter_outcomes(before[:, :A], after[:, :A], targets)
+    possible &= (before[:, A] == after[:, A]).all(1)  # blocks
     changed = (before[:, A + 1 :] != after[:, A + 1 :]).any((1, 2))
-    prey, count = [], np.ones(len(before), np.int64)
     stay = np.full((1, stags + hares), STAYED, np.int8)
+    count = np.ones(len(before), np.int64)
+    ways = []
     for i in np.flatnonzero(changed):
-        kinds = [[np.flatnonzero(s[i, plane]).tolist() for s in (before, after)] for plane in (A + 1, A + 2)]
-        found = [_ways(cells, frozenset(left), around) for cells, left in kinds]
-        rows = [
-            (*s, *(STAYED,) * (stags - len(s)), *h, *(STAYED,) * (hares - len(h)))
-            for s in found[0]
-            for h in found[1]
-        ]
+        options = []
+        for plane, slots in ((A + 1, stags), (A + 2, hares)):
+            cells_before = np.flatnonzero(before[i, plane]).tolist()
+            cells_after = np.flatnonzero(after[i, plane]).tolist()
+            unused = (STAYED,) * (slots - len(cells_before))
+            found = _ways(cells_before, frozenset(cells_after), targets)
+            options.append([way + unused for way in found])
+        rows = [stag_way + hare_way for stag_way in options[0] for hare_way in options[1]]
         possible[i] &= bool(rows)
-        prey.append(np.array(rows, np.int8) if rows else stay)
-        count[i] = len(prey[-1])
-    start = np.cumsum(count) - count
-    ways = np.repeat(stay, count.sum(), 0)
-    if prey:
-        ways[np.repeat(changed, count)] = np.concatenate(prey)
-    return AllOutcomes(possible, hunters.astype(np.int8), ways, start, count)
+        ways.append(np.array(rows, np.int8) if rows else stay)
+        count[i] = len(ways[-1])
+    prey = np.repeat(stay, count.sum(), 0)
+    if ways:
+        prey[np.repeat(changed, count)] = np.concatenate(ways)
+    return AllOutcomes(possible, hunters, prey, np.cumsum(count) - count, count)
 
 
-def _ways(before: list[int], after: frozenset[int], around: np.ndarray) -> list[tuple[int, ...]]:
+def _hunter_outcomes(
+    before: np.ndarray, after: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """int8 [M, A] outcomes, and bool [M]: is each hunter on one cell at most, and can it have gone where it is?
+
+    Args: before, after: uint8 [M, A, K]; targets: int [K+1, 6], the cell that each outcome leads to from each cell.
+    """
+    K = before.shape[2]
+    cell_before = np.where(before.any(2), before.argmax(2), K)  # [M, A]
+    cell_after = np.where(after.any(2), after.argmax(2), K)
+    reached = targets[cell_before] == cell_after[:, :, None]  # [M, A, 6]
+    # From a border several outcomes lead off the board, to K: LEAVE is the last of them.
+    last = LEAVE - reached[..., ::-1].argmax(2)
+    hunters = np.where(cell_before == K, STAYED, last)
+    returned = (cell_before == K) & (cell_after < K)
+    possible = (reached.any(2) & ~returned).all(1)
+    possible &= (after.sum(2) <= 1).all(1)
+    return hunters.astype(np.int8), possible
+
+
+def _ways(before: list[int], after: frozenset[int], targets: np.ndarray) -> list[tuple[int, ...]]:
     """All ways in which prey on the cells `before` can be those on the cells `after`, an outcome each, or LEAVE."""
     if not before:
-        return [()] if not after else []
+        return [] if after else [()]
     if len(after) > len(before):
         return []
-    found = []
-    for outcome in range(5):
-        cell = int(around[before[0], outcome])
+    first, *others = before
+    ways = []
+    for outcome in (UP, DOWN, LEFT, RIGHT, STAYED):
+        cell = int(targets[first, outcome])
         if cell in after:
-            found += [(outcome, *rest) for rest in _ways(before[1:], after - {cell}, around)]
+            rest = _ways(others, after - {cell}, targets)
+            ways += [(outcome, *way) for way in rest]
     if len(before) > len(after):
-        found += [(LEAVE, *rest) for rest in _ways(before[1:], after, around)]
-    return found
+        ways += [(LEAVE, *way) for way in _ways(others, after, targets)]
+    return ways
