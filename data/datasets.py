@@ -24,14 +24,13 @@ from data.trajectories import (
     Trajectories,
     check,
     is_trajectory_file,
-    legal_actions,
     read_arrays,
     split_episodes,
     split_rows,
     training_file,
 )
 from envs.grid import joint_to_planes, planes_to_joint, symmetries
-from envs.stag_hunt import STAY, Rules, effective_actions
+from envs.stag_hunt import STAY, Rules, effective_actions, legal_actions
 
 # ---- samples: one hunter, one observation, one action
 

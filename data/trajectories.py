@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -410,7 +410,7 @@ def _check_boards(trajectories: Trajectories, start: int) -> None:
 def default_or_fresh(path: str | Path) -> Path:
     """Where `--data PATH` lies. The default file, `fresh` and `unmasked` are collected on first use; others must exist."""
     path = _path_of(path)
-    settings = {
+    settings: dict[Path, dict[str, Any]] = {
         DEFAULT_FILE: {},
         FRESH_FILE: dict(steps=100_000, seed=1001),
         UNMASKED_FILE: dict(steps=100_000, seed=1002, unmasked=0.3),

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from data.datasets import Samples
-from data.trajectories import CHUNK, DataError, Trajectories, legal_actions, split_episodes
+from data.trajectories import CHUNK, DataError, Trajectories, split_episodes
 from envs.grid import FAR, distance_fields
+from envs.stag_hunt import legal_actions
 
 TABLE_DISTANCES = 24
 """`table` tells shortest paths apart up to this length; the last value is "this or more, or none left\""""

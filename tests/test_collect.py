@@ -14,8 +14,9 @@ import data.collect
 import data.trajectories
 from data import DEFAULT_DATA, DataError, default_or_fresh, load, training_file
 from data.collect import Args, collect, collect_to_file
-from data.trajectories import OPTIONAL, SPEC, legal_actions, save_arrays, split_episodes
+from data.trajectories import OPTIONAL, SPEC, save_arrays, split_episodes
 from envs import ACTIONS, PLANES, Rules
+from envs.stag_hunt import legal_actions
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = Rules(height=4, width=4, blocks=0, horizon=10)

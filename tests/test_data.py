@@ -21,7 +21,6 @@ from data.trajectories import (
     SPEC,
     check,
     is_trajectory_file,
-    legal_actions,
     read_arrays,
     save_arrays,
     split_episodes,
@@ -29,6 +28,7 @@ from data.trajectories import (
 )
 from envs import Rules, StagHunt, State, strategy_probs
 from envs.grid import symmetries
+from envs.stag_hunt import legal_actions
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "data" / "README.md").read_text(encoding="utf-8")

@@ -9,8 +9,9 @@ from data import DataError
 from data.collect import Args, collect
 from data.datasets import load_samples
 from data.flat import read_flat
-from data.trajectories import legal_actions, save_arrays
+from data.trajectories import save_arrays
 from envs import Rules
+from envs.stag_hunt import legal_actions
 from metrics import observers
 
 ROWS = 5000

@@ -22,9 +22,10 @@ from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.datasets import Batch, Batches, load_samples
-from data.trajectories import legal_actions, save_arrays
+from data.trajectories import save_arrays
 from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
 from envs.grid import FAR, distance_fields, symmetries
+from envs.stag_hunt import legal_actions
 from metrics import observers, reports, scores
 from pretrain_vae import OpponentTracker
 
