@@ -391,7 +391,7 @@ class ObjectWorldModel(nn.Module):
         """
         inputs = self._hunter_inputs(state, actions)
         on_board = state.on_board()
-        captured = outcomes.left()
+        captured = outcomes.captured()
         context = torch.cat([inputs.context, self._left_before(inputs.same_cell, captured)], 2)
         hunter_logprobs = self.hunter(context, inputs.steps, inputs.off_board).log_softmax(2)
         hunters = (select(hunter_logprobs, outcomes.hunters) * on_board).sum(1)
@@ -446,7 +446,7 @@ class ObjectWorldModel(nn.Module):
         state = JointState.of(states, *counts).take(rows)
         true_outcomes = outcomes.batch(possible, states.device)
         terms, _ = self(state, actions[rows], true_outcomes, rewards[rows], ends[rows])
-        totals = rewards[rows].nan_to_num() * self._sharers(self._same_cell(state), true_outcomes.left())
+        totals = rewards[rows].nan_to_num() * self._sharers(self._same_cell(state), true_outcomes.captured())
         _, distance = nearest_value(totals, self.reward_values)
         no_class = (distance > 0.01).any(1)
         log_probs = torch.where(no_class, MASKED, terms.stack().sum(1))

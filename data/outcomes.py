@@ -73,7 +73,7 @@ class Outcomes(NamedTuple):
     prey: torch.Tensor  # int64 [R, P], stags first, each kind in the order of its cells before
     ways: int  # the most that a transition has
 
-    def left(self) -> torch.Tensor:
+    def captured(self) -> torch.Tensor:
         """float [B, A]: 1 for hunters that leave the board, with a capture."""
         return (self.hunters == LEAVE).float()
 
