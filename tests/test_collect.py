@@ -58,7 +58,7 @@ def returns(t):
     return np.add.reduceat(t.rewards, starts)
 
 
-def test_hunters_that_switch():
+def test_hunters_switch_strategies_at_the_switch_tick():
     """Without epsilon every action is one of the first strategy before the tick, and of the next one from it on."""
     t = collect(Args(samples=2000, epsilon=0.0, switch_tick=4))
     assert t.metadata["switch_tick"] == 4 and "switch_tick" not in collect(Args(samples=50)).metadata
@@ -81,7 +81,7 @@ def first_above(uniform, probs):
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_every_episode_is_the_references(name):
+def test_episodes_equal_the_reference_game(name):
     """Replayed by seed in the slow reference: observations, rewards, ends, who was active, exact probabilities."""
     args = GAMES[name]
     t, rules = collect(args), args.rules
@@ -124,7 +124,7 @@ def test_every_episode_is_the_references(name):
     assert step == len(t.actions) and obs_row == len(t.obs) and episode > 3
 
 
-def test_boards_end_in_every_way():
+def test_the_test_games_end_in_every_way():
     rules = Rules(height=6, width=6, hares=2, end_after_first_hunt=2, horizon=8)
     t = collect(Args(samples=2000, rules=rules))
     emptied = ~t.obs[np.cumsum(t.episode_lengths + 1) - 1][:, :, 0].any((1, 2, 3))
@@ -135,14 +135,14 @@ def test_boards_end_in_every_way():
     assert (~t.terminated).any() and (horizon[~t.terminated]).all() and not emptied[~t.terminated].any()
 
 
-def test_both_ends_in_the_default_file(default_data):
+def test_the_default_file_has_terminated_and_truncated_episodes(default_data):
     emptied = ~default_data.obs[np.cumsum(default_data.episode_lengths + 1) - 1][:, :, 0].any((1, 2, 3))
     assert np.array_equal(default_data.terminated, emptied)
     assert 0.1 < default_data.terminated.mean() < 0.9
     assert (default_data.episode_lengths[~default_data.terminated] == 35).all()
 
 
-def test_actions_are_effective(default_data):
+def test_recorded_actions_are_legal(default_data):
     t = default_data
     own = t.obs[t.obs_row]
     assert np.array_equal(t.active, own[:, :, 0].any((2, 3))) and t.active[t.tick == 0].all()
@@ -156,7 +156,7 @@ def test_actions_are_effective(default_data):
 # ---- the law
 
 
-def test_the_default_law():
+def test_the_default_settings():
     args = Args()
     assert (args.samples, args.steps, args.seed, args.epsilon, args.strategies) == (
         107_010,
@@ -168,7 +168,7 @@ def test_the_default_law():
     assert args.rules == Rules() and args.out == DEFAULT_DATA == "data/stag_hunt_4p5b_8x8.npz"
 
 
-def test_the_default_file_is_of_the_default_law(default_data):
+def test_the_default_file_has_the_default_settings(default_data):
     """Its first episodes are what the present code collects: a file left by older code fails here."""
     first = collect(Args(samples=500))
     steps = len(first.actions)
@@ -212,7 +212,7 @@ def test_actions_follow_the_probabilities_of_their_strategy(default_data):
 
 
 @pytest.mark.parametrize("unmasked", [0.0, 0.3])
-def test_counted_actions_from_the_same_state(unmasked, monkeypatch):
+def test_action_frequencies_match_policy_probs(unmasked, monkeypatch):
     """On a tiny board the same states come up on thousands of boards: chi-square against `policy_probs` of each."""
     monkeypatch.setattr(data.collect, "BOARDS", 2048)
     rules = Rules(hunters=1, stags=1, hares=1, blocks=0, height=1, width=4, horizon=3, hunters_needed=1)
@@ -257,10 +257,10 @@ def test_unmasked_actions_are_uniform_over_all_seven():
     assert (t.policy_probs[~t.active] == np.eye(7)[STAY]).all()
 
 
-def test_without_unmasked_actions_the_file_is_what_it_was():
+def test_without_unmasked_actions_nothing_is_attempted():
     """The fingerprint of the code before `unmasked` was there."""
-    t = collect(Args(samples=1000, seed=3, epsilon=0.3, strategies=("RANDOM", "NH", "NS"), rules=replace(
-        SMALL, prey_moves=0.3, end_after_first_hunt=2)))  # fmt: skip
+    rules = replace(SMALL, prey_moves=0.3, end_after_first_hunt=2)
+    t = collect(Args(samples=1000, seed=3, epsilon=0.3, strategies=("RANDOM", "NH", "NS"), rules=rules))
     assert t.fingerprint == "59d61f23cab5bc334321fe8748ce6b439b88a96e7576a2b8183641e82c5bbef4"
     assert t.attempted is None and "attempted" not in t.arrays() and "unmasked" not in t.metadata
     assert collect(GAMES["unmasked"]).metadata["unmasked"] == 0.4
@@ -278,7 +278,7 @@ def test_epsilon_and_moving_prey_reach_the_game():
 
 @pytest.mark.parametrize("unit", ["samples", "steps"])
 @pytest.mark.parametrize("target", [1, 35, 140, 333])
-def test_whole_episodes_that_reach_the_target_and_not_one_more(unit, target):
+def test_the_fewest_whole_episodes_that_reach_the_target(unit, target):
     t = collect(Args(**{"samples": 7, unit: target}))
     counts = t.active.sum(1) if unit == "samples" else np.ones(len(t.actions), int)
     before_last = t.episode < t.episode.max()
@@ -289,7 +289,7 @@ def test_whole_episodes_that_reach_the_target_and_not_one_more(unit, target):
     assert more.tick[steps] == 0, "the last episode is whole"
 
 
-def test_a_target_met_exactly_by_an_episode_takes_no_other():
+def test_a_target_met_exactly_adds_no_episode():
     t = collect(Args(samples=500))
     upto = int(t.active[t.episode < 5].sum())
     assert len(collect(Args(samples=upto)).episode_lengths) == 5
@@ -302,7 +302,7 @@ def test_a_target_met_exactly_by_an_episode_takes_no_other():
 
 
 @pytest.mark.parametrize("game", ["default", "prey that move", "unmasked"])
-def test_the_number_of_boards_at_once_changes_nothing(game, monkeypatch):
+def test_the_number_of_parallel_boards_changes_nothing(game, monkeypatch):
     found = []
     for boards in (1, 5, 32, 300):
         monkeypatch.setattr(data.collect, "BOARDS", boards)
@@ -311,7 +311,7 @@ def test_the_number_of_boards_at_once_changes_nothing(game, monkeypatch):
     assert all(one == found[0] for one in found)
 
 
-def test_the_seed_decides(tmp_path):
+def test_the_seed_determines_the_file(tmp_path):
     a, b, c = (collect(Args(samples=200, seed=seed)) for seed in (4, 4, 5))
     assert a.fingerprint == b.fingerprint != c.fingerprint
     for name, t in (("a", a), ("b", b)):
@@ -323,7 +323,7 @@ def test_the_seed_decides(tmp_path):
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_round_trip(name, tmp_path):
+def test_files_are_read_back(name, tmp_path):
     t = collect(GAMES[name])
     save_arrays(tmp_path / "new" / "x.npz", t.arrays())
     again = load(tmp_path / "new" / "x.npz")
@@ -340,7 +340,7 @@ def test_round_trip(name, tmp_path):
         assert archive["metadata"].dtype.kind == "U" and archive["metadata"].shape == ()
 
 
-def test_shapes():
+def test_arrays_have_the_documented_shapes():
     rules = GAMES["seven hunters, other rewards"].rules
     t = collect(GAMES["seven hunters, other rewards"])
     n, e = len(t.actions), len(t.episode_lengths)
@@ -352,7 +352,7 @@ def test_shapes():
     )
 
 
-def test_metadata_says_what_is_in_the_file():
+def test_metadata_describes_the_file():
     args = GAMES["three strategies"]
     t = collect(args)
     meta = t.metadata
@@ -365,7 +365,7 @@ def test_metadata_says_what_is_in_the_file():
     assert meta["dataset_id"] == "stag_hunt/4p0b-4x4/scripted-v0" and meta["env_id"] == "StagHunt-v0"
 
 
-def test_a_save_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     class Unsaveable:
         def __reduce__(self):
             raise RuntimeError("no")
@@ -382,7 +382,7 @@ def test_a_save_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
     assert (tmp_path / "x.npz").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.npz"]
 
 
-def test_a_set_of_hunts_pays_what_the_rules_say(default_data):
+def test_captures_pay_what_the_rules_say(default_data):
     """At most one stag (10) and four hares (1 each) on a board, and nobody leaves without a reward, nor is paid twice."""
     per_hunter = returns(default_data)
     assert per_hunter.sum(1).max() <= 12 + 1e-6  # 2 on the stag, 2 on hares: the most that a team can earn
@@ -468,7 +468,7 @@ def test_the_command_writes_what_the_function_does(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_flag_that_does_not_exist(tmp_path):
+def test_an_unknown_flag_is_refused(tmp_path):
     done = run_collect("--out", str(tmp_path / "a.npz"), "--sample", "3")
     assert done.returncode == 2 and not list(tmp_path.iterdir())
     assert (
@@ -491,7 +491,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_settings_out_of_range(name):
+def test_settings_out_of_range_are_refused(name):
     setting, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         collect(Args(**{"samples": 10} | setting))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,17 +83,17 @@ def active_at(arrays):
 # ---- files that are not
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     message = refusal(tmp_path / "none.npz")
     assert "no such file" in message and f"python -m data.collect --out {tmp_path / 'none.npz'}" in message
 
 
-def test_a_folder(tmp_path):
+def test_a_folder_is_refused(tmp_path):
     assert refusal(tmp_path) == f"{tmp_path}: expected an .npz file, found a folder"
 
 
 @pytest.mark.parametrize("content", [b"", b"P", b"obs,actions\n1,2\n", b"\x93NUMPY\x01\x00v\x00{'descr'"])
-def test_not_an_npz(content, tmp_path):
+def test_a_file_that_is_no_npz_is_refused(content, tmp_path):
     (tmp_path / "x.npz").write_bytes(content)
     message = refusal(tmp_path / "x.npz")
     assert "expected an .npz file (a zip archive), found a file that starts with" in message
@@ -100,7 +101,7 @@ def test_not_an_npz(content, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["compressed", "plain"])
-def test_cut_short_anywhere(how, small, tmp_path):
+def test_a_truncated_archive_is_refused(how, small, tmp_path):
     (save_arrays if how == "compressed" else lambda path, arrays: np.savez(path, **arrays))(
         tmp_path / "x.npz", small
     )
@@ -112,7 +113,7 @@ def test_cut_short_anywhere(how, small, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["compressed", "plain"])
-def test_one_byte_changed_anywhere(how, small, tmp_path):
+def test_a_corrupt_archive_is_refused(how, small, tmp_path):
     """It is refused, or it is a byte that says nothing: never another content, never another exception."""
     (save_arrays if how == "compressed" else lambda path, arrays: np.savez(path, **arrays))(
         tmp_path / "x.npz", small
@@ -151,17 +152,17 @@ def zipped(path, arrays, **members):
 
 
 @pytest.mark.parametrize("key", [*KEYS, "metadata"])
-def test_pickled_objects(key, small, tmp_path):
+def test_pickled_objects_are_refused(key, small, tmp_path):
     message = refusal(small | {key: np.array([{"a": 1}, None], object)}, tmp_path / "x.npz")
     assert f": {key}: expected plain numbers, found pickled Python objects" in message
 
 
-def test_a_member_that_is_no_array(small, tmp_path):
+def test_a_member_that_is_no_array_is_refused(small, tmp_path):
     assert check(read_arrays(zipped(tmp_path / "x.npz", small))).fingerprint == check(small).fingerprint
     assert ": rewards: " in refusal(zipped(tmp_path / "x.npz", small, rewards=b"3.5, 1.0"))
 
 
-def test_a_header_that_promises_too_much(small, tmp_path):
+def test_an_array_header_larger_than_its_data_is_refused(small, tmp_path):
     """A shape of terabytes must not end in a MemoryError."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
@@ -174,7 +175,7 @@ def test_a_header_that_promises_too_much(small, tmp_path):
 
 
 @pytest.mark.parametrize("key", SPEC)
-def test_a_missing_key(key, small, tmp_path):
+def test_a_missing_key_is_refused(key, small, tmp_path):
     message = refusal({k: v for k, v in small.items() if k != key}, tmp_path / "x.npz")
     expected = (
         f": {key}: expected an array {SPEC[key][0]} with {SPEC[key][1]} dimensions, found no such key (keys: "
@@ -201,7 +202,7 @@ def test_attempted_actions_are_optional(small, tmp_path):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_wrong_dtype(key, small, tmp_path):
+def test_a_wrong_dtype_is_refused(key, small, tmp_path):
     dtype = (SPEC | OPTIONAL)[key][0]
     for wrong in ("int64", "float64", ">i4" if dtype == "int32" else ">f4"):
         message = refusal(small | {key: small[key].astype(wrong)}, tmp_path / "x.npz")
@@ -209,7 +210,7 @@ def test_a_wrong_dtype(key, small, tmp_path):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_wrong_rank(key, small, tmp_path):
+def test_a_wrong_rank_is_refused(key, small, tmp_path):
     rank = small[key].ndim
     for wrong in (small[key][..., None], small[key][0], small[key].ravel()[:1].reshape(())):
         message = refusal(small | {key: wrong}, tmp_path / "x.npz")
@@ -218,7 +219,7 @@ def test_a_wrong_rank(key, small, tmp_path):
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("change", ["one short", "one more", "empty"])
-def test_lengths_that_disagree(key, change, small, tmp_path):
+def test_inconsistent_lengths_are_refused(key, change, small, tmp_path):
     array = small[key]
     other = {"one short": array[:-1], "one more": np.concatenate([array, array[-1:]]), "empty": array[:0]}[
         change
@@ -239,12 +240,12 @@ def test_lengths_that_disagree(key, change, small, tmp_path):
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key not in ("obs", "episode_lengths", "terminated")])
-def test_another_number_of_hunters(key, small, tmp_path):
+def test_inconsistent_numbers_of_hunters_are_refused(key, small, tmp_path):
     message = refusal(small | {key: small[key][:, :3]}, tmp_path / "x.npz")
     assert f": {key}: expected shape {small[key].shape} (from episode_lengths and obs), found " in message
 
 
-def test_other_sizes(small, tmp_path):
+def test_other_board_sizes_are_read(small, tmp_path):
     obs, probs = small["obs"], small["policy_probs"]
     assert ": actions: expected shape" in refusal(small | {"obs": obs[:, :3]}, tmp_path / "x.npz")
     assert f": obs: expected shape {obs.shape}" in refusal(small | {"obs": obs[:, :, :4]}, tmp_path / "x.npz")
@@ -266,12 +267,12 @@ def test_other_sizes(small, tmp_path):
 
 
 @pytest.mark.parametrize("value", [0, -1, -(2**31)])
-def test_a_length_below_one(value, small, tmp_path):
+def test_an_episode_length_below_one_is_refused(value, small, tmp_path):
     message = refusal(changed(small, "episode_lengths", 3, value), tmp_path / "x.npz")
     assert f": episode_lengths: expected lengths of at least 1, found {value} in episode 3" in message
 
 
-def test_lengths_that_overflow(small, tmp_path):
+def test_overflowing_lengths_are_refused(small, tmp_path):
     """Sums that wrap around to the right number in 32 bits, or to a negative one, or ask for terabytes."""
     largest = 2**31 - 1
     for lengths in ([largest] * 3, [largest, largest, 2 + len(small["actions"])], [largest]):
@@ -287,34 +288,34 @@ def test_lengths_that_overflow(small, tmp_path):
 
 
 @pytest.mark.parametrize("value", [-1, 7, 127, -128])
-def test_an_action_out_of_range(value, small, tmp_path):
+def test_an_action_out_of_range_is_refused(value, small, tmp_path):
     message = refusal(changed(small, "actions", (17, 2), value), tmp_path / "x.npz")
     assert f": actions: expected values in 0..6, found {value} at [17, 2]" in message
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_reward_that_is_no_number(value, small, tmp_path):
+def test_a_reward_that_is_not_finite_is_refused(value, small, tmp_path):
     message = refusal(changed(small, "rewards", (5, 1), value), tmp_path / "x.npz")
     assert f": rewards: expected finite numbers, found {value} at [5, 1]" in message
 
 
 @pytest.mark.parametrize("value", [2, 255])
 @pytest.mark.parametrize("plane", range(5))
-def test_a_cell_that_is_neither_0_nor_1(plane, value, small, tmp_path):
+def test_a_cell_that_is_neither_0_nor_1_is_refused(plane, value, small, tmp_path):
     message = refusal(
         changed(small, "obs", (len(small["obs"]) - 1, 3, plane, 2, 2), value), tmp_path / "x.npz"
     )
     assert f": obs: expected cells of 0 or 1, found {value} near row " in message
 
 
-def test_two_self_cells(small, tmp_path):
+def test_two_self_cells_are_refused(small, tmp_path):
     _, seat, row = active_at(small)
     free = np.argwhere(small["obs"][row, seat, 0] == 0)[0]
     message = refusal(changed(small, "obs", (row, seat, 0, *free), 1), tmp_path / "x.npz")
     assert f": obs: expected at most one cell in a SELF plane, found 2 at [{row}, {seat}]" in message
 
 
-def test_active_that_disagrees_with_self(small, tmp_path):
+def test_active_that_contradicts_self_planes_is_refused(small, tmp_path):
     step, seat, row = active_at(small)
     message = refusal(changed(small, "active", (step, seat), False), tmp_path / "x.npz")
     assert (
@@ -328,7 +329,7 @@ def test_active_that_disagrees_with_self(small, tmp_path):
     )
 
 
-def test_hunters_that_see_different_boards(small, tmp_path):
+def test_different_boards_of_one_step_are_refused(small, tmp_path):
     row = 5
     message = refusal(changed(small, "obs", (row, 1, 4), 1 - small["obs"][row, 1, 4]), tmp_path / "x.npz")
     assert (
@@ -342,13 +343,13 @@ def test_hunters_that_see_different_boards(small, tmp_path):
     )
 
 
-def test_a_reward_for_a_hunter_that_has_left(small, tmp_path):
+def test_a_reward_for_a_hunter_that_has_left_is_refused(small, tmp_path):
     step, seat = np.argwhere(~small["active"])[0]
     message = refusal(changed(small, "rewards", (step, seat), 5.0), tmp_path / "x.npz")
     assert f": rewards: expected 0 for a hunter that has left, found 5.0 at [{step}, {seat}]" in message
 
 
-def test_actions_that_are_not_effective(small, tmp_path):
+def test_actions_that_are_not_effective_are_refused(small, tmp_path):
     """A step into a wall, and an action of a hunter that has left."""
     legal = legal_actions(small["obs"][check(small).obs_row])
     for step, seat in (np.argwhere(~legal[..., 0] & small["active"])[0], np.argwhere(~small["active"])[0]):
@@ -358,12 +359,12 @@ def test_actions_that_are_not_effective(small, tmp_path):
 
 
 @pytest.mark.parametrize("value", [-1, 7, 127, -128])
-def test_an_attempted_action_out_of_range(value, small, tmp_path):
+def test_an_attempted_action_out_of_range_is_refused(value, small, tmp_path):
     message = refusal(changed(small, "attempted", (17, 2), value), tmp_path / "x.npz")
     assert f": attempted: expected values in 0..6, found {value} at [17, 2]" in message
 
 
-def test_attempted_actions_that_do_not_become_the_actions(small, tmp_path):
+def test_attempted_actions_that_contradict_actions_are_refused(small, tmp_path):
     """Another legal one; an illegal one where the hunter did not stay; and anything of a hunter that has left."""
     t, legal = check(small), legal_actions(small["obs"][check(small).obs_row])
     expected = "the action in `actions`, or an illegal one where `actions` is STAY"
@@ -382,7 +383,7 @@ def test_attempted_actions_that_do_not_become_the_actions(small, tmp_path):
     assert message.endswith(f": attempted: expected STAY once a hunter has left, found 6 at [{step}, {seat}]")
 
 
-def test_values_far_into_a_long_file_are_found(default_path):
+def test_bad_values_in_a_late_chunk_are_found(default_path):
     """Checks go by chunks: the row that is named is the row of the file."""
     arrays = load(default_path).arrays()
     t = check(arrays)
@@ -403,7 +404,7 @@ def test_values_far_into_a_long_file_are_found(default_path):
 
 
 @pytest.mark.parametrize("value", [-1, 2, 127])
-def test_a_strategy_out_of_range(value, small, tmp_path):
+def test_a_strategy_out_of_range_is_refused(value, small, tmp_path):
     message = refusal(changed(small, "strategies", (4, 0), value), tmp_path / "x.npz")
     assert f": strategies: expected values in 0..1 (NS, NH), found {value} at [4, 0]" in message
 
@@ -419,13 +420,13 @@ def test_a_strategy_out_of_range(value, small, tmp_path):
         ([1.5, -0.5, 0, 0, 0, 0, 0], "1.0"),
     ],
 )
-def test_policy_probs_that_are_none(row, found, small, tmp_path):
+def test_policy_probs_that_are_no_probabilities_are_refused(row, found, small, tmp_path):
     message = refusal(changed(small, "policy_probs", (9, 3, 1), row), tmp_path / "x.npz")
     assert f": policy_probs: expected rows of probabilities that sum to 1, found {found}" in message
     assert "at [9, 3, 1]" in message
 
 
-def test_nobody_active(small, tmp_path):
+def test_a_file_without_active_samples_is_refused(small, tmp_path):
     obs = small["obs"].copy()
     obs[:, :, :2] = 0
     nobody = {
@@ -442,13 +443,13 @@ def test_nobody_active(small, tmp_path):
 # ---- metadata
 
 
-def test_no_metadata(small, tmp_path):
+def test_a_file_without_metadata_is_refused(small, tmp_path):
     message = refusal({k: v for k, v in small.items() if k != "metadata"}, tmp_path / "x.npz")
     assert ": metadata: expected a JSON string, found no such key" in message
 
 
 @pytest.mark.parametrize("text", ["", "{", "strategies: NS", "{'strategies': ['NS', 'NH']}"])
-def test_metadata_that_is_not_json(text, small, tmp_path):
+def test_metadata_that_is_not_json_is_refused(text, small, tmp_path):
     message = refusal(small | {"metadata": np.array(text)}, tmp_path / "x.npz")
     assert ": metadata: expected a JSON string, found text that is not JSON" in message
 
@@ -456,7 +457,7 @@ def test_metadata_that_is_not_json(text, small, tmp_path):
 @pytest.mark.parametrize(
     "text", ["[1, 2]", "null", "3", '"NS"', "{}", '{"strategies": ["NS", "NH"]}', '{"priors": [0.5, 0.5]}']
 )
-def test_metadata_without_strategies(text, small, tmp_path):
+def test_metadata_without_strategies_is_refused(text, small, tmp_path):
     message = refusal(small | {"metadata": np.array(text)}, tmp_path / "x.npz")
     assert ": metadata: expected `strategies` and `priors`, lists of one length, found " in message
 
@@ -476,7 +477,7 @@ def test_metadata_without_strategies(text, small, tmp_path):
         dict(priors=[1, 1]),
     ],
 )
-def test_strategies_and_priors_that_are_none(changes, small, tmp_path):
+def test_invalid_strategies_and_priors_are_refused(changes, small, tmp_path):
     """Names are strings, priors are probabilities that sum to 1: the observers compute with them."""
     assert ": metadata: expected " in refusal(with_metadata(small, **changes), tmp_path / "x.npz")
 
@@ -502,7 +503,7 @@ def test_splits_of_episodes_are_seeded_and_of_rows_contiguous():
 
 
 @pytest.mark.parametrize("episodes", [1, 9])
-def test_too_few_episodes_to_split(episodes, tmp_path):
+def test_too_few_episodes_to_split_are_refused(episodes, tmp_path):
     t = collect(Args(steps=episodes * 2, rules=Rules(hunters=1, horizon=2)))
     assert len(t.terminated) == episodes
     save_arrays(tmp_path / "x.npz", t.arrays())
@@ -515,7 +516,7 @@ def test_too_few_episodes_to_split(episodes, tmp_path):
     assert str(caught.value).startswith(f"{tmp_path / 'x.npz'}: "), "the message says which file"
 
 
-def test_a_split_without_active_samples(small, tmp_path):
+def test_a_split_without_active_samples_is_refused(small, tmp_path):
     """The last tenth of the episodes, as they are shuffled, with nobody on the board."""
     t = check(small)
     empty = np.isin(t.episode, split_episodes(len(t.terminated))["test"])
@@ -561,7 +562,7 @@ def test_samples_are_the_active_rows(small, tmp_path):
     assert samples.actions.dtype == samples.rows.dtype == samples.ticks.dtype == np.int64
 
 
-def test_each_board_is_kept_once(tmp_path):
+def test_each_board_is_stored_once(tmp_path):
     """Two episodes by hand, 1x5, one hunter that stays: a block moves, then a hare; an episode never shares a board."""
     blocks, hares = (
         [4, 3, 3, 3, 3, 3],
@@ -583,7 +584,7 @@ def test_each_board_is_kept_once(tmp_path):
     np.testing.assert_array_equal(samples.boards, obs[[0, 1, 2, 4], 0, 2:])
 
 
-def test_the_fingerprint_is_of_the_content(small):
+def test_the_fingerprint_depends_on_every_array(small):
     t = check(small)
     assert check(dict(reversed(small.items()))).fingerprint == t.fingerprint
     for key in KEYS:
@@ -594,14 +595,14 @@ def test_the_fingerprint_is_of_the_content(small):
         assert other.fingerprint != t.fingerprint, key
 
 
-def test_which_files_hold_episodes(small):
+def test_trajectory_files_are_told_from_flat_files(small):
     assert is_trajectory_file(small) and not is_trajectory_file({"obs": 0, "actions": 0, "times": 0})
 
 
 @pytest.mark.parametrize(
     "rules", [Rules(), SMALL, Rules(height=3, width=6, blocks=4), Rules(hunters=1, hares=0)], ids=str
 )
-def test_legal_actions_are_the_cores(rules):
+def test_legal_actions_of_planes_equal_the_cores(rules):
     """Read off the planes alone, and equal to what the game allows."""
     env = StagHunt(64, rules)
     env.reset(seed=3)
@@ -632,12 +633,10 @@ def test_symmetries_are_a_group(height, width, count):
 
 
 def moved(state: State, cells: np.ndarray) -> State:
-    """The boards of `state` seen through a symmetry; cell c goes where `cells` has c."""
-    to = np.append(np.argsort(cells), -1)
-    return State(
-        state.blocks[:, cells], to[state.hunters].astype(np.int16), to[state.prey].astype(np.int16),
-        *(getattr(state, key).copy() for key in ("tick", "first_hunt", "ended", "key", "counter")),
-    )  # fmt: skip
+    """The boards of `state` under a symmetry; cell c goes where `cells` has c."""
+    to = np.append(np.argsort(cells), -1).astype(np.int16)
+    copy = state[np.arange(len(state.blocks))]
+    return replace(copy, blocks=state.blocks[:, cells], hunters=to[state.hunters], prey=to[state.prey])
 
 
 @pytest.mark.parametrize(
@@ -698,7 +697,7 @@ print((peak() - before) / sum(array.nbytes for array in trajectories.arrays().va
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="the peak is read from /proc, as Linux has it"
 )
-def test_peak_memory_of_loading(default_path, tmp_path):
+def test_loading_keeps_peak_memory_low(default_path, tmp_path):
     """Four times the default file, 428,116 active samples and 335 MB of arrays, loaded in a process of its own.
 
     VmHWM and not getrusage: `ru_maxrss` of a child starts at its parent's size.
@@ -721,7 +720,7 @@ def test_peak_memory_of_loading(default_path, tmp_path):
 # ---- the card
 
 
-def test_the_card_holds_the_commands_numbers(default_path):
+def test_the_readme_holds_the_numbers_of_the_card_command(default_path):
     """The file's own hash depends on the zlib that compressed it: it is compared where the README names ours."""
     shown = re.search(r"<!-- numbers -->\n(.*?)\n<!-- /numbers -->", README, re.S).group(1).splitlines()
     printed = card.block(load(default_path), default_path).splitlines()
@@ -734,7 +733,7 @@ def test_the_card_holds_the_commands_numbers(default_path):
             assert ours == theirs
 
 
-def test_the_cards_numbers_are_the_files(small, tmp_path):
+def test_the_cards_numbers_equal_plain_counts(small, tmp_path):
     """Counted once more, in plain loops, on a small file; one that says nothing of seed and rules has a card too."""
     arrays = with_metadata(small, seed=None, rules=None, epsilon=None)
     save_arrays(tmp_path / "x.npz", arrays)
@@ -781,7 +780,7 @@ def test_the_cards_numbers_are_the_files(small, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-def test_the_card_command(default_path, tmp_path, monkeypatch, capsys):
+def test_the_card_command_prints_the_card(default_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["card"])
     runpy.run_module("data.card", run_name="__main__", alter_sys=True)
     assert capsys.readouterr().out == card.block(load(default_path), default_path) + "\n"

@@ -55,7 +55,7 @@ def flat_file(game, layout, kind):
     return arrays | {"actions": game["turned" if kind == "observer-first joint actions" else "own"]}
 
 
-def test_the_rows_can_tell_the_orders_apart(game):
+def test_the_test_rows_differ_between_the_orders(game):
     """Most rows differ between seat order and observer-first, and between the observers: a mistake shows."""
     assert (game["joint"][:, 0] != game["own"]).mean() > 0.3
     assert (game["turned"] != game["joint"]).any(1).mean() > 0.5
@@ -67,7 +67,7 @@ def test_the_rows_can_tell_the_orders_apart(game):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", ["hop", "planes"])
-def test_planes_and_own_actions_are_the_games(layout, kind, game):
+def test_planes_and_own_actions_equal_the_games(layout, kind, game):
     flat = read_flat(flat_file(game, layout, kind), "x.npz")
     assert np.array_equal(flat.planes, game["planes"]) and flat.planes.dtype == np.uint8
     assert np.array_equal(flat.actions, game["own"]) and flat.actions.dtype == np.int64
@@ -94,7 +94,7 @@ def test_samples_are_the_rows_with_an_observer(layout, kind, game, tmp_path):
     assert not any("illegal" in line for line in samples.inferred), "what was recorded had happened"
 
 
-def test_every_kind_is_the_same_content(game, tmp_path):
+def test_every_layout_gives_the_same_samples(game, tmp_path):
     found = set()
     for layout in ("hop", "planes"):
         for kind in KINDS:
@@ -112,7 +112,7 @@ def test_every_kind_is_the_same_content(game, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int64, np.float32, np.float64])
-def test_states_of_any_dtype_of_numbers(dtype, game):
+def test_states_may_have_any_numeric_dtype(dtype, game):
     arrays = flat_file(game, "hop", "own actions")
     arrays["states"] = arrays.pop("obs").astype(dtype)
     flat = read_flat(arrays, "x.npz")
@@ -120,7 +120,7 @@ def test_states_of_any_dtype_of_numbers(dtype, game):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
-def test_integers_of_any_dtype(dtype, game):
+def test_actions_may_have_any_integer_dtype(dtype, game):
     arrays = flat_file(game, "hop", KINDS[0])
     arrays |= {key: arrays[key].astype(dtype) for key in ("actions", "observer", "times")}
     flat = read_flat(arrays, "x.npz")
@@ -133,7 +133,7 @@ def test_without_times_the_tick_is_0(game):
     assert flat.inferred[-1] == "tick 0 everywhere (no `times`)"
 
 
-def test_a_layout_that_is_told_is_not_inferred(game):
+def test_a_given_layout_is_not_inferred(game):
     for layout in ("hop", "planes"):
         flat = read_flat(flat_file(game, layout, "own actions"), "x.npz", layout)
         assert np.array_equal(flat.planes, game["planes"]) and not any(
@@ -176,7 +176,7 @@ def test_the_split_is_by_contiguous_blocks(game, tmp_path):
 
 
 @pytest.mark.parametrize("seats", [1, 2, 3, 6])
-def test_other_numbers_of_hunters(seats):
+def test_other_numbers_of_hunters_are_read(seats):
     t = collect(Args(samples=300, rules=Rules(hunters=seats, height=5, width=5, blocks=2)))
     obs, rng = t.obs[t.obs_row], np.random.default_rng(0)
     observer = rng.integers(0, seats, len(obs))
@@ -209,7 +209,7 @@ def test_other_numbers_of_hunters(seats):
         ((20, 8, 8, 4), None),  # one hunter: told apart from no other layout, so it is to be said
     ],
 )
-def test_what_is_inferred_from_a_shape(shape, layout):
+def test_layouts_are_inferred_from_shapes(shape, layout):
     arrays = {"obs": np.zeros(shape, np.uint8), "actions": np.zeros(20, np.int64)}
     if layout:
         flat = read_flat(arrays, "x.npz")
@@ -224,7 +224,7 @@ def test_what_is_inferred_from_a_shape(shape, layout):
         assert str(shape) in str(caught.value) and "--layout planes, hop or hop-first" in str(caught.value)
 
 
-def test_a_board_that_is_not_square_can_be_told():
+def test_a_board_that_is_not_square_needs_a_layout():
     hop = np.zeros((20, 4, 5, 7), np.uint8)
     hop[:, 1, 2, 0] = 1
     assert read_flat({"obs": hop, "actions": np.zeros(20, int)}, "x.npz", "hop").planes[:, 0, 1, 2].all()
@@ -323,19 +323,19 @@ REFUSED = {
 }
 
 
-def test_the_good_file_is_good():
+def test_the_valid_file_is_read():
     assert read_flat(GOOD, "x.npz").actions.tolist() == [4] * N
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name):
+def test_invalid_arrays_are_refused(name):
     changes, message = REFUSED[name]
     with pytest.raises(DataError) as caught:
         read_flat({key: array for key, array in (GOOD | changes).items() if array is not None}, "x.npz")
     assert str(caught.value).startswith(f"x.npz: {message}") and len(str(caught.value).splitlines()) == 1
 
 
-def test_a_layout_that_does_not_fit():
+def test_a_layout_that_does_not_fit_is_refused():
     with pytest.raises(
         DataError, match=re.escape(f"x.npz: obs: expected [N, 5, H, W], channels first, found shape ({N}, 4")
     ):
@@ -347,7 +347,7 @@ def test_a_layout_that_does_not_fit():
         read_flat(three, "x.npz", "hop")
 
 
-def test_refusals_of_a_file_name_the_file(tmp_path):
+def test_refusals_name_the_file(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, **GOOD | {"obs": np.zeros_like(GOOD["obs"])})
     with pytest.raises(
@@ -367,7 +367,7 @@ def test_refusals_of_a_file_name_the_file(tmp_path):
     assert str(caught.value).startswith(f"{path}: "), "the message says which file"
 
 
-def test_hop_first_is_hop_with_the_channels_in_front():
+def test_hop_first_equals_hop_with_channels_first():
     rng = np.random.default_rng(0)
     hop = np.zeros((30, 4, 4, 7), np.uint8)
     hop[np.arange(30), rng.integers(0, 4, 30), rng.integers(0, 4, 30), 0] = 1

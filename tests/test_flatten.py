@@ -32,7 +32,7 @@ def played(args):
 
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_back_and_forth(name, own, tmp_path):
+def test_flat_files_are_read_back(name, own, tmp_path):
     """Trajectory file and flat file give the same joint states, actions and rewards."""
     args = replace(SETTINGS[name], out=str(tmp_path / "flat.npz"), own_actions=own)
     arrays, t = flatten_to_file(args), played(args)
@@ -51,7 +51,7 @@ def test_back_and_forth(name, own, tmp_path):
     assert np.array_equal(x.actions, np.where(known, y.actions[:n], -1))
 
 
-def test_what_the_file_holds():
+def test_the_file_has_the_documented_arrays():
     args = SETTINGS["default"]
     arrays, t = flatten(args), played(args)
     assert {key: (a.dtype.name, a.shape) for key, a in arrays.items()} == {
@@ -86,7 +86,7 @@ def test_observers_are_drawn_evenly_by_the_seed():
     assert (other["observer"] != arrays["observer"]).mean() > 0.5
 
 
-def test_chunks_and_other_readers(tmp_path, monkeypatch):
+def test_the_chunk_size_changes_nothing(tmp_path, monkeypatch):
     args = replace(SETTINGS["default"], out=str(tmp_path / "flat.npz"))
     whole = flatten(args)
     monkeypatch.setattr("data.flatten.CHUNK", 64)
@@ -98,16 +98,10 @@ def test_chunks_and_other_readers(tmp_path, monkeypatch):
     )
 
 
-def test_the_default_game_fits_and_the_first_rows_are_the_same():
+def test_the_default_game_and_a_single_row():
     rules = Args("").rules
-    assert (rules.height, rules.width, rules.blocks, rules.hunters, rules.stags, rules.hares) == (
-        4,
-        4,
-        0,
-        4,
-        1,
-        2,
-    )
+    assert (rules.height, rules.width, rules.blocks) == (4, 4, 0)
+    assert (rules.hunters, rules.stags, rules.hares) == (4, 1, 2)
     one = flatten(Args("", rows=1))
     assert len(one["obs"]) == 1 and one["times"].tolist() == [0]
     assert one["obs"][0].sum((0, 1)).tolist() == [1, 1, 1, 1, 0, 1, 2]
@@ -124,13 +118,13 @@ def test_the_default_game_fits_and_the_first_rows_are_the_same():
         (dict(seed=-1), "seed must not be negative"),
     ],
 )
-def test_settings_out_of_range(setting, message):
+def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         flatten(Args(**{"out": "", "rows": 10} | setting))
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path, capsys):
+def test_the_command_writes_the_file(tmp_path, capsys):
     def run(*flags):
         command = [sys.executable, "-m", "data.flatten", *flags]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

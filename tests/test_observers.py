@@ -96,7 +96,7 @@ def test_priors_of_the_file_are_used(law):
     np.testing.assert_allclose(observers.posterior(t)[0], [priors] * 4)
 
 
-def test_actions_that_no_strategy_plays():
+def test_actions_that_no_strategy_plays_keep_the_belief():
     """Epsilon 0 and actions changed at random: what is impossible under all strategies tells nothing."""
     t = collect(LAWS["epsilon 0"])
     rng = np.random.default_rng(0)
@@ -124,7 +124,7 @@ def test_bayes_by_hand():
     np.testing.assert_allclose(observers.bayes(t)[1, 0], [0.375, 0.5, 0, 0, 0.125, 0, 0], atol=1e-6)
 
 
-def test_what_comes_later_changes_no_prediction():
+def test_later_steps_change_no_prediction():
     t = collect(LAWS["the data's"])
     before = observers.bayes(t)
     later = t.tick >= 3
@@ -133,12 +133,13 @@ def test_what_comes_later_changes_no_prediction():
     assert np.array_equal(before[t.tick <= 3], after[t.tick <= 3]) and not np.array_equal(before, after)
 
 
-def test_bayes_of_unmasked_actions():
+def test_bayes_with_unmasked_actions_by_hand():
     """By hand: a corner of a 1x3 board, the stag two cells to the right. NS moves RIGHT, RANDOM stays or moves RIGHT."""
-    t = collect(Args(samples=9000, epsilon=0.0, strategies=("NS", "RANDOM"), unmasked=0.35, seed=2,
-                     rules=Rules(hunters=1, hares=0, blocks=0, height=1, width=3, horizon=2)))  # fmt: skip
+    rules = Rules(hunters=1, hares=0, blocks=0, height=1, width=3, horizon=2)
+    strategies = ("NS", "RANDOM")
+    t = collect(Args(samples=9000, epsilon=0.0, strategies=strategies, unmasked=0.35, seed=2, rules=rules))
     corner = (t.obs[t.obs_row, 0, 0, 0, 0] == 1) & (t.obs[t.obs_row, 0, 3, 0, 2] == 1) & (t.tick == 0)
-    # Each of the seven is asked for with 0.05 more; UP, DOWN, LEFT and both hunts become STAY.
+    # Each of the seven is attempted with 0.05 more; UP, DOWN, LEFT and both hunts become STAY.
     np.testing.assert_allclose(
         t.policy_probs[corner, 0, 0], [[0, 0, 0, 0.7, 0.3, 0, 0]] * corner.sum(), atol=1e-6
     )
@@ -245,7 +246,7 @@ def test_table_counts_strategies_in_plain_loops(played):
         np.testing.assert_allclose(table[step, seat], expected, rtol=0, atol=1e-6)
 
 
-def test_a_table_for_longer_episodes_and_other_numbers():
+def test_a_table_reads_longer_episodes_and_refuses_other_games():
     """A tick beyond those counted is looked up as the last one; another number of hunters or strategies is refused."""
     short, long = collect(Args(samples=400, rules=replace(SMALL, horizon=4))), collect(LAWS["the data's"])
     table = observers.table(long, observers.count_table(short, np.arange(len(short.actions))))
@@ -265,7 +266,7 @@ def test_a_table_for_longer_episodes_and_other_numbers():
 # ---- all of them
 
 
-def test_seats_permuted_permute_all(played):
+def test_predictions_permute_with_seats(played):
     seats = played.actions.shape[1]
     order = np.roll(np.arange(seats), 1)
     other = replace(
@@ -284,7 +285,7 @@ def test_seats_permuted_permute_all(played):
     assert np.array_equal(observers.table(other, counts), observers.table(played, counts)[:, order])
 
 
-def test_without_policy_probs_there_are_no_observers():
+def test_observers_need_policy_probs():
     t = replace(collect(LAWS["one hunter"]), policy_probs=None, path="mine.npz")
     for observer in (observers.known, observers.bayes, observers.posterior):
         with pytest.raises(DataError, match=r"^mine.npz: policy_probs: expected float32 \[N, A, S, 7\]"):
@@ -304,7 +305,7 @@ def test_uniform_is_the_random_strategy(tmp_path):
     assert np.array_equal(predicted["uniform"], uniform)
 
 
-def test_observers_of_samples_are_the_rows_asked_for(default_samples, shuffled):
+def test_predictions_are_of_the_samples_in_index(default_samples, shuffled):
     """Any rows in any order, each with the prediction of its own step and seat; the table is of the training episodes."""
     s, t, (order, found) = default_samples, default_samples.trajectories, shuffled
     counts = observers.training_table(s)
@@ -324,7 +325,7 @@ def test_observers_of_samples_are_the_rows_asked_for(default_samples, shuffled):
         )
 
 
-def test_who_knows_more_predicts_better(default_samples, shuffled):
+def test_observers_with_more_information_predict_better(default_samples, shuffled):
     """3,106 episodes. Known < bayes < table < uniform, on all and on the episodes that the table has not seen."""
     s, (order, found) = default_samples, shuffled
     nll = {name: scores.nll(probs, s.actions[order]) for name, probs in found.items()}

@@ -21,7 +21,7 @@ def test_reliability_by_hand():
     assert scores.ece(probs, np.array([0, 1, 2, 0]), bins=10) == pytest.approx(gaps)
 
 
-def test_bins_are_as_wide_as_they_should_be():
+def test_ece_bins_have_equal_width():
     """Fifteen by default: 0.66 and 0.67 fall into two of them. A confidence of 1 is in the last bin, with 0.95."""
     probs = np.array([[0.66, 0.34], [0.67, 0.33]])
     assert scores.ece(probs, np.array([0, 1])) == pytest.approx((0.34 + 0.67) / 2)
@@ -35,13 +35,13 @@ def test_bins_are_as_wide_as_they_should_be():
     np.testing.assert_allclose(share, [1 / 3, 2 / 3])
 
 
-def test_ties_are_up_to_a_millionth():
+def test_probabilities_within_a_millionth_are_ties():
     for gap, credit in ((1e-6, 0.5), (1.01e-6, 0.0), (0.0, 0.5), (-1e-6, 0.5), (-1.01e-6, 1.0)):
         probs = np.array([[max(gap, 0.0), max(-gap, 0.0), -1.0]])
         assert scores.topk_credit(probs, np.array([1]), 1)[0] == credit, gap
 
 
-def test_brief_is_score_without_brier():
+def test_summarize_is_score_without_brier():
     probs = np.array([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
     found = scores.score(probs, np.array([1, 3]))
     assert scores.summarize(probs, np.array([1, 3])) == {
@@ -49,8 +49,8 @@ def test_brief_is_score_without_brier():
     }
 
 
-def test_a_probe_is_ridge_logistic_regression():
-    """Where it changes its mind is where another optimiser finds the optimum of sum log-loss + 0.01 / 2 * |w|^2, w with the
+def test_the_probe_is_ridge_logistic_regression():
+    """Its decision boundary is where another optimiser finds the optimum of sum log-loss + 0.01 / 2 * |w|^2, w with the
     intercept, of columns scaled to mean 0 and standard deviation 1; a constant column changes nothing."""
     grid = np.linspace(0, 3, 20_001)
     x = np.append([-1.0, -1.0, -0.9, 2.9, 0.0, 3.0], grid)
@@ -58,8 +58,13 @@ def test_a_probe_is_ridge_logistic_regression():
     fold = np.arange(len(x)) < 6
     design = torch.tensor(np.stack([(x - x.mean()) / x.std(), np.ones(len(x))], 1))
     weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-15,
-                                  line_search_fn="strong_wolfe")  # fmt: skip
+    optimiser = torch.optim.LBFGS(
+        [weight],
+        max_iter=500,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-15,
+        line_search_fn="strong_wolfe",
+    )
 
     def loss():
         optimiser.zero_grad()
@@ -77,7 +82,7 @@ def test_a_probe_is_ridge_logistic_regression():
         assert np.array_equal(np.where(right, classes, 1 - classes)[~fold], expected[~fold])
 
 
-def test_a_probe_of_two_nearly_equal_columns():
+def test_the_probe_converges_on_nearly_equal_columns():
     """Their difference tells the class: Newton's first steps are so long that they must be shortened."""
     rng = np.random.default_rng(0)
     x, difference = rng.normal(size=(2, 400))
@@ -86,7 +91,7 @@ def test_a_probe_of_two_nearly_equal_columns():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_linear_probe_reads_what_is_there_and_no_more(classes):
+def test_the_probe_finds_linear_information_only(classes):
     rng = np.random.default_rng(0)
     x, fold = rng.normal(size=(4000, 5)), rng.random(4000) < 0.5
     direction = rng.normal(size=(5, classes))
@@ -106,7 +111,7 @@ def test_a_linear_probe_reads_what_is_there_and_no_more(classes):
     assert scores.probe(x, bent, fold).mean() < 0.6  # not linear
 
 
-def test_a_probe_is_judged_on_what_it_was_not_fitted_on():
+def test_the_probe_is_judged_on_the_other_fold():
     """With as many numbers as samples it would be right everywhere; on the other fold it only guesses."""
     rng = np.random.default_rng(0)
     x, classes = rng.normal(size=(200, 150)), rng.integers(0, 2, 200)
@@ -120,7 +125,7 @@ def samples(tmp_path_factory):
     return load_samples(path)
 
 
-def test_boards_of_samples(samples):
+def test_boards_of_samples_equal_their_frames(samples):
     planes = samples.frames[samples.rows]
     np.testing.assert_array_equal(samples.boards[samples.board], planes[:, 2:])
     t = samples.trajectories
@@ -137,7 +142,7 @@ def test_boards_of_samples(samples):
         assert len(np.unique(samples.episodes[samples.board == board])) <= 1
 
 
-def test_who_samples_are(samples):
+def test_samples_have_their_hunters_strategy(samples):
     t = samples.trajectories
     np.testing.assert_array_equal(samples.strategies, t.strategies[samples.episodes, samples.seats])
     assert (np.diff(samples.episodes) >= 0).all()
@@ -145,7 +150,7 @@ def test_who_samples_are(samples):
     assert (belief[samples.ticks == 0] == 0.5).all() and belief.shape == (len(samples), 2)
 
 
-def test_a_report_of_the_observer_itself(samples):
+def test_a_report_of_bayes_as_the_model(samples):
     """Judged as a model, bayes is at no distance from bayes, and the curves are its own."""
     index = samples.splits["all"]
     observed = observers.predictions(samples, index, observers.training_table(samples))
@@ -173,7 +178,7 @@ def test_a_report_of_the_observer_itself(samples):
     assert drawn["reliability"].axes[0].lines[1].get_label() == "MOA"
 
 
-def test_nothing_is_claimed_of_what_is_not_trained(samples):
+def test_an_untrained_model_has_no_figures(samples):
     index = samples.splits["test"]
     report = reports.of_actions(
         samples, index, {}, None, None, np.zeros(len(index), int), np.zeros((len(index), 2))

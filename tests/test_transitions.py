@@ -45,7 +45,7 @@ def joint_of(t):
 
 
 @pytest.mark.parametrize("name", GAMES)
-def test_every_step_of_a_trajectory_file(name, tmp_path):
+def test_every_step_of_a_trajectory_file_is_a_transition(name, tmp_path):
     t = collect(GAMES[name])
     save_arrays(tmp_path / "x.npz", t.arrays())
     x = load_transitions(tmp_path / "x.npz")
@@ -92,7 +92,7 @@ def test_every_step_of_a_trajectory_file(name, tmp_path):
     assert list(load_transitions(tmp_path / "x.npz", split=False).splits) == ["all"]
 
 
-def test_the_states_are_made_in_chunks(monkeypatch):
+def test_states_are_made_in_chunks(monkeypatch):
     """Peak memory is that of the arrays, and one chunk more."""
     monkeypatch.setattr("data.datasets.CHUNK", 64)
     t = collect(Args(steps=5000, rules=Rules(height=10, width=10)))
@@ -231,11 +231,12 @@ def test_with_observers_hunters_are_in_seat_order(layout, game, tmp_path):
     timeless = load_rows(tmp_path, arrays | {"times": None}, layout)
     assert np.array_equal(timeless.episodes, t.episode) and (timeless.ticks == 0).all()
     assert not x.observer_first and x.trajectories is None
-    assert x.inferred == [f"layout hop from shape {arrays['obs'].shape}"] * (layout == "auto") + [
-        "4 hunters from 7 channels", "joint actions in seat order",
-    ]  # fmt: skip
+    inferred = ["4 hunters from 7 channels", "joint actions in seat order"]
+    if layout == "auto":
+        inferred = [f"layout hop from shape {arrays['obs'].shape}", *inferred]
+    assert x.inferred == inferred
     assert x.actions.dtype == np.int64 and x.rewards.dtype == np.float32 and x.states.dtype == np.uint8
-    # whoever looks: the same content
+    # another observer: the same content
     again = load_rows(tmp_path, flat_of(t, (observer + 1) % 4) | {"observer": (observer + 1) % 4})
     assert again.fingerprint == x.fingerprint
     assert (
@@ -257,7 +258,7 @@ def test_without_observer_hunters_are_observer_first(seat, game, tmp_path):
 
 
 @pytest.mark.parametrize("seated", [True, False])
-def test_own_actions_and_rewards(seated, game, tmp_path):
+def test_own_actions_and_rewards_leave_the_others_unknown(seated, game, tmp_path):
     t, observer = game
     arrays = flat_of(t, observer, "own")
     x = load_rows(tmp_path, arrays | ({"observer": observer} if seated else {}))
@@ -294,7 +295,7 @@ def test_rows_pair_up_within_an_episode(game, tmp_path):
     )
 
 
-def test_without_times_a_border_may_not_show(tmp_path):
+def test_without_times_some_episode_borders_are_missed(tmp_path):
     """It does where prey or hunters come back. The others are paired wrongly, and that is said."""
     t = collect(Args(steps=300, strategies=("RANDOM",), rules=Rules(height=5, width=5, blocks=0, horizon=3)))
     inner = t.episode[:-1] == t.episode[1:]
@@ -364,7 +365,7 @@ AFTER = {
 
 
 @pytest.mark.parametrize("name", AFTER)
-def test_which_rows_pair_up(name, tmp_path):
+def test_rows_of_different_boards_do_not_pair_up(name, tmp_path):
     after, pairs = AFTER[name]
     arrays = {"obs": np.stack([START, START, after, after]), "actions": np.full((4, 2), 4)}
     gone = not after[..., :2].any()
@@ -379,7 +380,7 @@ def test_which_rows_pair_up(name, tmp_path):
     assert ("1 rows left out whose `next_obs` is another board" in y.inferred) == (not pairs)
 
 
-def test_a_hunter_that_is_back_and_a_tick_that_jumps(tmp_path):
+def test_a_returning_hunter_or_a_tick_jump_breaks_an_episode(tmp_path):
     left = board(None, (0, 2))
     arrays = {"obs": np.stack([START, left, left, START, START]), "actions": np.full((5, 2), 4)}
     x = load_rows(tmp_path, arrays)
@@ -397,7 +398,7 @@ def test_a_hunter_that_is_back_and_a_tick_that_jumps(tmp_path):
         assert x.ticks.tolist() == [times[row] for row in before]
 
 
-def test_rows_with_nobody_and_actions_that_were_not_possible(tmp_path):
+def test_empty_rows_are_left_out_and_illegal_actions_counted(tmp_path):
     obs = np.stack([START, board(None, (0, 2)), board(None, None), START, START])
     actions = np.array(
         [[2, 0], [6, 1], [0, 0], [5, 3], [4, 4]]
@@ -422,7 +423,7 @@ def test_rows_with_nobody_and_actions_that_were_not_possible(tmp_path):
     )
 
 
-def test_actions_are_kept_as_asked_for(game, tmp_path):
+def test_illegal_actions_are_kept_as_attempted(game, tmp_path):
     """Asked for at random: nothing changes but for hunters that have left, and the illegal ones are counted."""
     t, observer = game
     asked = np.random.default_rng(2).integers(0, 7, t.actions.shape)
@@ -450,7 +451,7 @@ def test_actions_are_kept_as_asked_for(game, tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_any_board_is_read_back_in_seat_order(data):
+def test_random_boards_are_read_back_in_seat_order(data):
     seats, h, w, n = (data.draw(st.integers(1, high)) for high in (5, 4, 4, 9))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     joint = np.zeros((2, n, seats + 3, h, w), np.uint8)
@@ -570,7 +571,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name, tmp_path):
+def test_invalid_arrays_are_refused(name, tmp_path):
     changes, message = REFUSED[name]
     with pytest.raises(DataError) as caught:
         load_rows(tmp_path, GOOD | changes, "hop")
@@ -578,12 +579,12 @@ def test_refused(name, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_the_good_file_is_good(tmp_path):
+def test_the_valid_file_is_read(tmp_path):
     assert len(load_rows(tmp_path, GOOD, "hop", split=True)) == N
 
 
 @pytest.mark.parametrize("layout", ["auto", "planes"])
-def test_five_planes_do_not_tell_the_others_apart(layout, game, tmp_path):
+def test_five_planes_are_refused(layout, game, tmp_path):
     t, _ = game
     with pytest.raises(DataError) as caught:
         load_rows(tmp_path, {"obs": t.obs[t.obs_row, 0], "actions": t.actions[:, 0]}, layout)
@@ -594,7 +595,7 @@ def test_five_planes_do_not_tell_the_others_apart(layout, game, tmp_path):
     assert end == f"shape ({len(t.actions)}, 5, 4, 4), five planes, which merge the other hunters into one"
 
 
-def test_too_few_to_split(tmp_path):
+def test_too_few_rows_to_split_are_refused(tmp_path):
     def rows(n, next_obs):
         return {key: a[:n] for key, a in GOOD.items() if key != "next_obs" or next_obs}
 
