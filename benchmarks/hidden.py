@@ -18,9 +18,7 @@ import tyro
 from tqdm import tqdm
 
 import hop_ppo
-from boards import Real
 from envs import Rules
-from others import Told
 from tracking import write_csv
 
 
@@ -56,50 +54,84 @@ SETTINGS = dict(
 )
 
 
-def rules_of(size: int, stag_reward: float, hunters_needed: int, **rest) -> Rules:
+def make_rules(size: int, stag_reward: float, hunters_needed: int, **rest) -> Rules:
     """stag_reward: for each hunter that is needed, in fifths of the default's: 10 pays 5 each, whoever many it takes."""
-    blocks = {8: 5, 6: 3, 5: 2}[size]
-    return Rules(height=size, width=size, blocks=blocks, hunters_needed=hunters_needed,
-                 stag_reward=stag_reward * hunters_needed / 2, **rest)  # fmt: skip
+    return Rules(
+        height=size,
+        width=size,
+        blocks={8: 5, 6: 3, 5: 2}[size],
+        hunters_needed=hunters_needed,
+        stag_reward=stag_reward * hunters_needed / 2,
+        **rest,
+    )
 
 
-def learn(rules: Rules, told: bool, args: Args) -> hop_ppo.Agent:
-    """PPO with the settings that hop_ppo.py had when the game was chosen."""
-    run = hop_ppo.Args(seed=args.seed, om="oracle" if told else "none", end_at_horizon=False)
+def run_args(om: str, args: Args) -> hop_ppo.Args:
+    """The settings that hop_ppo.py had when the game was chosen."""
+    return hop_ppo.Args(seed=args.seed, om=om, end_at_horizon=False)
+
+
+def learn(rules: Rules, om: str, args: Args) -> hop_ppo.Agent:
+    """om: none or oracle."""
+    settings = run_args(om, args)
     torch.manual_seed(args.seed)
-    game = Real(run.num_envs, rules, "mixed", args.seed)
-    others = Told(game, told)
-    agent = hop_ppo.Agent(rules.stags, others.size)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=run.learning_rate, eps=1e-5)
+    envs = hop_ppo.make_envs(rules, settings.num_envs, "mixed")
+    collector = hop_ppo.Collector(envs, settings, None, args.seed)
+    agent = hop_ppo.Agent(rules.stags, collector.opponents.info_size)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=settings.learning_rate, eps=1e-5)
     for now in range(args.updates):
-        data = hop_ppo.rollout(agent, game, others, run, torch.zeros(3))
-        hop_ppo.update(agent, optimizer, data, run, 1 - now / args.updates)
+        batch = hop_ppo.rollout(agent, collector, settings, torch.zeros(3))
+        hop_ppo.update(agent, optimizer, batch, settings, 1 - now / args.updates)
     return agent
 
 
-def earn(agent, rules: Rules, told: bool, args: Args) -> np.ndarray:
+def earn(agent: hop_ppo.Agent, rules: Rules, om: str, args: Args) -> np.ndarray:
     """The learner's return on each of the fresh boards."""
     torch.manual_seed(args.seed)
-    game = Real(args.boards, rules, "mixed", CHOICE_SEED)
-    return hop_ppo.judge(agent, game, Told(game, told))["learner"][0]
+    envs = hop_ppo.make_envs(rules, args.boards, "mixed", episode="board")
+    infos = hop_ppo.to_tensors(envs.reset(seed=CHOICE_SEED)[1])
+    opponents = hop_ppo.make_opponents(run_args(om, args), envs, infos, None)
+    return hop_ppo.evaluate(agent, envs, infos, opponents)["learner"][0]
+
+
+def draw_games(args: Args) -> list[dict]:
+    games = [dict(zip(SETTINGS, values, strict=True)) for values in itertools.product(*SETTINGS.values())]
+    games = [game for game in games if game["hunters"] >= game["hunters_needed"]]
+    order = np.random.default_rng(args.seed).permutation(len(games))
+    return [games[i] for i in order[: args.settings]]
+
+
+def best_games(args: Args) -> list[dict]:
+    """Those of an earlier sweep."""
+    sweep = pd.read_csv(args.again).query("horizon == horizon.max()")
+    best = sweep.nlargest(args.best, "worth")[list(SETTINGS)].astype(object)
+    return best.where(best.notna(), None).to_dict("records")
+
+
+def whole_number(key: str, value: float | None) -> float | None:
+    """A setting as `Rules` wants it: a CSV file makes floats of whole numbers that may be missing."""
+    return value if value is None or key == "stag_reward" else int(value)
+
+
+def judge_game(game: dict, args: Args) -> dict:
+    """A row of the table."""
+    start = time.perf_counter()
+    rules = make_rules(**game)
+    earned = {om: earn(learn(rules, om, args), rules, om, args) for om in ("none", "oracle")}
+    none = earned["none"].mean()
+    gain = earned["oracle"] - earned["none"]  # the same boards: paired
+    row = dict(none=none, oracle=earned["oracle"].mean(), gain=gain.mean())
+    row["gain_ci95"] = 1.96 * gain.std(ddof=1) / np.sqrt(args.boards)
+    row["worth"] = gain.mean() / max(none, 1e-9)
+    return game | row | dict(seconds=time.perf_counter() - start)
 
 
 def main(args: Args) -> None:
-    games = [dict(zip(SETTINGS, values, strict=True)) for values in itertools.product(*SETTINGS.values())]
-    games = [game for game in games if game["hunters"] >= game["hunters_needed"]]
-    games = [games[i] for i in np.random.default_rng(args.seed).permutation(len(games))[: args.settings]]
-    if args.again:
-        first = pd.read_csv(args.again).query("horizon == horizon.max()")
-        best = first.nlargest(args.best, "worth")[list(SETTINGS)].astype(object)
-        games = best.where(best.notna(), None).to_dict("records")
-    rows = []
+    rows: list[dict] = []
+    games = best_games(args) if args.again else draw_games(args)
     for game in tqdm(games, unit=" games"):
-        game = {key: int(v) if v is not None and key != "stag_reward" else v for key, v in game.items()}
-        rules, start = rules_of(**game), time.perf_counter()
-        none, oracle = (earn(learn(rules, told, args), rules, told, args) for told in (False, True))
-        half = 1.96 * (oracle - none).std(ddof=1) / np.sqrt(args.boards)  # the same boards: paired
-        rows.append(game | dict(none=none.mean(), oracle=oracle.mean(), gain=(oracle - none).mean(), gain_ci95=half,
-                    worth=(oracle - none).mean() / max(none.mean(), 1e-9), seconds=time.perf_counter() - start))  # fmt: skip
+        game = {key: whole_number(key, value) for key, value in game.items()}
+        rows.append(judge_game(game, args))
         write_csv(args.out, sorted(rows, key=lambda row: row["worth"]))
     for row in sorted(rows, key=lambda row: -row["worth"])[:10]:
         print(row)
@@ -107,5 +139,4 @@ def main(args: Args) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    args = tyro.cli(Args, description=__doc__)
-    main(args)
+    main(tyro.cli(Args, description=__doc__))

@@ -11,10 +11,13 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import tyro
@@ -22,9 +25,14 @@ from matplotlib.figure import Figure
 
 import hop_ppo
 from benchmarks import cleanrl_ppo, machine
+from envs import Rules
+from metrics.comparison import best_switch, play_script
+from metrics.returns import summarize, table_rows
+from metrics.rivals import uniform_policy
 from tracking import figures
 
 TEAMS = ("mixed", "3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM")
+OPPONENT_MODELS = ("none", "latent", "belief", "oracle")
 
 
 @dataclass
@@ -64,346 +72,429 @@ class Args:
     """of PyTorch"""
 
 
-def run(*flags: str) -> str:
+Rows = list[dict]
+Flags = tuple[str | float, ...]
+
+
+def save(rows: Rows, args: Args) -> None:
+    if args.out:
+        pd.DataFrame(rows).to_csv(args.out, index=False)
+
+
+def add(rows: Rows, row: dict, args: Args) -> None:
+    """Print and keep a row of a table."""
+    rows.append(row)
+    print(row, flush=True)
+    save(rows, args)
+
+
+def half_width(values: np.ndarray) -> float:
+    """Half the width of the 95% interval of their mean."""
+    return 1.96 * values.std(ddof=1) / len(values) ** 0.5
+
+
+# ---- runs of the script, and who judges them
+
+
+def run(*flags: str | float) -> str:
     """One training, judged little by the script itself. Returns: its folder."""
-    command = [sys.executable, "hop_ppo.py", "--eval-boards", "256", "--plan-boards", "16", "--eval-every", "1000000",
-               *map(str, flags)]  # fmt: skip
+    few = ("--eval-boards", "256", "--plan-boards", "16", "--eval-every", "1000000")
+    command = [sys.executable, "hop_ppo.py", *few, *map(str, flags)]
     print("$ python", *command[1:], file=sys.stderr, flush=True)
-    said = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
-    ).stdout
-    return re.search(r"model saved to: (\S+)", said)[1]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    output = subprocess.run(command, text=True, check=True, **pipes).stdout
+    return re.search(r"model saved to: (\S+)", output)[1]
 
 
-def grid(args: Args, settings: dict[str, tuple], teams: tuple[str, ...]) -> list[dict]:
+def load(folder: str, **settings) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluator]:
+    """The agent of a run, and who judges it. settings: other than the run's own."""
+    agent, checkpoint = hop_ppo.load_agent(folder)
+    fields = hop_ppo.Args.__dataclass_fields__
+    saved = {key: value for key, value in checkpoint["args"].items() if key in fields}
+    run_args = replace(hop_ppo.Args(**saved), **settings)
+    rules, _ = hop_ppo.load_rules(run_args.env_id)
+    vae, world_model = hop_ppo.load_networks(run_args, rules)
+    return agent, hop_ppo.Evaluator(run_args, rules, vae, world_model)
+
+
+def default_evaluator(**settings) -> hop_ppo.Evaluator:
+    """Judges who knows nothing of the others, in the default game."""
+    return hop_ppo.Evaluator(hop_ppo.Args(team_episodes=1, **settings), Rules(), None, None)
+
+
+def grid(args: Args, settings: dict[str, Flags], teams: tuple[str, ...]) -> Rows:
     """A row a setting, seed and team: what the last policy of the run earns on --boards fresh boards."""
-    rows = []
+    rows: Rows = []
+    first = next(iter(settings))
     for name, flags in settings.items():
         if args.only and name not in args.only:
             continue
         for seed in args.seeds:
             folder = run("--seed", seed, "--total-timesteps", args.steps, *flags)
-            metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
-            agent, judge = referee(replace(args, agent=folder))
-            judge.args.eval_boards = args.boards * judge.args.team_episodes
-            for team in teams:
-                ran = {key: metrics[key] for key in ("real_steps", "seconds", "sps", "run")}
-                found = {"policy": {team: hop_ppo.summarize(judge.play(agent, team, judge.final_seed))}}
-                if name == next(iter(settings)):
-                    untrained = judge.play(judge.untrained(agent), team, judge.final_seed)
-                    found["untrained"] = {team: hop_ppo.summarize(untrained)}
-                if name == next(iter(settings)) and seed == args.seeds[0]:
-                    found |= rivals(judge, team)
-                rows += [dict(setting=name, seed=seed) | row | ran for row in hop_ppo.table_rows(found)]
-            if args.out:
-                pd.DataFrame(rows).to_csv(args.out, index=False)
+            for row in judge_run(folder, teams, args.boards, name == first, seed == args.seeds[0]):
+                rows.append(dict(setting=name, seed=seed) | row)
+            save(rows, args)
     return rows
+
+
+def judge_run(folder: str, teams: tuple[str, ...], boards: int, first: bool, first_seed: bool) -> Rows:
+    """first: of the settings; beside it untrained networks are judged, and with the first seed those that do not learn."""
+    metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
+    costs = {key: metrics[key] for key in ("real_steps", "seconds", "sps", "run")}
+    agent, judge = load(folder)
+    judge.args.eval_boards = boards * judge.args.team_episodes
+    rows: Rows = []
+    for team in teams:
+        results = {"policy": {team: play(judge, agent, team)}}
+        if first:
+            results["untrained"] = {team: play(judge, judge.untrained(agent), team)}
+        if first and first_seed:
+            results |= rivals(judge, team)
+        rows += [row | costs for row in table_rows(results)]
+    return rows
+
+
+def play(judge: hop_ppo.Evaluator, policy: Callable, team: str, boards: int = 0, om: str = "") -> dict:
+    """What a policy earns on the boards of the final evaluation, as `summarize` has it."""
+    return summarize(judge.play(policy, team, judge.final_seed, boards, om=om))
 
 
 def rivals(judge: hop_ppo.Evaluator, team: str) -> dict[str, dict[str, dict]]:
     """Random play and the scripts, whose ticks are chosen on the boards of EVAL_SEED."""
-    random = hop_ppo.summarize(judge.play(hop_ppo.uniform, team, judge.final_seed, om="none"))
-    scripts = {kind: judge.script(team, judge.final_seed, judge.best_switch(its))
-               for kind, its in (("script", "mixed"), ("script_told", team))}  # fmt: skip
-    return {kind: {team: one} for kind, one in ({"random": random} | scripts).items()}
+    results = {"random": {team: play(judge, uniform_policy, team, om="none")}}
+    boards = judge.args.eval_boards
+    for kind, choice in (("script", "mixed"), ("script_told", team)):
+        switch = best_switch(judge.play, judge.rules, choice, hop_ppo.EVAL_SEED, boards)
+        results[kind] = {team: play_script(judge.play, judge.rules, team, judge.final_seed, switch)}
+    return results
 
 
-def om(args: Args) -> list[dict]:
-    return grid(args, {om: ("--om", om) for om in ("none", "latent", "belief", "oracle")}, TEAMS)
+# ---- tables of runs
 
 
-def hidden(args: Args) -> list[dict]:
+def om_table(args: Args) -> Rows:
+    return grid(args, {om: ("--om", om) for om in OPPONENT_MODELS}, TEAMS)
+
+
+def hidden_table(args: Args) -> Rows:
     """--boards: each with 10 episodes in a row."""
     flags = ("--env-id", "StagHunt-hidden-v0")
-    return grid(args, {om: ("--om", om, *flags) for om in ("none", "latent", "belief", "oracle")}, ("mixed",))
+    return grid(args, {om: ("--om", om, *flags) for om in OPPONENT_MODELS}, ("mixed",))
 
 
-def adapt(args: Args) -> list[dict]:
-    """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams."""
-    rows = []
-    for name, seed, run_name in (
-        pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates().itertuples(index=False)
-    ):
-        agent, judge = referee(replace(args, agent=f"ppo_ckpts/{run_name}"))
-        found = judge.play(agent, "mixed", judge.final_seed, args.boards, 10)["learner"].mean(1)
-        rows.append(
-            dict(setting=name, seed=seed) | {f"episode{i + 1}": value for i, value in enumerate(found)}
-        )
-        print(rows[-1], flush=True)
-        if args.out:
-            pd.DataFrame(rows).to_csv(args.out, index=False)
-            curves = (
-                pd.DataFrame(rows)
-                .drop(columns="seed")
-                .groupby("setting", sort=False)
-                .mean()
-                .T.to_dict("list")
-            )
-            panel = {"return of the learner, mean of the seeds": curves}
-            figures.save(
-                figures.curves(panel, {}, "episode, the same co-players"), Path(args.out).with_suffix(".png")
-            )
-    return rows
+def self_table(args: Args) -> Rows:
+    flags = ("--co-players", "self", "--num-envs", "512")
+    return grid(args, {"own": flags, "team": (*flags, "--team-reward")}, ("self",))
 
 
-def self(args: Args) -> list[dict]:
-    few = ("--co-players", "self", "--num-envs", "512")
-    return grid(args, {"own": few, "team": (*few, "--team-reward")}, ("self",))
-
-
-def teams(args: Args) -> list[dict]:
+def teams_table(args: Args) -> Rows:
     """A policy trained with each team, told nothing and who they are, judged with that team; `cut`: --no-end-at-horizon."""
-    rows = []
-    settings = {om: ("--om", om) for om in ("none", "oracle")}
+    rows: Rows = []
+    settings: dict[str, Flags] = {om: ("--om", om) for om in ("none", "oracle")}
     settings |= {f"{om}, cut": (*flags, "--no-end-at-horizon") for om, flags in settings.items()}
     for team in TEAMS[1:]:
-        rows += grid(
-            replace(args, out=""), {key: (*it, "--co-players", team) for key, it in settings.items()}, (team,)
-        )
-        if args.out:
-            pd.DataFrame(rows).to_csv(args.out, index=False)
+        with_team = {name: (*flags, "--co-players", team) for name, flags in settings.items()}
+        rows += grid(replace(args, out=""), with_team, (team,))
+        save(rows, args)
     return rows
 
 
-def imagine(args: Args) -> list[dict]:
+def imagine_table(args: Args) -> Rows:
     return grid(args, {f"real {ratio}": ("--real-ratio", ratio) for ratio in (1.0, 0.5, 0.0)}, ("mixed",))
 
 
-def referee(args: Args, **settings) -> tuple[hop_ppo.Agent, hop_ppo.Evaluator]:
-    agent, checkpoint = hop_ppo.load_agent(args.agent)
-    known = {
-        key: value for key, value in checkpoint["args"].items() if key in hop_ppo.Args.__dataclass_fields__
-    }
-    run_args = replace(hop_ppo.Args(**known), **settings)
-    rules, _ = hop_ppo.rules_of(run_args.env_id)
-    return agent, hop_ppo.Evaluator(run_args, rules, *hop_ppo.load_networks(run_args, rules))
+# ---- what a trained run does
 
 
-def search(args: Args) -> list[dict]:
-    """Search in the real rules, told who they are, beside its own policy; gain: over a quarter of it, paired."""
-    rows, before = [], {}
-    for simulations in (0, 200, 800, 3200):
-        for team in TEAMS:
-            agent, judge = referee(args, oracle_simulations=simulations)
-            start = time.perf_counter()
-            found = judge.play(
-                agent, team, judge.final_seed, args.boards, 1, "oracle", "oracle" if simulations else ""
-            )
-            one, learner = hop_ppo.summarize(found), found["learner"].mean(0)
-            gain = learner - before.get(team, learner)
-            before[team] = learner
-            rows.append(dict(team=team, simulations=simulations, learner=one["learner"], learner_ci95=one["learner_ci95"],
-                             gain=gain.mean(), gain_ci95=1.96 * gain.std(ddof=1) / len(gain) ** 0.5,
-                             seconds=time.perf_counter() - start))  # fmt: skip
-            print(rows[-1], flush=True)
-            if args.out:
-                pd.DataFrame(rows).to_csv(args.out, index=False)
+def adapt_table(args: Args) -> Rows:
+    """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams."""
+    rows: Rows = []
+    runs = pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates()
+    for name, seed, run_name in runs.itertuples(index=False):
+        agent, judge = load(f"ppo_ckpts/{run_name}")
+        results = judge.play(agent, "mixed", judge.final_seed, args.boards, 10)
+        returns = {f"episode{i}": value for i, value in enumerate(results["learner"].mean(1), start=1)}
+        add(rows, dict(setting=name, seed=seed) | returns, args)
+        if args.out:
+            draw_adaptation(rows, Path(args.out).with_suffix(".png"))
     return rows
 
 
-def first_weights(seed: int, network: str, **sizes) -> hop_ppo.Agent | hop_ppo.ConvAgent:
+def draw_adaptation(rows: Rows, path: Path) -> None:
+    by_setting = pd.DataFrame(rows).drop(columns="seed").groupby("setting", sort=False)
+    panel = {"return of the learner, mean of the seeds": by_setting.mean().T.to_dict("list")}
+    figures.save(figures.curves(panel, {}, "episode, the same co-players"), path)
+
+
+def search_table(args: Args) -> Rows:
+    """Search in the real rules, told who they are, beside its own policy; gain: over a quarter of it, paired."""
+    rows: Rows = []
+    before: dict[str, np.ndarray] = {}
+    for simulations, team in itertools.product((0, 200, 800, 3200), TEAMS):
+        agent, judge = load(args.agent, oracle_simulations=simulations)
+        plan = "oracle" if simulations else ""
+        start = time.perf_counter()
+        results = judge.play(agent, team, judge.final_seed, args.boards, 1, "oracle", plan)
+        seconds = time.perf_counter() - start
+        summary = summarize(results)
+        learner = results["learner"].mean(0)
+        gain = learner - before.get(team, learner)
+        before[team] = learner
+        row = dict(team=team, simulations=simulations)
+        row |= {key: summary[key] for key in ("learner", "learner_ci95")}
+        row |= dict(gain=gain.mean(), gain_ci95=half_width(gain), seconds=seconds)
+        add(rows, row, args)
+    return rows
+
+
+def plan_table(args: Args) -> Rows:
+    """The policy alone and with planning, in the world model and in the rules, on the same boards."""
+    rows: Rows = []
+    agent, judge = load(args.agent, plan=True)
+    for team in TEAMS if judge.rules.hunters == 4 else ("mixed",):
+        alone = judge.play(agent, team, judge.final_seed, args.boards)["learner"].mean(0)
+        for kind in ("learned", "rules"):
+            results = judge.play(agent, team, judge.final_seed, args.boards, plan=kind)
+            planned = results["learner"].mean(0)
+            gain = planned - alone
+            row = dict(kind=kind, team=team, seed=judge.args.seed)
+            row |= dict(policy=alone.mean(), planned=planned.mean())
+            add(rows, row | dict(gain=gain.mean(), gain_ci95=half_width(gain)), args)
+    return rows
+
+
+def speed_table(args: Args) -> Rows:
+    """Decisions a second: 256 boards, reset as soon as their learner has left, each decision by a search."""
+    rows: Rows = []
+    settings = dict(plan=True, plan_simulations=200, plan_samples=5, oracle_simulations=200)
+    agent, judge = load(args.agent, **settings)
+    for kind in ("learned", "rules", "oracle"):
+        planner = plan_ticks(agent, judge, kind, args.boards)
+        row = dict(kind=kind, seed=1, simulations=200, decisions=planner.decisions)
+        row["per_second"] = planner.decisions / planner.seconds
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+@torch.no_grad()
+def plan_ticks(
+    agent: hop_ppo.ActorCritic, judge: hop_ppo.Evaluator, kind: str, boards: int, ticks: int = 14
+) -> hop_ppo.Planner:
+    """The planner, after so many ticks of a game; it counts its decisions and seconds, but for the first two."""
+    torch.manual_seed(1)
+    envs = hop_ppo.make_envs(judge.rules, boards, "mixed")
+    infos = hop_ppo.to_tensors(envs.reset(seed=1)[1])
+    opponents = hop_ppo.make_opponents(judge.args, envs, infos, judge.vae)
+    networks = (judge.vae, judge.world_model)
+    planner = hop_ppo.Planner(agent, envs, opponents, judge.args, *networks, kind)
+    for tick in range(ticks):
+        if tick == 2:  # the first warm up
+            planner.decisions = 0
+            planner.seconds = 0.0
+        opponent_info = opponents.features()
+        actions = planner(hop_ppo.observe_envs(infos, judge.rules), opponent_info, infos)
+        _, _, terminated, truncated, infos = envs.step(actions.numpy())
+        infos = hop_ppo.to_tensors(infos)
+        for tracker in (opponents, planner):
+            tracker.update(infos)
+        ended = terminated | truncated
+        infos = hop_ppo.to_tensors(envs.reset(options={"reset_mask": ended})[1])
+        for tracker in (opponents, planner):
+            tracker.reset(torch.as_tensor(ended), infos)
+    return planner
+
+
+# ---- networks and loops
+
+
+def first_weights(seed: int, network: str, **sizes) -> hop_ppo.ActorCritic:
     """A network that is told nothing; sizes: of it, if not the usual ones."""
     torch.manual_seed(seed)
-    usual = hop_ppo.new_agent(network, hop_ppo.Rules(), 0).sizes
+    usual = hop_ppo.make_agent(network, Rules(), 0).sizes
     torch.manual_seed(seed)
     return hop_ppo.build_agent(**(usual | sizes))
 
 
-def untrained(args: Args) -> list[dict]:
+def untrained_table(args: Args) -> Rows:
     """What networks earn with their first weights, with each team, on --boards fresh boards: what is built in is worth."""
     kinds = {
-        "cnn": ("cnn", {}),
-        "objects, no bias": ("objects", dict(hunt_bias=0.0)),
-        "objects": ("objects", {}),
+        "cnn": dict(network="cnn"),
+        "objects, no bias": dict(network="objects", hunt_bias=0.0),
+        "objects": dict(network="objects"),
     }
-    judge = hop_ppo.Evaluator(
-        hop_ppo.Args(team_episodes=1, eval_boards=args.boards), hop_ppo.Rules(), None, None
-    )
-    rows = []
-    for kind, (network, sizes) in kinds.items():
-        for seed, team in itertools.product(args.seeds, TEAMS):
-            found = hop_ppo.summarize(
-                judge.play(first_weights(seed, network, **sizes), team, judge.final_seed, om="none")
-            )
-            rows.append(
-                dict(
-                    kind=kind,
-                    team=team,
-                    seed=seed,
-                    learner=found["learner"],
-                    learner_ci95=found["learner_ci95"],
-                )
-            )
+    judge = default_evaluator(eval_boards=args.boards)
+    rows: Rows = []
+    for kind, seed, team in itertools.product(kinds, args.seeds, TEAMS):
+        summary = play(judge, first_weights(seed, **kinds[kind]), team, om="none")
+        row = dict(kind=kind, team=team, seed=seed)
+        rows.append(row | {key: summary[key] for key in ("learner", "learner_ci95")})
     return rows
 
 
-def our_loop(seconds: float, seed: int, network: str, **sizes):
-    """hop_ppo.py's loop, told nothing among `mixed`. Returns: as `cleanrl_ppo.train`."""
-    run_args, rules, agent = hop_ppo.Args(seed=seed), hop_ppo.Rules(), first_weights(seed, network, **sizes)
-    game = hop_ppo.Real(run_args.num_envs, rules, "mixed", seed)
-    others = hop_ppo.Told(game, False)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=run_args.learning_rate, eps=1e-5)
-    batch, rows, start = run_args.num_envs * run_args.num_steps, [], time.perf_counter()
+class OurLoop:
+    """hop_ppo.py's loop, told nothing among `mixed`."""
+
+    def __init__(self, agent: hop_ppo.ActorCritic, seed: int):
+        self.agent = agent
+        self.args = hop_ppo.Args(seed=seed)
+        envs = hop_ppo.make_envs(Rules(), self.args.num_envs, "mixed")
+        self.collector = hop_ppo.Collector(envs, self.args, None, seed)
+        self.optimizer = torch.optim.Adam(agent.parameters(), lr=self.args.learning_rate, eps=1e-5)
+
+    def update(self, frac: float) -> tuple[hop_ppo.Batch, torch.Tensor]:
+        """A rollout and an update. Returns: its samples and episode_stats."""
+        episode_stats = torch.zeros(3)
+        batch = hop_ppo.rollout(self.agent, self.collector, self.args, episode_stats)
+        hop_ppo.update(self.agent, self.optimizer, batch, self.args, frac)
+        return batch, episode_stats
+
+
+def train_ours(
+    seconds: float, seed: int, network: str, **sizes
+) -> tuple[list[cleanrl_ppo.Row], hop_ppo.ActorCritic]:
+    """Returns: as `cleanrl_ppo.train`."""
+    agent = first_weights(seed, network, **sizes)
+    loop = OurLoop(agent, seed)
+    num_envs, num_steps = loop.args.num_envs, loop.args.num_steps
+    rows: list[cleanrl_ppo.Row] = []
+    start = time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        tally = torch.zeros(3)
-        data = hop_ppo.rollout(agent, game, others, run_args, tally)
-        hop_ppo.update(agent, optimizer, data, run_args, 1 - elapsed / seconds)
-        early = (
-            len(rows) + 1
-        ) * run_args.num_steps < 2 * rules.horizon  # the episodes that have ended are the short ones
-        returns = math.nan if early else float(tally[1] / tally[0])
-        rows.append((time.perf_counter() - start, (len(rows) + 1) * batch, returns))
+        _, (episodes, returns, _) = loop.update(1 - elapsed / seconds)
+        ticks = (len(rows) + 1) * num_steps
+        early = ticks < 2 * Rules().horizon  # the episodes that have ended are the short ones
+        mean_return = math.nan if early else float(returns / episodes)
+        rows.append((time.perf_counter() - start, ticks * num_envs, mean_return))
     return rows, agent
 
 
 RUNGS = {
-    "plain loop, slow game": lambda *args: cleanrl_ppo.train(cleanrl_ppo.plain_envs, *args),
-    "plain loop, our game": lambda *args: cleanrl_ppo.train(cleanrl_ppo.FastEnvs, *args),
-    "our loop, cnn": lambda *args: our_loop(*args, "cnn"),
-    "our loop, objects, no bias": lambda *args: our_loop(*args, "objects", hunt_bias=0.0),
-    "our loop, objects": lambda *args: our_loop(*args, "objects"),
+    "plain loop, slow game": partial(cleanrl_ppo.train, cleanrl_ppo.plain_envs),
+    "plain loop, our game": partial(cleanrl_ppo.train, cleanrl_ppo.fast_envs),
+    "our loop, cnn": partial(train_ours, network="cnn"),
+    "our loop, objects, no bias": partial(train_ours, network="objects", hunt_bias=0.0),
+    "our loop, objects": partial(train_ours, network="objects"),
 }
 
 
-def ladder(args: Args) -> list[dict]:
+def ladder_table(args: Args) -> Rows:
     """From CleanRL's loop to hop_ppo.py, one change at a time, each trained for --seconds: what the learner then earns on
     --boards fresh boards among `mixed`, and when the episodes of training first paid as much as the first rung's at best
     (means of 5 updates). One rung after the other, on the same machine with the same threads."""
-    rows, curves, judge = (
-        [],
-        [],
-        hop_ppo.Evaluator(hop_ppo.Args(team_episodes=1), hop_ppo.Rules(), None, None),
-    )
+    rows: Rows = []
+    curves: list[pd.DataFrame] = []
+    judge = default_evaluator()
     for seed in args.seeds:
         best = None
         for kind, train in RUNGS.items():
             if args.only and kind not in args.only:
                 continue
-            curve, policy = train(args.seconds, seed)
-            curve = pd.DataFrame(curve, columns=["seconds", "steps", "learner"]).assign(kind=kind, seed=seed)
-            smooth = curve["learner"].rolling(5, min_periods=1).mean()
-            best = smooth.max() if best is None else best
-            there = curve[smooth >= best].head(1)
-            found = hop_ppo.summarize(judge.play(policy, "mixed", judge.final_seed, args.boards, om="none"))
-            seconds, steps = (float(curve[key].iloc[-1]) for key in ("seconds", "steps"))
-            rows.append(dict(kind=kind, seed=seed, steps=steps, per_second=steps / seconds, learner=found["learner"],
-                             learner_ci95=found["learner_ci95"], best=float(best), steps_to_best=float(there["steps"].min()),
-                             seconds_to_best=float(there["seconds"].min())))  # fmt: skip
-            print(rows[-1], flush=True)
+            trained, policy = train(args.seconds, seed)
+            curve = pd.DataFrame(trained, columns=["seconds", "steps", "learner"])
+            curve = curve.assign(kind=kind, seed=seed)
+            best = smooth(curve).max() if best is None else best
+            summary = play(judge, policy, "mixed", args.boards, om="none")
+            add(rows, rung(curve, summary, float(best)), args)
             curves.append(curve)
             if args.out:
-                pd.DataFrame(rows).to_csv(args.out, index=False)
-                draw(pd.concat(curves), Path(args.out).with_suffix(".png"))
+                draw_ladder(pd.concat(curves), Path(args.out).with_suffix(".png"))
     return rows
 
 
-def draw(curves: pd.DataFrame, path: Path) -> None:
+def smooth(curve: pd.DataFrame) -> pd.Series:
+    return curve["learner"].rolling(5, min_periods=1).mean()
+
+
+def rung(curve: pd.DataFrame, summary: dict, best: float) -> dict:
+    """A row of `ladder`. best: the mean return that the first rung reached."""
+    reached = curve[smooth(curve) >= best].head(1)
+    seconds = float(curve["seconds"].iloc[-1])
+    steps = float(curve["steps"].iloc[-1])
+    row = dict(kind=curve["kind"].iloc[0], seed=int(curve["seed"].iloc[0]))
+    row |= dict(steps=steps, per_second=steps / seconds)
+    row |= {key: summary[key] for key in ("learner", "learner_ci95")}
+    row["best"] = best
+    row["steps_to_best"] = float(reached["steps"].min())
+    row["seconds_to_best"] = float(reached["seconds"].min())
+    return row
+
+
+def draw_ladder(curves: pd.DataFrame, path: Path) -> None:
     """Learning curves of `ladder`: return over seconds."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axis = figure.subplots()
-    for colour, (kind, by_seed) in zip(figures.COLOURS, curves.groupby("kind", sort=False), strict=False):
+    by_kind = curves.groupby("kind", sort=False)
+    for colour, (kind, by_seed) in zip(figures.COLOURS, by_kind, strict=False):
         for i, (_, curve) in enumerate(by_seed.groupby("seed", sort=False)):
-            axis.plot(
-                curve["seconds"], curve["learner"], color=colour, lw=1.2, label=kind if i == 0 else None
-            )
+            label = kind if i == 0 else None
+            axis.plot(curve["seconds"], curve["learner"], color=colour, lw=1.2, label=label)
     axis.set(xscale="log", xlabel="seconds on one core", ylabel="return of the learner among `mixed`")
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     figures.save(figure, path)
 
 
-def overhead(args: Args) -> list[dict]:
+def overhead_table(args: Args) -> Rows:
     """The loop's time beside that of the network alone: the same batches forward, and forward and backward, nothing else."""
-    rows = []
+    rows: Rows = []
     for seed in args.seeds:
-        run_args = hop_ppo.Args(seed=seed)
         torch.manual_seed(seed)
-        game = hop_ppo.Real(run_args.num_envs, hop_ppo.Rules(), "mixed", seed)
-        others, agent = hop_ppo.Told(game, False), hop_ppo.Agent(1, 0)
-        optimizer = torch.optim.Adam(agent.parameters(), lr=run_args.learning_rate, eps=1e-5)
+        agent = hop_ppo.Agent(stags=1, info_size=0)
+        loop = OurLoop(agent, seed)
         seconds = {"loop": 0.0, "bare network": 0.0}
         for now in range(12):
             start = time.perf_counter()
-            data = hop_ppo.rollout(agent, game, others, run_args, torch.zeros(3))
-            hop_ppo.update(agent, optimizer, data, run_args, 1.0)
-            loop, start = time.perf_counter() - start, time.perf_counter()
-            bare(agent, data, run_args)
+            batch, _ = loop.update(1.0)
+            middle = time.perf_counter()
+            pass_bare(agent, batch, loop.args)
             if now:
-                seconds["loop"] += loop
-                seconds["bare network"] += time.perf_counter() - start
+                seconds["loop"] += middle - start
+                seconds["bare network"] += time.perf_counter() - middle
         share = 1 - seconds["bare network"] / seconds["loop"]
         rows.append(dict(kind="none", seed=seed, **seconds, overhead=share))
         print(rows[-1], flush=True)
     return rows
 
 
-def bare(agent: hop_ppo.Agent, data: hop_ppo.Rollout, run_args: hop_ppo.Args) -> None:
+def pass_bare(agent: hop_ppo.ActorCritic, batch: hop_ppo.Batch, run_args: hop_ppo.Args) -> None:
     """Every forward and backward pass that the update made, on the same samples."""
-    parts = [
-        hop_ppo.Observation(*part)
-        for part in zip(*(array.split(run_args.num_envs) for array in data.seen), strict=True)
-    ]
     with torch.no_grad():
-        for part in parts:
-            agent(part)
-    size = -(-len(data.actions) // run_args.num_minibatches)
-    parts = [
-        hop_ppo.Observation(*part) for part in zip(*(array.split(size) for array in data.seen), strict=True)
-    ]
+        for obs, info in split(batch, run_args.num_envs):
+            agent(obs, info)
+    parts = split(batch, math.ceil(len(batch.actions) / run_args.num_minibatches))
     for _ in range(run_args.update_epochs):
-        for part in parts:
-            log_probs, values = agent(part)
+        for obs, info in parts:
+            logprobs, values = agent(obs, info)
             agent.zero_grad()
-            (log_probs[:, 0].sum() + values.sum()).backward()
+            (logprobs[:, 0].sum() + values.sum()).backward()
     agent.zero_grad()
 
 
-def speed(args: Args) -> list[dict]:
-    """Decisions a second: 256 boards, dealt anew as soon as their learner has left, each decision by a search."""
-    rows = []
-    agent, judge = referee(args, plan=True, plan_simulations=200, plan_samples=5, oracle_simulations=200)
-    for kind in ("learned", "rules", "oracle"):
-        torch.manual_seed(1)
-        game = hop_ppo.Real(args.boards, judge.rules, "mixed", 1)
-        others = hop_ppo.others_of(judge.args, game, judge.vae)
-        planner = hop_ppo.Planner(agent, game, others, judge.args, judge.vae, judge.world, kind)
-        for tick in range(14):
-            if tick == 2:  # the first warm up
-                planner.decisions, planner.seconds = 0, 0.0
-            with torch.no_grad():
-                told = others.look()
-                game.step(planner(told, hop_ppo.sights(game, told)[1]))
-            over = game.ended | (game.hunters.gather(1, game.seats[:, None])[:, 0] == judge.rules.cells)
-            for one in (others, planner):
-                one.observe()
-            new = game.deal(over)
-            for one in (others, planner):
-                one.deal(over, new)
-        rate = planner.decisions / planner.seconds
-        rows.append(dict(kind=kind, seed=1, simulations=200, decisions=planner.decisions, per_second=rate))
-        print(rows[-1], flush=True)
-    return rows
+def split(batch: hop_ppo.Batch, size: int) -> list[tuple[hop_ppo.Observation, torch.Tensor]]:
+    slices = [slice(start, start + size) for start in range(0, len(batch.actions), size)]
+    return [(batch.obs[rows], batch.opponent_info[rows]) for rows in slices]
 
 
-def plan(args: Args) -> list[dict]:
-    """The policy alone and with planning, in the world model and in the rules, on the same boards."""
-    rows = []
-    agent, judge = referee(args, plan=True)
-    for team in TEAMS if judge.rules.hunters == 4 else ("mixed",):
-        alone = judge.play(agent, team, judge.final_seed, args.boards)["learner"].mean(0)
-        for kind in ("learned", "rules"):
-            found = judge.play(agent, team, judge.final_seed, args.boards, plan=kind)["learner"].mean(0)
-            better = found - alone
-            rows.append(dict(kind=kind, team=team, seed=judge.args.seed, policy=alone.mean(), planned=found.mean(),
-                             gain=better.mean(), gain_ci95=1.96 * better.std(ddof=1) / len(better) ** 0.5))  # fmt: skip
-            print(rows[-1], flush=True)
-            if args.out:
-                pd.DataFrame(rows).to_csv(args.out, index=False)
-    return rows
+# ---- the command line
+
+TABLES: dict[str, Callable[[Args], Rows]] = {
+    "om": om_table,
+    "hidden": hidden_table,
+    "adapt": adapt_table,
+    "self": self_table,
+    "teams": teams_table,
+    "imagine": imagine_table,
+    "search": search_table,
+    "plan": plan_table,
+    "speed": speed_table,
+    "ladder": ladder_table,
+    "untrained": untrained_table,
+    "overhead": overhead_table,
+}
 
 
 def main(args: Args) -> None:
-    rows = pd.DataFrame(globals()[args.what](args))
+    rows = pd.DataFrame(TABLES[args.what](args))
     print(machine())
     print(f"python -m benchmarks.hop_ppo {' '.join(sys.argv[1:])}")
     keys = [key for key in ("setting", "policy", "team", "simulations", "kind") if key in rows]

@@ -1591,17 +1591,20 @@ def test_benchmarks_need_nothing_of_the_tests():
 
 
 def test_the_plain_loop_sees_the_same_in_both_games():
-    """From the same cells the slow game and the batched one give the same observations and masks."""
+    """From the same cells the slow game and the batched one give the same observations, masks and ticks."""
     from benchmarks import cleanrl_ppo
 
-    fast = cleanrl_ppo.FastEnvs(SMALL, 6, 1)
+    fast = cleanrl_ppo.fast_envs(SMALL, 6, 1)
+    fast.reset(seed=1)
     for _ in range(4):
-        obs, infos = fast.step(np.full(6, STAY))[::4]
-    state, seats = fast.envs.core.state, fast.envs.seats
+        obs, *_, infos = fast.step(np.full(6, STAY))
     for board in range(6):
         slow = cleanrl_ppo.PlainStagHunt(SMALL, 0, 1)
-        slow.game = slow.game.from_state(SMALL, state, board)
-        slow.seat = int(seats[board])
-        np.testing.assert_allclose(slow._obs(), obs[board], atol=1e-6)
-        np.testing.assert_array_equal(slow._info()["action_mask"], infos["action_mask"][board])
-    assert obs.shape == (6, 8, 5, 5)
+        slow.game = slow.game.from_state(SMALL, fast.core.state, board)
+        slow.seat = int(fast.seats[board])
+        np.testing.assert_array_equal(slow.obs(), obs[board])
+        for key, value in slow.info().items():
+            np.testing.assert_array_equal(value, infos[key][board])
+    planes = cleanrl_ppo.to_planes(obs, infos["tick"], SMALL)
+    assert planes.shape == (6, 8, 5, 5)
+    np.testing.assert_allclose(planes[:, -1, 0, 0], infos["tick"] / SMALL.horizon)
