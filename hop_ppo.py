@@ -9,11 +9,11 @@ also learns from boards imagined in a world model; with `--plan` an evaluation s
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -50,6 +50,7 @@ FINAL_SEED = 3001  # of the boards that judge at the end
 HIDDEN_FINAL_SEED = 4001  # those of StagHunt-hidden-v0: that game was chosen on boards of seed 3001
 
 
+Envs = Any  # StagHuntVectorEnv or WorldModelEnv
 Infos = dict[str, Tensor]  # of a vector environment, as tensors, N rows each
 
 
@@ -164,10 +165,10 @@ class Observation:
     def map(self, function: Callable[[Tensor], Tensor]) -> "Observation":
         return Observation(*(function(getattr(self, field.name)) for field in fields(self)))
 
-    def __getitem__(self, index) -> "Observation":
+    def __getitem__(self, index: Any) -> "Observation":
         return self.map(lambda part: part[index])
 
-    def __setitem__(self, index, other: "Observation") -> None:
+    def __setitem__(self, index: Any, other: "Observation") -> None:
         for field in fields(self):
             getattr(self, field.name)[index] = getattr(other, field.name)
 
@@ -402,7 +403,7 @@ def make_agent(network: str, rules: Rules, info_size: int) -> ActorCritic:
     return Agent(rules.stags, info_size)
 
 
-def build_agent(network: str, **sizes) -> ActorCritic:
+def build_agent(network: str, **sizes: Any) -> ActorCritic:
     """The network that `sizes` of an agent or a checkpoint describe."""
     if "known" in sizes:  # what checkpoints of version 0.1 call it
         sizes["info_size"] = sizes.pop("known")
@@ -559,7 +560,7 @@ class LatentInfo(NoInfo):
     """`--om latent`: z at its mean and p(action) of each hunter, from the pretrained VAE and MOA; z is inferred anew in each
     episode. envs: its `planes()` are what each hunter sees."""
 
-    def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, envs):
+    def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, envs: Envs):
         super().__init__(infos, rows_per_board)
         self.envs = envs
         self.tracker = OpponentTracker(vae, *self.per_board("active").shape)
@@ -591,7 +592,7 @@ class LatentInfo(NoInfo):
         self.tracker.load_state_dict(state)
 
 
-def make_opponents(args: Args, envs, infos: Infos, vae: nn.Module | None) -> NoInfo:
+def make_opponents(args: Args, envs: Envs, infos: Infos, vae: nn.Module | None) -> NoInfo:
     """What the learners of an environment know of the others, as --om says."""
     rows = envs.rows_per_board
     if args.om == "belief":
@@ -612,7 +613,7 @@ def to_tensors(infos: dict) -> Infos:
 
 def make_envs(
     rules: Rules, num_boards: int, co_players: str, team_episodes: int = 1, episode: str | None = None
-):
+) -> Envs:
     """Real boards. Every hunter of a `self` team is a row of its own, and plays on to the board's end.
 
     episode: `learner` or `board`, at whose end the episode of a row ends; by default that of the only learner.
@@ -631,7 +632,7 @@ def make_envs(
 
 
 def make_world_model_envs(
-    args: Args, rules: Rules, num_boards: int, starts, world_model, vae
+    args: Args, rules: Rules, num_boards: int, starts: tuple, world_model: nn.Module, vae: nn.Module | None
 ) -> WorldModelEnv:
     """Imagined boards: co-players act as the goal heads of the MOA say, each by a goal drawn as --co-players says."""
     self_play = args.co_players == "self"
@@ -651,7 +652,7 @@ def make_world_model_envs(
 class Collector:
     """An environment, what its learners know of the others, and where the next rollout goes on."""
 
-    def __init__(self, envs, args: Args, vae: nn.Module | None, seed: int):
+    def __init__(self, envs: Envs, args: Args, vae: nn.Module | None, seed: int):
         _, infos = envs.reset(seed=seed)
         self.envs = envs
         self.infos = to_tensors(infos)
@@ -689,7 +690,9 @@ class Collector:
         self.starts = tuple(start.clone() for start in state["starts"])
 
 
-def make_collectors(args: Args, rules: Rules, vae, world_model) -> list[Collector]:
+def make_collectors(
+    args: Args, rules: Rules, vae: nn.Module | None, world_model: nn.Module | None
+) -> list[Collector]:
     """One with real boards and one with imagined ones, as --real-ratio says."""
     real = round(args.real_ratio * args.num_envs)
     collectors = []
@@ -915,7 +918,16 @@ class Planner:
     Built in, also with `learned`: when a board ends, as in `WorldModelEnv`.
     """
 
-    def __init__(self, policy: ActorCritic, envs, opponents: NoInfo, args: Args, vae, world_model, kind: str):
+    def __init__(
+        self,
+        policy: ActorCritic,
+        envs: Envs,
+        opponents: NoInfo,
+        args: Args,
+        vae: nn.Module | None,
+        world_model: nn.Module | None,
+        kind: str,
+    ):
         self.policy = policy
         self.rules = envs.rules
         self.opponents = opponents
@@ -1042,7 +1054,7 @@ class Planner:
 @torch.no_grad()
 def evaluate(
     policy: Callable,
-    envs,
+    envs: Envs,
     infos: Infos,
     opponents: NoInfo,
     episodes: int = 1,
@@ -1089,7 +1101,7 @@ def evaluate(
     return {key: torch.stack(values).numpy() for key, values in results.items()}
 
 
-def film_frame(envs, infos: Infos, opponents: NoInfo, joint_returns: Tensor) -> dict:
+def film_frame(envs: Envs, infos: Infos, opponents: NoInfo, joint_returns: Tensor) -> dict:
     """The first board, and what is believed of its hunters."""
     return dict(
         joint=planes_to_joint(np.array(envs.planes()[0])),  # uint8 [A + 3, H, W]
@@ -1102,7 +1114,7 @@ def film_frame(envs, infos: Infos, opponents: NoInfo, joint_returns: Tensor) -> 
 
 
 @contextlib.contextmanager
-def kept_rng():
+def kept_rng() -> Iterator[None]:
     """What is drawn inside changes nothing outside: training does not depend on when it is judged."""
     saved = tracking.rng_state()
     yield
@@ -1118,14 +1130,20 @@ class Evaluator:
     vae: nn.Module | None
     world_model: nn.Module | None
 
-    def __post_init__(self):
-        if (
-            self.args.plan and self.args.plan_model == "learned"
-        ):  # a search asks the same few things of many boards
+    def __post_init__(self) -> None:
+        # A search asks the same few things of many boards.
+        if self.args.plan and self.args.plan_model == "learned":
             self.world_model = CachedWorldModel(self.world_model)
 
     def play(
-        self, policy, team: str, seed: int, boards: int = 0, episodes: int = 0, om: str = "", plan: str = ""
+        self,
+        policy: Callable,
+        team: str,
+        seed: int,
+        boards: int = 0,
+        episodes: int = 0,
+        om: str = "",
+        plan: str = "",
     ) -> dict[str, np.ndarray]:
         """As `evaluate`, in so many boards and episodes in a row (0: as set, and as the game has it). om: what the policy
         knows, if not what --om says. plan: search, in `learned` or `rules`, or as the `oracle`, which knows who they are.
@@ -1172,7 +1190,7 @@ class Evaluator:
             players["oracle_search"] = best | dict(plan="oracle", boards=few, scripted_only=True)
         return players
 
-    def report(self, agent: ActorCritic, folder: Path, head: dict, stem: str, writer=None) -> None:
+    def report(self, agent: ActorCritic, folder: Path, head: dict, stem: str, writer: Any = None) -> None:
         """Print, write and draw all that is judged of an agent."""
         args, seed = self.args, self.final_seed
         teams = standard_teams(args.co_players, self.rules.hunters)

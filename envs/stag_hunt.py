@@ -101,7 +101,7 @@ class State:
     counter: np.ndarray
     """uint64 [B], numbers drawn from it so far"""
 
-    def __getitem__(self, boards) -> State:
+    def __getitem__(self, boards: np.ndarray) -> State:
         return State(*(getattr(self, f.name)[boards].copy() for f in fields(self)))
 
 
@@ -486,7 +486,7 @@ class StagHunt:
         """An independent core in the same state."""
         return _restore(self.num_boards, self.rules, self.state if self._seeded else None)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         # `obs` is a view of `_flat`; copied field by field (pickle, deepcopy) the two would part.
         return _restore, (self.num_boards, self.rules, self.state if self._seeded else None)
 

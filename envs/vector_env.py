@@ -185,7 +185,7 @@ class StagHuntVectorEnv(VectorEnv):
         team_episodes: int = 1,
         layout: str = "planes",
         episode: str = "learner",
-        **rule_keywords,
+        **rule_keywords: Any,
     ):
         rules = choose_rules(rules, rule_keywords)
         hunters = rules.hunters
@@ -538,7 +538,7 @@ class StagHuntEnv(gymnasium.Env):
         team_episodes: int = 1,
         layout: str = "planes",
         episode: str = "learner",
-        **rule_keywords,
+        **rule_keywords: Any,
     ):
         self._batch = StagHuntVectorEnv(
             num_envs=1,

@@ -1,0 +1,160 @@
+"""The benchmarks of play: every table can be asked for, and the plain loop plays the same game in both of its forms."""
+
+import subprocess
+import sys
+import typing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hop_ppo
+from benchmarks import cleanrl_ppo
+from benchmarks import hop_ppo as tables
+from envs import Rules
+from envs.stag_hunt import STAY
+from hop_ppo import make_envs, observe_envs, to_tensors
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
+
+
+# ---- hop_ppo.py's tables
+
+
+def test_benchmarks_need_nothing_of_the_tests():
+    """--help where hypothesis is not installed."""
+    code = "import sys; sys.modules['hypothesis'] = None; sys.argv = ['x', '--help']; import runpy; "
+    code += "runpy.run_module('benchmarks.hop_ppo', run_name='__main__')"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0 and "--what" in ran.stdout, ran.stderr
+
+
+def test_every_table_that_can_be_asked_for_exists():
+    assert set(tables.TABLES) == set(typing.get_args(typing.get_type_hints(tables.Args)["what"]))
+
+
+def test_runs_of_a_table(monkeypatch):
+    """A row a setting, seed and team, with the flags of each run; those that do not learn are judged once."""
+    runs, judged = [], []
+
+    def run(*flags):
+        runs.append(" ".join(map(str, flags)))
+        return f"run{len(runs)}"
+
+    def judge_run(folder, teams, boards, first, first_seed):
+        judged.append((folder, first, first_seed))
+        return [dict(policy="policy", team=team) for team in teams]
+
+    monkeypatch.setattr(tables, "run", run)
+    monkeypatch.setattr(tables, "judge_run", judge_run)
+    args = tables.Args("teams", seeds=(3, 4), steps=10, only=("none", "oracle, cut"))
+    rows = tables.TABLES["teams"](args)
+    common = "--seed 3 --total-timesteps 10"
+    assert runs[0] == f"{common} --om none --co-players 3NS"
+    assert runs[2] == f"{common} --om oracle --no-end-at-horizon --co-players 3NS"
+    assert len(runs) == 5 * 2 * 2
+    assert judged[:4] == [
+        ("run1", True, True),
+        ("run2", True, False),
+        ("run3", False, True),
+        ("run4", False, False),
+    ]
+    assert rows[0] == dict(setting="none", seed=3, policy="policy", team="3NS")
+    assert {row["team"] for row in rows} == set(tables.TEAMS[1:])
+
+
+def test_a_rung_of_the_ladder_by_hand():
+    """The first rung's best mean of five updates, and when this one reaches it."""
+    curve = tables.pd.DataFrame(dict(seconds=[1.0, 2.0, 4.0], steps=[10, 20, 30], learner=[1.0, 2.0, 4.5]))
+    curve = curve.assign(kind="k", seed=7)
+    assert tables.smooth(curve).tolist() == [1.0, 1.5, 2.5]
+    row = tables.rung(curve, dict(learner=9.0, learner_ci95=0.5), 1.5)
+    expected = dict(kind="k", seed=7, steps=30.0, per_second=7.5, learner=9.0, learner_ci95=0.5)
+    assert row == expected | dict(best=1.5, steps_to_best=20.0, seconds_to_best=2.0)
+
+
+def test_bare_passes_see_every_sample_as_often_as_an_update(monkeypatch):
+    monkeypatch.setattr(tables.hop_ppo, "Args", partial(hop_ppo.Args, num_envs=32))
+    loop = tables.OurLoop(tables.first_weights(1, "objects"), seed=1)
+    batch, _ = loop.update(1.0)
+    rows = []
+    forward = loop.agent.forward
+    loop.agent.forward = lambda obs, info: (rows.append(len(info)), forward(obs, info))[1]
+    tables.pass_bare(loop.agent, batch, loop.args)
+    assert sum(rows) == len(batch.actions) * (1 + loop.args.update_epochs)
+    assert max(rows[-3 * loop.args.num_minibatches :]) <= -(-len(batch.actions) // loop.args.num_minibatches)
+    assert all(parameter.grad is None for parameter in loop.agent.parameters())
+
+
+# ---- the plain loop
+
+
+def test_the_plain_loop_sees_the_same_in_both_games():
+    """From the same cells the slow game and the batched one give the same observations and masks."""
+    fast = cleanrl_ppo.fast_envs(SMALL, 6, 1)
+    fast.reset(seed=1)
+    for _ in range(4):
+        obs, *_, infos = fast.step(np.full(6, STAY))
+    planes = cleanrl_ppo.to_planes(obs, infos["tick"], SMALL)
+    assert planes.shape == (6, 8, 5, 5) and (infos["tick"] > 0).any()
+    for board in range(6):
+        slow = cleanrl_ppo.PlainStagHunt(SMALL, 0, 1)
+        slow.game = slow.game.from_state(SMALL, fast.unwrapped.core.state, board)
+        slow.seat = int(infos["seat"][board])
+        info = slow.info()
+        np.testing.assert_array_equal(slow.obs(), obs[board])
+        np.testing.assert_array_equal(info["action_mask"], infos["action_mask"][board])
+        assert info["tick"] == infos["tick"][board]
+
+
+def test_the_plain_loops_policy_is_judged_on_what_it_learnt_from():
+    """The planes that hop_ppo.py's observations give are those of its own game."""
+    fast = cleanrl_ppo.fast_envs(SMALL, 6, 1)
+    obs, infos = fast.reset(seed=1)
+    agent = cleanrl_ppo.ConvAgent(SMALL)
+    mask = torch.as_tensor(infos["action_mask"]).bool()
+    expected = agent(cleanrl_ppo.to_planes(obs, infos["tick"], SMALL), mask)[0].logits
+    same = to_tensors(make_envs(SMALL, 6, "mixed").reset(seed=1)[1])
+    logits, _ = agent.as_policy(SMALL)(observe_envs(same, SMALL), torch.zeros(6, 3, 0))
+    torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize("done", [0.0, 1.0])
+def test_gae_of_the_plain_loop_by_hand(done):
+    """Two ticks; with `done` the second observation begins a new episode."""
+    rewards = torch.tensor([[1.0], [2.0]])
+    values = torch.tensor([[0.5], [0.25]])
+    dones = torch.tensor([[0.0], [done]])
+    found = cleanrl_ppo.compute_gae(rewards, values, dones, torch.tensor([4.0]), torch.tensor([0.0]))
+    last = 2.0 + 0.99 * 4.0 - 0.25
+    first = 1.0 + (1 - done) * 0.99 * 0.25 - 0.5 + (1 - done) * 0.99 * 0.95 * last
+    assert found[:, 0].tolist() == pytest.approx([first, last])
+
+
+@pytest.mark.parametrize("make", [cleanrl_ppo.plain_envs, cleanrl_ppo.fast_envs])
+def test_the_plain_loop_trains_all_parameters(make):
+    envs = make(SMALL, 2, 1)
+    runner = cleanrl_ppo.Runner(envs, SMALL, 1, 40)
+    agent = cleanrl_ppo.ConvAgent(SMALL)
+    before = [parameter.clone() for parameter in agent.parameters()]
+    optimizer = torch.optim.Adam(agent.parameters(), lr=1e-3)
+    batch, finished = runner.rollout(agent)
+    cleanrl_ppo.update(agent, optimizer, batch)
+    assert batch.planes.shape == (40, 2, 8, 5, 5) and len(finished) >= 4
+    assert all(not torch.equal(new, old) for new, old in zip(agent.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("kind", tables.RUNGS)
+def test_every_rung_of_the_ladder_trains(kind, monkeypatch):
+    """So many rows as updates, each with the seconds and steps so far; and a policy that can be judged."""
+    monkeypatch.setattr(tables.hop_ppo, "Args", partial(hop_ppo.Args, num_envs=32))
+    few = dict(num_envs=2, num_steps=8) if "plain" in kind else {}
+    rows, policy = tables.RUNGS[kind](0.05, 1, **few)
+    batch = 16 if few else 32 * 16
+    assert [steps for _, steps, _ in rows] == [batch * (i + 1) for i in range(len(rows))]
+    assert rows and rows == sorted(rows)
+    summary = tables.play(tables.default_evaluator(), policy, "mixed", 4, om="none")
+    assert summary["episodes"] == 4
