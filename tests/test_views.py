@@ -22,7 +22,17 @@ from envs.vector_env import StagHuntEnv, StagHuntVectorEnv
 SMALL = dict(height=4, width=4, blocks=2, hares=2, horizon=9)
 MOVES = {UP: (-1, 0), DOWN: (1, 0), LEFT: (0, -1), RIGHT: (0, 1)}
 KEYS = (
-    *("action_mask", "seat", "tick", "ticks_left", "first_hunt", "active", "new_team", "joint_actions"),
+    *(
+        "action_mask",
+        "seat",
+        "tick",
+        "ticks_left",
+        "first_hunt",
+        "active",
+        "new_team",
+        "joint_actions",
+        "joint_rewards",
+    ),
     *("hunters", "prey", "blocks", "distances", "strategy_ids"),
 )
 
@@ -159,8 +169,8 @@ def test_it_returns_what_gymnasiums_sync_vector_env_returns(rules):
         for x, y in zip(a[:4], b[:4], strict=True):
             np.testing.assert_array_equal(x, y)
         if "final_obs" in a[4]:  # theirs are the new episode's, STAY
-            last = b[4]["final_info"]["joint_actions"]
-            b[4]["joint_actions"] = last
+            for key in ("joint_actions", "joint_rewards"):
+                b[4][key] = b[4]["final_info"][key]
             ends += 1
         same_infos(a[4], b[4])
     assert ends > 7
