@@ -1,5 +1,23 @@
-"""Trajectory files: collected, read, checked, split. `data.datasets` makes samples, transitions and batches of them."""
+"""Trajectory files: collected, read, checked, split.
 
-from data.trajectories import DEFAULT_DATA, DataError, Trajectories, default_or_fresh, load, training_file
+`data.datasets` makes samples, transitions and batches of them;
+it needs PyTorch, which this package does not import.
+"""
 
-__all__ = ["DEFAULT_DATA", "DataError", "Trajectories", "default_or_fresh", "load", "training_file"]
+from data.trajectories import (
+    DEFAULT_DATA,
+    DataError,
+    Trajectories,
+    default_or_fresh,
+    load,
+    training_file,
+)
+
+__all__ = [
+    "DEFAULT_DATA",
+    "DataError",
+    "Trajectories",
+    "default_or_fresh",
+    "load",
+    "training_file",
+]

@@ -1,1 +1,5 @@
-"""What a prediction is held against: exact observers and laws, scores, rule violations, and the tables made of them."""
+"""What a prediction or a policy is compared with.
+
+Exact observers and laws, scores, rule violations, rivals,
+and the tables made of them.
+"""

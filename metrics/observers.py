@@ -1,8 +1,10 @@
-"""Observers that know the rules and the strategies: the best that a learnt model of other agents can hope for.
+"""Observers that know the rules and the strategies: an upper bound for a learnt model of other agents.
 
-Each predicts a hunter's next action as a mixture of the exact `policy_probs`, and differs in what it knows of the
-hunter's strategy: *known* knows it, *bayes* infers it from all that the hunter did so far in the episode, *table*
-from what one observation shows.
+Each predicts a hunter's next action as a mixture of the exact `policy_probs`.
+They differ in what they know of the hunter's strategy:
+*known* knows it, *bayes* infers it from all earlier actions of the hunter in
+the episode, and *table* from one observation.
+All raise DataError where the file has no `policy_probs`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from envs.grid import FAR, distance_fields
 from envs.stag_hunt import legal_actions
 
 TABLE_DISTANCES = 24
-"""`table` tells shortest paths apart up to this length; the last value is "this or more, or none left\""""
+"""the longest shortest path that `table` counts by itself: longer ones, and no prey left, count as this"""
 
 
 def known(trajectories: Trajectories) -> np.ndarray:
-    """Action probabilities of the hunter's own strategy, float32 [N, A, 7]. Raises: DataError: no `policy_probs`."""
+    """Action probabilities of the hunter's own strategy, float32 [N, A, 7]."""
     probs = _policy_probs(trajectories)
     strategy = trajectories.strategies[trajectories.episode].astype(np.intp)  # [N, A]
     own = np.take_along_axis(probs, strategy[:, :, None, None], 2)  # [N, A, 1, 7]
@@ -27,9 +29,9 @@ def known(trajectories: Trajectories) -> np.ndarray:
 
 
 def posterior(trajectories: Trajectories) -> np.ndarray:
-    """P(strategy | what the hunter did before this step), by Bayes' rule from the priors. float64 [N, A, S].
+    """P(strategy | earlier actions), by Bayes' rule from the priors. float64 [N, A, S].
 
-    An action that no strategy plays leaves the belief as it was. Raises: DataError: no `policy_probs`.
+    An action that no strategy plays leaves the belief as it was.
     """
     probs = _policy_probs(trajectories)
     actions = trajectories.actions.astype(np.intp)
@@ -56,13 +58,16 @@ def posterior(trajectories: Trajectories) -> np.ndarray:
 def bayes(trajectories: Trajectories) -> np.ndarray:
     """Probabilities under the posterior, float32 [N, A, 7].
 
-    No predictor that does not know the strategy has a lower expected NLL. Raises: DataError: no `policy_probs`.
+    No predictor that does not know the strategy has a lower expected NLL.
     """
     return _mix(posterior(trajectories), trajectories)
 
 
 def table_features(trajectories: Trajectories) -> np.ndarray:
-    """int64 [N, A, 4]: distance to the nearest stag and hare around blocks, tick, hunters left, before each step."""
+    """What one observation shows before each step, int64 [N, A, 4].
+
+    Distance to the nearest stag and to the nearest hare around blocks, tick, hunters left.
+    """
     features = np.empty((*trajectories.actions.shape, 4), np.int64)
     row = trajectories.obs_row
     for start in range(0, len(row), CHUNK):
@@ -82,9 +87,10 @@ def table_features(trajectories: Trajectories) -> np.ndarray:
 
 
 def count_table(trajectories: Trajectories, steps: np.ndarray) -> np.ndarray:
-    """How often each strategy was seen with each combination of features, over active samples of these steps.
+    """How often each strategy was seen with each combination of features.
 
-    Args: steps: int [n], rows of `actions`. Returns: int32 [D, D, T, A+1, S].
+    Args: steps: int [n], rows of `actions`; only active hunters count.
+    Returns: int32 [D, D, T, A+1, S].
     """
     active = trajectories.active[steps]
     features = table_features(trajectories)[steps][active]  # [m, 4]
@@ -103,13 +109,14 @@ def table(trajectories: Trajectories, counts: np.ndarray) -> np.ndarray:
     """Probabilities under P(strategy | one observation) of `count_table`, float32 [N, A, 7].
 
     One more count is spread over the strategies by the priors.
-    Raises: DataError: no `policy_probs`, or the table was counted on another number of hunters or strategies.
+    Raises: DataError: the table was counted on another number of hunters or strategies.
     """
     hunters, strategies = trajectories.actions.shape[1], len(trajectories.strategy_names)
     if counts.shape[-2:] != (hunters + 1, strategies):
+        expected = f"{counts.shape[-2] - 1} hunters and {counts.shape[-1]} strategies"
         raise DataError(
-            f"{trajectories.path}: expected {counts.shape[-2] - 1} hunters and {counts.shape[-1]} strategies, "
-            f"as in the training data, found {hunters} and {strategies}"
+            f"{trajectories.path}: expected {expected}, as in the training data, "
+            f"found {hunters} and {strategies}"
         )
     features = table_features(trajectories)
     features[..., 2] = np.minimum(features[..., 2], counts.shape[2] - 1)
@@ -148,10 +155,12 @@ def sample_posterior(samples: Samples, index: np.ndarray) -> np.ndarray | None:
 def predictions(samples: Samples, index: np.ndarray, counts: np.ndarray | None) -> dict[str, np.ndarray]:
     """What each observer predicts for the samples `index` (int [m]), float32 [m, 7].
 
-    `uniform` over legal actions; with `policy_probs` also `table` (where `counts` is given), `bayes` and `known`.
+    `uniform` over legal actions; with `policy_probs` also `bayes`, `known`,
+    and `table` where `counts` is given.
     """
     parts = np.array_split(index, len(index) // CHUNK + 1)
-    legal = np.concatenate([legal_actions(samples.frames[samples.rows[part]]) for part in parts])
+    rows = [samples.rows[part] for part in parts]
+    legal = np.concatenate([legal_actions(samples.frames[part]) for part in rows])
     probs = {"uniform": (legal / legal.sum(1, keepdims=True)).astype(np.float32)}
     if not samples.has_policy_probs:
         return probs

@@ -678,7 +678,15 @@ def test_a_symmetry_by_hand():
     assert len(flipped) == 1 and actions[flipped[0]].tolist() == [0, 1, 3, 2, 4, 5, 6]
 
 
-# ---- memory
+# ---- imports and memory
+
+
+def test_collecting_and_reading_files_need_no_torch():
+    """Importing torch takes longer than collecting a small file."""
+    code = "import sys, data.card, data.collect; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT)
+    assert done.returncode == 0
+
 
 MEASURE = """
 import sys, data
