@@ -15,13 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-import test_obs_reward_model
 import tracking
 from benchmarks import machine, regression
 from benchmarks.results import ROOT, collected, run
 from data import DEFAULT_DATA, default_or_fresh
 from data.datasets import TransitionBatches, load_transitions
 from envs import Rules, StagHunt, planes_to_joint, random_actions
+from metrics.transitions import EvalTransitions
+from metrics.violations import KINDS
+from test_obs_reward_model import Judged, evaluate_steps, file_rules
 from tracking import figures
 from train_world_model import JointState, load_world_model
 
@@ -157,7 +159,7 @@ def ladder(options: Options) -> pd.DataFrame:
     rows = []
     for (kind, (path, fresh)), seed in itertools.product(files.items(), options.seeds):
         data, judge_on = load_transitions(path), load_transitions(default_or_fresh(fresh), split=False)
-        cases = test_obs_reward_model.EvalTransitions.of(judge_on, np.arange(options.max_samples), True, seed)
+        transitions = EvalTransitions.of(judge_on, np.arange(options.max_samples), True, seed)
         steps = 10 * math.ceil(len(data.splits["train"]) / 256)
         for n, rung in itertools.product(options.sizes, options.rungs):
             start = time.perf_counter()
@@ -172,8 +174,10 @@ def ladder(options: Options) -> pd.DataFrame:
                 model = load_world_model(ROOT / folder)[0]
             seconds = time.perf_counter() - start
             torch.manual_seed(seed)
-            rules = test_obs_reward_model.rules_of(judge_on)[0]
-            found, _ = test_obs_reward_model.judge_steps(model.on(8, 8), cases, rules, torch.device("cpu"))
+            rules, _ = file_rules(judge_on)
+            counted = np.ones(len(KINDS), bool)
+            judged = Judged(transitions, rules, counted, seed, torch.device("cpu"))
+            found, _ = evaluate_steps(model.on(8, 8), judged)
             rows.append(
                 {
                     "rung": rung,

@@ -24,8 +24,9 @@ from data.collect import collect
 from data.datasets import load_transitions
 from data.trajectories import save_arrays, split_episodes
 from envs import Rules
-from metrics import observers
+from metrics import observers, transitions
 from metrics.laws import deterministic_step, next_state_log_prob
+from metrics.transitions import EvalTransitions
 from metrics.violations import KINDS
 from train_world_model import Prediction
 
@@ -169,8 +170,8 @@ def drawn_here(tmp_path, monkeypatch):
 @pytest.fixture
 def here(drawn_here, monkeypatch):
     """Without figures, which take most of the time."""
-    monkeypatch.setattr(judge, "draw", lambda *_: {})
-    monkeypatch.setattr(judge, "film", lambda *_: None)
+    monkeypatch.setattr(judge, "make_figures", lambda *_: {})
+    monkeypatch.setattr(judge, "save_film", lambda *_: None)
     return drawn_here
 
 
@@ -180,7 +181,12 @@ def metrics(folder):
 
 def cases_of(path, joint=True, seed=0):
     data = load_transitions(path, split=False)
-    return judge.EvalTransitions.of(data, data.splits["all"], joint, seed), data
+    return EvalTransitions.of(data, data.splits["all"], joint, seed), data
+
+
+def judged_on(cases, rules):
+    counted = np.ones(len(KINDS), bool)
+    return judge.Judged(cases, rules, counted, seed=1, device=CPU)
 
 
 # ---- whole runs, on models whose mistakes are known
@@ -305,7 +311,7 @@ def test_a_model_for_which_nothing_happens(files, here, monkeypatch):
     )
     assert found["exact_rewards"] == pytest.approx((cases.rewards == 0).all(1).mean())
     assert found["reward_mse"] == pytest.approx((cases.rewards**2).mean())
-    start, length = cases.stretches()
+    start, length = cases.unbroken_parts()
     assert found["rollout"]["1"]["exact"] == pytest.approx(same[start].mean())
     last = start + np.minimum(length, 5) - 1
     still = (cases.before[start] == cases.after[last]).all((1, 2, 3))
@@ -415,10 +421,12 @@ def test_one_hunters_action(files, drawn_here, monkeypatch):
         0.1 < found["floor"]["nll"] < found["nll"] and "violations_per_10k_samples" in found["rollout"]["1"]
     )
     cases, data = cases_of(files["other"], joint=False)
-    told = cases.told >= 0
+    told = cases.given_actions >= 0
     there = cases.before[:, :-3].any((2, 3))
     assert (
-        (told.sum(1) == 1).all() and (there[told]).all() and (cases.told[told] == cases.actions[told]).all()
+        (told.sum(1) == 1).all()
+        and (there[told]).all()
+        and (cases.given_actions[told] == cases.actions[told]).all()
     )
     assert len(np.unique(told.argmax(1))) == 4, "any of them"
     rows, probs = np.arange(20), observers.bayes(data.trajectories)
@@ -426,8 +434,14 @@ def test_one_hunters_action(files, drawn_here, monkeypatch):
     for i in rows:  # every joint action of the others, one by one
         total = 0.0
         for joint in itertools.product(range(7), repeat=4):
-            p = np.prod([float(j == cases.told[i, a]) if told[i, a] else probs[i, a, j] if there[i, a] else float(j == STAY)
-                         for a, j in enumerate(joint)])  # fmt: skip
+            p = 1.0
+            for a, action in enumerate(joint):
+                if told[i, a]:
+                    p *= float(action == cases.given_actions[i, a])
+                elif there[i, a]:
+                    p *= probs[i, a, action]
+                else:
+                    p *= float(action == STAY)
             if p > 0:
                 log_p = next_state_log_prob(
                     cases.before[i : i + 1], np.array([joint]), cases.after[i : i + 1], Rules()
@@ -435,7 +449,8 @@ def test_one_hunters_action(files, drawn_here, monkeypatch):
                 paid = deterministic_step(cases.before[i : i + 1], np.array([joint]), Rules()).rewards[0]
                 total += p * np.exp(log_p[0]) * (np.abs(paid - cases.rewards[i]) < 0.01).all()
         brute.append(-np.log(total))
-    floor = judge.floor_of(cases.take(rows), data, Rules(), True, 0)
+    judged = judged_on(cases.take(rows), Rules())
+    floor = judge.compute_floor(judged, data, certain=True)
     assert floor["nll"] == pytest.approx(np.mean(brute), rel=1e-6)
 
 
@@ -445,7 +460,7 @@ def test_a_regression(network, files):
     torch.manual_seed(0)
     cases, _ = cases_of(files["other"])
     model = Regression(8, 8, 4, network).eval()
-    found = judge.judge(model, cases, Rules(), np.ones(len(KINDS), bool), 1, torch.device("cpu"))
+    found, _ = judge.evaluate(model, judged_on(cases, Rules()))
     assert (
         found["nll"] is None
         and found["violations_per_10k"]["argmax"] == found["violations_per_10k"]["samples"]
@@ -542,38 +557,42 @@ def test_hits_at_1_by_hand():
     paid, zeros = torch.zeros(1, 1), [[0.0, 0.0]] * 3
     for here, score in ((0.5, 0.5), (0.4, 0.0), (0.6, 1.0)):
         said = said_of([[[here, 1 - here], *zeros]], [[0.0]])
-        assert judge.hits_at_1(said, truth, paid, (1, 2)).tolist() == [score]
+        assert transitions.hits_at_1(said, truth, paid, (1, 2)).tolist() == [score]
     sure = [[[1.0, 0.0], *zeros]]
     for pays, score in ((0.4, 1.0), (0.5, 0.5), (0.6, 0.0)):  # against a reward of 1
-        assert judge.hits_at_1(said_of(sure, [[pays]]), truth, paid, (1, 2)).tolist() == [score]
-    assert judge.hits_at_1(said_of(sure, [[0.6]]), truth, torch.tensor([[math.nan]]), (1, 2)).tolist() == [
-        1.0
-    ]
+        assert transitions.hits_at_1(said_of(sure, [[pays]]), truth, paid, (1, 2)).tolist() == [score]
+    assert transitions.hits_at_1(
+        said_of(sure, [[0.6]]), truth, torch.tensor([[math.nan]]), (1, 2)
+    ).tolist() == [1.0]
     prey = truth.clone()
     prey[0, 3, 1] = 1
     for there, score in ((0.6, 1.0), (0.5, 0.5), (0.4, 0.0)):
         said = said_of([[[1.0, 0.0], *zeros[:2], [0.0, there]]], [[0.0]])
-        assert judge.hits_at_1(said, prey, paid, (1, 2)).tolist() == [score]
+        assert transitions.hits_at_1(said, prey, paid, (1, 2)).tolist() == [score]
     both = torch.cat([truth, truth.flip(2)])  # what happened after the other one is as near to both
     undecided = said_of([[[0.5, 0.5], *zeros]] * 2, [[0.0]] * 2)
-    assert judge.hits_at_1(undecided, both, torch.zeros(2, 1), (1, 2)).tolist() == pytest.approx([1 / 3] * 2)
+    assert transitions.hits_at_1(undecided, both, torch.zeros(2, 1), (1, 2)).tolist() == pytest.approx(
+        [1 / 3] * 2
+    )
     twice = torch.cat([truth, truth])  # the same is no counterfactual
-    assert judge.hits_at_1(said_of(sure * 2, [[0.0]] * 2), twice, torch.zeros(2, 1), (1, 2)).tolist() == [
+    assert transitions.hits_at_1(
+        said_of(sure * 2, [[0.0]] * 2), twice, torch.zeros(2, 1), (1, 2)
+    ).tolist() == [
         1.0,
         1.0,
     ]
 
 
 def test_psnr_by_hand():
-    assert judge.psnr(0.01) == pytest.approx(20.0) and judge.psnr(0.0) == pytest.approx(100.0)
-    assert judge.psnr(np.array([0.01, 0.001])) == pytest.approx(25.0)
+    assert transitions.psnr(0.01) == pytest.approx(20.0) and transitions.psnr(0.0) == pytest.approx(100.0)
+    assert transitions.psnr(np.array([0.01, 0.001])) == pytest.approx(25.0)
 
 
 def test_calibration_bins_by_hand():
     said = torch.tensor([[0.2, 0.25, 0.95], [0.0, 1.0, 0.6]])
     found = torch.tensor([[0, 1, 1], [0, 1, 1]], dtype=torch.uint8)
-    sums = judge.binned(torch.tensor([[0], [1]]), said, found, 3)
-    bins = np.searchsorted(judge.EDGES, [0.2, 0.95, 0.0001, 0.6, 0.99995]) - 1
+    sums = transitions.bin_probs(torch.tensor([[0], [1]]), said, found, 3)
+    bins = np.searchsorted(transitions.EDGES, [0.2, 0.95, 0.0001, 0.6, 0.99995]) - 1
     assert sums[:, 0, bins[0]].tolist() == pytest.approx([0.45, 1.0, 2.0])
     assert sums[:, 0, bins[1]].tolist() == pytest.approx([0.95, 1.0, 1.0])
     assert sums[:, 1, bins[2]].tolist() == [0.0, 0.0, 1.0] and sums[:, 1, bins[4]].tolist() == [1.0, 1.0, 1.0]
@@ -602,8 +621,8 @@ def test_events_by_hand():
             (board(0, None, prey=[(-1, 0)]), (HUNT_STAG, HUNT_STAG), board(0, None, prey=[(-1, 0)]))]  # fmt: skip
     before, after = (np.concatenate([row[i] for row in rows]) for i in (0, 2))
     n, actions = len(rows), np.array([row[1] for row in rows])
-    cases = judge.EvalTransitions(before, actions, actions, after, np.zeros((n, 2)), *[np.zeros(n)] * 4)
-    found = {name: np.flatnonzero(there).tolist() for name, there in judge.events_of(cases).items()}
+    cases = EvalTransitions(before, actions, actions, after, np.zeros((n, 2)), *[np.zeros(n)] * 4)
+    found = {name: np.flatnonzero(there).tolist() for name, there in transitions.find_events(cases).items()}
     assert found == {
         "capture": [0],
         "failed_stag_hunt": [1],
@@ -618,7 +637,7 @@ def test_ends_that_a_joint_state_cannot_tell_are_not_judged(files):
     cases, _ = cases_of(files["default"])
     cases = cases.take(slice(4))
     cases.ends = np.array([0.0, 1.0, np.nan, np.nan], np.float32)
-    steps, _ = judge.judge_steps(Copycat().on(8, 8), cases, Rules(), CPU)
+    steps, _ = judge.evaluate_steps(Copycat().on(8, 8), judged_on(cases, Rules()))
     np.testing.assert_array_equal(steps["right_ends"], [1.0, 0.0, np.nan, np.nan])
 
 
@@ -626,21 +645,21 @@ def test_rollout_depths_by_hand():
     exact = np.array([[1, 0, 1], [1, 1, 0]], float)  # the second is two steps long
     broken = np.zeros((2, 3, len(KINDS)), bool)
     broken[0, 1, 0] = broken[1, 1, 2] = True
-    rolled = dict(
+    rollouts = judge.Rollouts(
+        length=np.array([3, 2]),
         exact=exact,
         obs_mse=1 - exact,
         reward_mse=np.full((2, 3), np.nan),
         broken=broken,
-        length=np.array([3, 2]),
     )
     counted = np.ones(len(KINDS), bool)
-    found = judge.at_depths(rolled, None, counted)
+    found = judge.rollout_metrics(rollouts, None, counted)
     assert [found[k]["exact"] for k in ("1", "5", "35")] == [1.0, 1.0, 1.0]
     assert [found[k]["exact_path"] for k in ("1", "5", "35")] == [1.0, 0.5, 0.5]
     assert [found[k]["violations_per_10k"] for k in ("1", "5")] == pytest.approx([0.0, 4000.0])
     assert found["5"]["reward_mse"] is None and found["5"]["shorter"] == 2 and found["1"]["shorter"] == 0
     counted[0] = False
-    assert judge.at_depths(rolled, None, counted)["5"]["violations_per_10k"] == pytest.approx(2000.0)
+    assert judge.rollout_metrics(rollouts, None, counted)["5"]["violations_per_10k"] == pytest.approx(2000.0)
 
 
 def test_unknown_actions_are_those_that_are_shown():
@@ -658,11 +677,11 @@ def test_unknown_actions_are_those_that_are_shown():
         (board(0, 1, prey=hare), (STAY, -1), board(0, None), (0, 1), set()),
         (board(0, 1, prey=hare), (STAY, -1), board(0, 1), (0, 0), {"prey_lost"}),
     ):
-        found = judge.broken_rules(
+        found = transitions.broken_rules(
             before, np.array([actions]), after, np.array([rewards], float), yes, Rules()
         )
         assert {kind for kind, there in zip(KINDS, found[0], strict=True) if there} == kinds, (actions, kinds)
-    unknown = judge.broken_rules(
+    unknown = transitions.broken_rules(
         board(0, 2), np.array([[STAY, STAY]]), board(0, 2), np.full((1, 2), 9.0), ~yes, Rules()
     )
     assert not unknown.any(), "rewards that are not known are not judged"
@@ -672,31 +691,37 @@ def test_unknown_actions_are_those_that_are_shown():
 def test_what_is_played_breaks_no_rule_whoever_is_known(name, files):
     cases, data = cases_of(files[name], joint=False)
     rules, known = Rules(**data.trajectories.metadata["rules"]), np.ones(cases.actions.shape, bool)
-    for told in (cases.told, np.full_like(cases.told, -1), cases.actions):
-        assert not judge.broken_rules(cases.before, told, cases.after, cases.rewards, known, rules).any()
+    for told in (cases.given_actions, np.full_like(cases.given_actions, -1), cases.actions):
+        assert not transitions.broken_rules(
+            cases.before, told, cases.after, cases.rewards, known, rules
+        ).any()
 
 
 def test_the_floor_by_hand():
     probs = np.zeros((2, 7))
     probs[0, [RIGHT, STAY]], probs[1, STAY] = 0.5, 1.0
     before, after, rewards = board(0, 3)[0], board(1, 3)[0], np.zeros(2)
-    obs_mse, reward_mse, nll = judge.law_of(before, probs, after, rewards, Rules())
+    obs_mse, reward_mse, nll = transitions.exact_expectation(before, probs, after, rewards, Rules())
     assert (obs_mse, reward_mse, nll) == pytest.approx((2 * 0.25 / 20, 0.0, np.log(2)))
     probs[0] = 0
     probs[0, [HUNT_HARE, LEFT]] = 0.25, 0.75
     before, after = board(1, 3, prey=[(-1, 1)])[0], board(None, 3)[0]
-    obs_mse, reward_mse, nll = judge.law_of(before, probs, after, np.array([1.0, np.nan]), Rules())
+    obs_mse, reward_mse, nll = transitions.exact_expectation(
+        before, probs, after, np.array([1.0, np.nan]), Rules()
+    )
     # the hunter: gone 1/4, one to the left 3/4; the hare is left 3/4
     assert (obs_mse, reward_mse, nll) == pytest.approx((2 * 0.1875 / 20, 0.1875, np.log(4)))
     probs[0] = np.eye(7)[STAY]
     before, after = board(0, 0, prey=[(-2, 2)])[0], board(0, 0, prey=[(-2, 3)])[0]
-    obs_mse, reward_mse, nll = judge.law_of(before, probs, after, np.zeros(2), Rules(prey_moves=0.5))
+    obs_mse, reward_mse, nll = transitions.exact_expectation(
+        before, probs, after, np.zeros(2), Rules(prey_moves=0.5)
+    )
     assert (obs_mse, reward_mse, nll) == pytest.approx(((0.25 + 2 * 0.1875) / 20, 0.0, np.log(4)))
 
 
 def test_stretches_are_cut_where_a_step_is_missing(files):
     cases, data = cases_of(files["default"])
-    start, length = cases.stretches()
+    start, length = cases.unbroken_parts()
     assert np.array_equal(length, data.trajectories.episode_lengths) and start[1] == length[0]
     less = cases.take(np.delete(np.arange(len(cases)), 2))
-    assert less.stretches()[1][:2].tolist() == [2, length[0] - 3]
+    assert less.unbroken_parts()[1][:2].tolist() == [2, length[0] - 3]

@@ -1,0 +1,356 @@
+"""What predicted transitions are judged by: events, rule violations, PSNR, Hits@1, calibration, and exact expectations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.datasets import Transitions
+from envs.grid import neighbours
+from envs.stag_hunt import HUNT_HARE, HUNT_STAG, STAY, Rules
+from metrics.laws import deterministic_step, next_state_log_prob, outcomes
+from metrics.violations import KINDS, TOLERANCE, violations
+
+EPS = 1e-10  # added to an MSE before its logarithm: a perfect frame has a PSNR of 100 dB
+TIE = 1e-6  # distances nearer than this are equal
+EVENTS = ("capture", "failed_stag_hunt", "empty_hunt", "bump", "shared_cell")
+OTHER_TRANSITIONS = 5  # of the batch, among the counterfactuals of Hits@1
+LOW_EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.3)  # of the calibration's bins
+HIGH_EDGES = (0.5, 0.7, 0.9, 0.99, 0.999, 0.9999, 1.0)
+EDGES = LOW_EDGES + HIGH_EDGES
+
+
+# ---- the transitions that are judged
+
+
+@dataclass
+class EvalTransitions:
+    """The n transitions that are judged, and the actions that the model is given."""
+
+    before: np.ndarray
+    """uint8 [n, A+3, H, W], joint states"""
+    actions: np.ndarray
+    """int64 [n, A], as asked for, -1 where the file does not know"""
+    given_actions: np.ndarray
+    """int64 [n, A], -1 where the model is not given it"""
+    after: np.ndarray
+    """uint8 [n, A+3, H, W]"""
+    rewards: np.ndarray
+    """float32 [n, A], NaN where not known"""
+    ends: np.ndarray
+    """float32 [n], 1 or 0, NaN where a joint state cannot tell"""
+    ticks: np.ndarray
+    """int64 [n]"""
+    episodes: np.ndarray
+    """int64 [n]"""
+    index: np.ndarray
+    """int64 [n], rows of the file's transitions"""
+
+    @classmethod
+    def of(cls, data: Transitions, index: np.ndarray, joint: bool, seed: int) -> EvalTransitions:
+        """joint: give all actions; else that of one hunter, any that is on the board and whose action is known."""
+        before = data.states[data.before[index]]
+        actions = data.actions[index]
+        given_actions = actions
+        if not joint:
+            known = before[:, :-3].any((2, 3)) & (actions >= 0)
+            order = np.random.default_rng(seed).random(known.shape)
+            hunter = np.where(known, order, -1.0).argmax(1)
+            given = np.arange(actions.shape[1]) == hunter[:, None]
+            given_actions = np.where(given, actions, -1)
+        return cls(
+            before=before,
+            actions=actions,
+            given_actions=given_actions,
+            after=data.states[data.after[index]],
+            rewards=data.rewards[index],
+            ends=data.ends[index],
+            ticks=data.ticks[index],
+            episodes=data.episodes[index],
+            index=index,
+        )
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    def take(self, rows: Any) -> EvalTransitions:
+        return EvalTransitions(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def tensors(self, rows: Any, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """States, given actions, next states, rewards, ends; planes flat."""
+        part = self.take(rows)
+        arrays = (part.before, part.given_actions, part.after, part.rewards, part.ends)
+        states, actions, next_states, rewards, ends = (torch.as_tensor(x, device=device) for x in arrays)
+        return states.flatten(2), actions, next_states.flatten(2), rewards, ends
+
+    def rewards_known(self) -> np.ndarray:
+        """bool [n, A]"""
+        return ~np.isnan(self.rewards)
+
+    def unbroken_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes, or unbroken parts of them: the first row of each, int64 [E], and how many steps it has."""
+        same_board = (self.before[1:] == self.after[:-1]).all((1, 2, 3))
+        follows = (self.episodes[1:] == self.episodes[:-1]) & same_board
+        start = np.flatnonzero(np.append(True, ~follows))
+        return start, np.diff(np.append(start, len(self)))
+
+    def channel_names(self) -> list[str]:
+        hunters = [f"hunter {seat}" for seat in range(self.actions.shape[1])]
+        return [*hunters, "BLOCKS", "STAGS", "HARES"]
+
+
+def find_events(transitions: EvalTransitions) -> dict[str, np.ndarray]:
+    """Transitions in which hunters meet the rules: bool [n] a kind.
+
+    capture: a hunter leaves. failed_stag_hunt: one plays HUNT_STAG on a stag's cell, and is still there. empty_hunt: one
+    hunts where no such prey stands. bump: one plays a step, and is where it was. The last two are seen only in files with
+    `attempted`: effective actions are legal. shared_cell: two hunters stand on one cell afterwards.
+    """
+    actions = transitions.actions
+    shape = (*actions.shape, -1)
+    old = transitions.before[:, :-3].reshape(shape).astype(bool)  # [n, A, K]
+    new = transitions.after[:, :-3].reshape(shape).astype(bool)
+    stags = transitions.before[:, -2].reshape(len(old), 1, -1).astype(bool)
+    hares = transitions.before[:, -1].reshape(len(old), 1, -1).astype(bool)
+    active = old.any(2)  # [n, A]
+    remains = new.any(2)
+    on_stag = (old & stags).any(2)
+    on_hare = (old & hares).any(2)
+    hunts_stag = actions == HUNT_STAG
+    hunts_hare = actions == HUNT_HARE
+    steps = (actions >= 0) & (actions < STAY)
+    no_prey = (hunts_stag & ~on_stag) | (hunts_hare & ~on_hare)
+    return {
+        "capture": (active & ~remains).any(1),
+        "failed_stag_hunt": (on_stag & remains & hunts_stag).any(1),
+        "empty_hunt": (active & no_prey).any(1),
+        "bump": (active & steps & (old == new).all(2)).any(1),
+        "shared_cell": (new.sum(1) > 1).any(1),
+    }
+
+
+# ---- rule violations
+
+
+def infer_actions(before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: Rules) -> np.ndarray:
+    """Actions [M, A] in which -1 is replaced by what `after` shows: the step to a neighbour cell; STAY; of a hunter that has
+    left, the hunt of what stood on its cell. A board is possible with some actions of these hunters exactly if it is with
+    these: the other actions that leave a hunter where it is are steps that were blocked and hunts that failed."""
+    if (actions >= 0).all():
+        return actions
+    M, A = actions.shape
+    H, W = before.shape[2:]
+    K = H * W
+    old_cell = deterministic_step(before, np.full_like(actions, STAY), rules).hunters  # [M, A]
+    new = after[:, :A].reshape(M, A, K).astype(bool)
+    new_cell = np.where(new.any(2), new.argmax(2), K)
+    step = (neighbours(H, W)[old_cell, :4] == new_cell[..., None]) & (new_cell < K)[..., None]
+    prey = before[:, A + 1 :].reshape(M, 2, K).astype(bool)
+    prey = np.pad(prey, ((0, 0), (0, 0), (0, 1)))  # none off the board
+    row = np.arange(M)[:, None]
+    hunt = np.where(prey[row, 1, old_cell], HUNT_HARE, STAY)
+    hunt = np.where(prey[row, 0, old_cell], HUNT_STAG, hunt)
+    has_left = (new_cell == K) & (old_cell < K)
+    inferred = np.where(has_left, hunt, STAY)
+    inferred = np.where(step.any(2), step.argmax(2), inferred)
+    return np.where(actions < 0, inferred, actions)
+
+
+def broken_rules(
+    before: np.ndarray,
+    actions: np.ndarray,
+    after: np.ndarray,
+    rewards: np.ndarray,
+    known: np.ndarray,
+    rules: Rules,
+) -> np.ndarray:
+    """`violations` of M predictions: bool [M, kinds]. Actions that are not known are those that the prediction
+    shows; rewards are judged where they are `known`, bool [M, A]."""
+    actions = infer_actions(before, actions, after, rules)
+    if not known.all():
+        rewards = np.where(known, rewards, deterministic_step(before, actions, rules).rewards)
+    by_kind = violations(before, actions, after, rewards, rules)
+    return np.stack(list(by_kind.values()), 1)
+
+
+def per_10k(broken: np.ndarray, counted: np.ndarray) -> dict[str, float | None]:
+    """Predictions that break a rule, per 10,000: `total`, any kind that is counted; then each kind, None where it
+    is not counted. broken: bool [M, kinds]; counted: bool [kinds]."""
+    rates: dict[str, float | None] = {"total": float(10_000 * broken[:, counted].any(1).mean())}
+    by_kind = 10_000 * broken.mean(0)
+    for kind, rate, on in zip(KINDS, by_kind, counted, strict=True):
+        rates[kind] = float(rate) if on else None
+    return rates
+
+
+# ---- scores of one prediction
+
+
+def known_mean(values: np.ndarray) -> float | None:
+    """The mean of all that is not NaN; None where there is nothing."""
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else None
+
+
+def psnr(mse: float | np.ndarray) -> float:
+    """10 log10(1 / MSE) in dB, of planes in [0, 1]; the mean over frames where `mse` is an array, one a frame."""
+    return float(np.mean(-10.0 * np.log10(np.asarray(mse, np.float64) + EPS)))
+
+
+def random_true(mask: torch.Tensor) -> torch.Tensor:
+    """The index of a random True of each row: bool [B, n] -> int64 [B]; any index where there is none."""
+    return (torch.rand(mask.shape, device=mask.device) + mask).argmax(1)
+
+
+def hits_at_1(
+    prediction: Any, truth: torch.Tensor, rewards: torch.Tensor, board: tuple[int, int]
+) -> torch.Tensor:
+    """Is the truth nearer to the expected planes and rewards, by squared distance, than each counterfactual? float [B].
+
+    Counterfactuals: what happened, but one hunter is one cell further on, or two; a prey is missing; a reward is wrong (0
+    instead of one, 1 instead of none); and what happened after five other transitions of the batch. Those that do not exist,
+    or equal the truth, are left out. Ties are shared: with t counterfactuals as near as the truth it scores 1 / (1 + t).
+
+    Args:
+        prediction: `expected` float [B, A+3, K], `expected_rewards` float [B, A].
+        truth: uint8 [B, A+3, K]. rewards: float [B, A], NaN where not known.
+    """
+    A = truth.shape[1] - 3
+    margins = _hunter_margins(prediction.expected[:, :A], truth[:, :A], board)
+    margins.append(_prey_margin(prediction.expected[:, A + 1 :], truth[:, A + 1 :]))
+    margins.append(_reward_margin(prediction.expected_rewards, rewards))
+    margins += _other_margins(prediction, truth.float(), rewards)
+    distance = torch.stack(margins, 1)
+    nearest = (distance >= -TIE).all(1)
+    ties = (distance.abs() <= TIE).sum(1)
+    return nearest / (1.0 + ties)
+
+
+def _hunter_margins(
+    expected: torch.Tensor, truth: torch.Tensor, board: tuple[int, int]
+) -> list[torch.Tensor]:
+    """How much further away than the truth one hunter is one cell further on, and two; inf where it cannot be."""
+    row = torch.arange(len(truth), device=truth.device)
+    hunter = random_true((truth > 0).any(2))
+    plane = truth[row, hunter] > 0  # [B, K]
+    cell = plane.int().argmax(1)
+    probs = expected[row, hunter]
+    table = torch.as_tensor(neighbours(*board)[:, :4], device=truth.device)  # [K + 1, 4]
+    target = table[cell]
+    margins = []
+    for _ in range(2):
+        inside = target < plane.shape[1]
+        direction = random_true(inside)
+        to = target[row, direction].clamp(max=plane.shape[1] - 1)
+        margin = 2 * (probs[row, cell] - probs[row, to])
+        margins.append(torch.where(plane.any(1) & inside.any(1), margin, math.inf))
+        target = table[target, torch.arange(4, device=truth.device)]
+    return margins
+
+
+def _prey_margin(expected: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """How much further away than the truth the board is without one of its prey; inf where there is none."""
+    row = torch.arange(len(truth), device=truth.device)
+    prey = truth.flatten(1) > 0
+    missing = expected.flatten(1)[row, random_true(prey)]
+    return torch.where(prey.any(1), 2 * missing - 1, math.inf)
+
+
+def _reward_margin(expected: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """How much further away than the truth one wrong reward is; inf where none is known."""
+    row = torch.arange(len(rewards), device=rewards.device)
+    known = ~rewards.isnan()
+    hunter = random_true(known)
+    predicted = expected[row, hunter]
+    right = rewards.nan_to_num()[row, hunter]
+    wrong = torch.where(right > 0, 0.0, 1.0)
+    margin = (predicted - wrong).square() - (predicted - right).square()
+    return torch.where(known[row, hunter], margin, math.inf)
+
+
+def _other_margins(prediction: Any, truth: torch.Tensor, rewards: torch.Tensor) -> list[torch.Tensor]:
+    """How much further away than the truth five other transitions of the batch are; inf where they equal the truth."""
+    if len(truth) < 2:
+        return []
+    known = ~rewards.isnan()
+    rewards = rewards.nan_to_num()
+    margins = []
+    for shift in (1 + torch.randperm(len(truth) - 1)[:OTHER_TRANSITIONS]).tolist():
+        other = truth.roll(shift, 0)
+        other_rewards = rewards.roll(shift, 0)
+        both = known & known.roll(shift, 0)
+        margin = ((truth - other) * (2 * prediction.expected - other - truth)).sum((1, 2))
+        reward_margin = (rewards - other_rewards) * (
+            2 * prediction.expected_rewards - other_rewards - rewards
+        )
+        margin += (reward_margin * both).sum(1)
+        same = (truth == other).all(2).all(1)
+        same &= ((rewards == other_rewards) | ~both).all(1)
+        margins.append(torch.where(same, math.inf, margin))
+    return margins
+
+
+def bin_probs(rows: torch.Tensor, probs: torch.Tensor, targets: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """For the calibration: sums of probabilities and of targets (0 or 1), and counts, by row and by bin of the probability.
+
+    Args: rows: int64, broadcast to the shape of `probs`. Returns: float64 [3, num_rows, bins].
+    """
+    bins = torch.bucketize(probs, torch.tensor(EDGES[1:-1], device=probs.device))
+    place = (rows.expand_as(bins).flatten(), bins.flatten())
+    probs = probs.flatten().double()
+    values = torch.stack([probs, targets.flatten().double(), torch.ones_like(probs)])
+    sums = torch.zeros(3, num_rows, len(EDGES) - 1, dtype=torch.float64, device=probs.device)
+    for total, value in zip(sums, values, strict=True):
+        total.index_put_(place, value, accumulate=True)
+    return sums
+
+
+# ---- the floor
+
+
+def exact_expectation(
+    before: np.ndarray, probs: np.ndarray, after: np.ndarray, rewards: np.ndarray, rules: Rules
+) -> tuple[float, float, float]:
+    """The best that can be predicted of one transition if hunter a plays independently by probs[a], float [A, 7].
+
+    Args: before, after: uint8 [A+3, H, W]. rewards: float [A], NaN where not known.
+    Returns: expected MSE of the planes and of the rewards, and -log p(next state, rewards).
+    """
+    actions = np.array(list(itertools.product(*(np.flatnonzero(p) for p in probs))))  # [n, A]
+    weight = np.prod(probs[np.arange(len(probs)), actions], 1)
+    weight /= weight.sum()
+    many = np.broadcast_to(before, (len(actions), *before.shape))
+    step = deterministic_step(many, actions, rules)
+    planes, H, W = before.shape
+    A, K = planes - 3, H * W
+    expected = np.zeros((planes, K))
+    expected[A] = before[A].reshape(K)
+    cells = np.where(step.captures, K, step.destinations)
+    expected[:A] = [np.bincount(seat, weight, K + 1)[:K] for seat in cells.T]
+    # The next prey depend on the actions only through which of them are captured.
+    captured = step.captured_prey.reshape(len(actions), -1)
+    _, first, which = np.unique(captured, axis=0, return_index=True, return_inverse=True)
+    for row, prob in zip(first, np.bincount(which.ravel(), weight), strict=True):
+        if rules.prey_moves == 0.0:
+            expected[A + 1 :] += prob * step.remaining_prey[row]
+        else:
+            law = outcomes(before, actions[row], rules)
+            expected[A + 1 :] += prob * sum(p * board[A + 1 :].reshape(2, K) for board, p in law)
+    mean = weight @ step.rewards
+    variance = weight @ (step.rewards - mean) ** 2
+    known = ~np.isnan(rewards)
+    right = (np.abs(step.rewards - rewards) <= TOLERANCE) | ~known
+    right = np.flatnonzero(right.all(1))
+    next_boards = np.broadcast_to(after, many[right].shape)
+    log_prob = next_state_log_prob(many[right], actions[right], next_boards, rules)
+    with np.errstate(divide="ignore"):
+        nll = -np.log(weight[right] @ np.exp(log_prob))
+    obs_mse = (expected * (1 - expected)).mean()
+    reward_mse = variance[known].mean() if known.any() else np.nan
+    return float(obs_mse), float(reward_mse), float(nll)
