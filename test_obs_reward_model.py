@@ -1,8 +1,9 @@
-"""Judge a world model: its predictions of the next joint state and the rewards, beside the best that is possible.
+"""Judge a world model: its predictions, beside the best that is possible.
 
-`python test_obs_reward_model.py` takes the newest checkpoint of train_world_model.py and transitions that it was not
-trained on. Each figure stands beside its floor, which the rules of the game give, and beside that of a network of the
-same kind that was never trained. First the counter of rule violations reads the real data: there it must find none.
+`python test_obs_reward_model.py` takes the newest checkpoint of train_world_model.py and
+transitions that it was not trained on. Each figure stands beside its floor, which the rules of
+the game give, and beside that of a network of the same kind that was never trained. First the
+counter of rule violations reads the real data: there it must find none.
 """
 
 import itertools
@@ -61,11 +62,13 @@ class Args:
     checkpoint: str = ""
     """folder of a run, such as wm_ckpts/wm__1758375079; the newest in wm_ckpts/ if empty"""
     data: str = DEFAULT_DATA
-    """trajectories or a flat file in a HOP layout; the default file, `fresh` and `unmasked` are collected on first use"""
+    """trajectories or a flat file in a HOP layout; the default file, `fresh` and `unmasked` are
+    collected on first use"""
     layout: Literal["auto", "hop", "hop-first"] = "auto"
     """layout of a flat file, where its shape does not tell; `auto`: as in training"""
     split: Literal["", "test", "val", "train", "all"] = ""
-    """what is judged; if empty, `test` of the file that the run was trained on, and the whole of any other"""
+    """what is judged; if empty, `test` of the file that the run was trained on, and the whole of
+    any other"""
     max_samples: int = 0
     """if above 0, judge so many transitions, the first ones"""
     seed: int = 1
@@ -90,7 +93,8 @@ class Judged(NamedTuple):
 
 
 def read_transitions(args: Args, checkpoint: dict) -> tuple[Transitions, np.ndarray, str]:
-    """The file, the transitions to be judged, and what they are, for people. Raises: UsageError, DataError."""
+    """The file, the transitions to be judged, and what they are, for people. Raises: UsageError,
+    DataError."""
     path = default_or_fresh(args.data)
     trained = checkpoint["args"]
     layout = trained.get("layout", "auto") if args.layout == "auto" else args.layout
@@ -146,9 +150,11 @@ def compare_rules(trained: dict | None, rules: Rules) -> list[str]:
 def check_real_data(
     transitions: EvalTransitions, rules: Rules, guessed: bool
 ) -> tuple[Rules, np.ndarray, list[str]]:
-    """The rule counter on the data itself. guessed: the file does not say its rules: prey may move after all.
+    """The rule counter on the data itself. guessed: the file does not say its rules: prey may
+    move after all.
 
-    Returns: the rules; the kinds that read zero and so can be counted, bool [kinds]; what was found, for people.
+    Returns: the rules; the kinds that read zero and so can be counted, bool [kinds]; what was
+    found, for people.
     """
     lines = []
     broken = count_real_data(transitions, rules)
@@ -183,8 +189,8 @@ def count_real_data(transitions: EvalTransitions, rules: Rules) -> np.ndarray:
 
 @torch.no_grad()
 def evaluate_steps(model: nn.Module, judged: Judged) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What is measured of each transition, arrays [n, ..], and the sums of `bin_probs` by channel, the last one of
-    rewards > 0."""
+    """What is measured of each transition, arrays [n, ..], and the sums of `bin_probs` by
+    channel, the last one of rewards > 0."""
     transitions = judged.transitions
     num_channels = transitions.before.shape[1]
     channels = torch.arange(num_channels, device=judged.device)[:, None]
@@ -255,8 +261,9 @@ class Rollouts:
 
 @torch.no_grad()
 def roll_out(model: nn.Module, judged: Judged, sampled: bool = False) -> Rollouts:
-    """From each episode's start, the recorded actions on the model's own boards, up to the last of DEPTHS: the most likely
-    boards or, if `sampled`, samples, which are only judged by the rules."""
+    """From each episode's start, the recorded actions on the model's own boards, up to the last
+    of DEPTHS: the most likely boards or, if `sampled`, samples, which are only judged by the
+    rules."""
     transitions = judged.transitions
     start, length = transitions.unbroken_parts()
     start = start[:MAX_ROLLOUTS]
@@ -297,8 +304,9 @@ def roll_out(model: nn.Module, judged: Judged, sampled: bool = False) -> Rollout
 
 
 def rollout_metrics(rollouts: Rollouts, sampled: Rollouts | None, counted: np.ndarray) -> dict[str, dict]:
-    """`rollout` of metrics.json: figures of the k-th step, or of an episode's last one where it is shorter;
-    `exact_path`: all steps up to it are right; violations per 10,000 steps, of all up to it."""
+    """`rollout` of metrics.json: figures of the k-th step, or of an episode's last one where it
+    is shorter; `exact_path`: all steps up to it are right; violations per 10,000 steps, of all
+    up to it."""
     length = rollouts.length
     episodes = np.arange(len(length))
     steps = np.arange(rollouts.exact.shape[1])
@@ -326,9 +334,10 @@ def rollout_metrics(rollouts: Rollouts, sampled: Rollouts | None, counted: np.nd
 def compute_floor(judged: Judged, data: Transitions, certain: bool) -> dict[str, Any]:
     """The least that each figure can be, by the rules; None where it cannot be known.
 
-    Where nothing is random it is 0. Else: NLL by the exact law of the next state; MSE by the exact expected planes, of `n`
-    transitions. Actions that the model is not given are those of the observer that knows the strategies and infers which
-    one a hunter plays (metrics.observers.bayes). certain: the rules are known, and the data keeps them.
+    Where nothing is random it is 0. Else: NLL by the exact law of the next state; MSE by the
+    exact expected planes, of `n` transitions. Actions that the model is not given are those of
+    the observer that knows the strategies and infers which one a hunter plays
+    (metrics.observers.bayes). certain: the rules are known, and the data keeps them.
     """
     transitions = judged.transitions
     rules = judged.rules
@@ -375,7 +384,8 @@ def action_probs(transitions: EvalTransitions, data: Transitions) -> np.ndarray:
 
 
 def ideal_report(floor: dict) -> dict[str, Any]:
-    """The floor as a report: the rules break no rule, and where nothing is random they are never wrong."""
+    """The floor as a report: the rules break no rule, and where nothing is random they are never
+    wrong."""
     report: dict[str, Any] = dict(floor)
     report["violations_per_10k"] = {"argmax": {"total": 0.0}, "samples": {"total": 0.0}}
     report["psnr_global"] = None if floor["obs_mse"] is None else psnr(floor["obs_mse"])
@@ -455,7 +465,8 @@ def summarize(
 
 
 def calibration_curves(bins: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    """Of the channels and bins that are not empty: mean probability, frequency, count. bins: [3, channels, bins]."""
+    """Of the channels and bins that are not empty: mean probability, frequency, count. bins: [3,
+    channels, bins]."""
     curves = {}
     for name, (probs, targets, count) in zip(names, bins.swapaxes(0, 1), strict=True):
         full = count > 0
@@ -469,7 +480,8 @@ def calibration_curves(bins: np.ndarray, names: list[str]) -> dict[str, np.ndarr
 
 
 def print_report(report: dict, untrained: dict, data: Transitions, lines: list[str]) -> None:
-    """The block that users' tools parse, then every figure beside its floor and the untrained network's."""
+    """The block that users' tools parse, then every figure beside its floor and the untrained
+    network's."""
     shape = data.states.shape[1:]
     reward_mse = math.nan if report["reward_mse"] is None else report["reward_mse"]
     print(f"[INFO] loaded model. obs_shape={shape}, action_dim={len(ACTIONS)}")
@@ -538,7 +550,8 @@ def table_lines(report: dict, num_events: int) -> list[Line]:
 def choose_pictured(
     steps: dict[str, np.ndarray], transitions: EvalTransitions, seed: int, count: int = 6
 ) -> dict[str, np.ndarray]:
-    """Which transitions are drawn: the worst by NLL, or by squared error where there is none, and some of each event."""
+    """Which transitions are drawn: the worst by NLL, or by squared error where there is none, and
+    some of each event."""
     error = steps["nll"] if "nll" in steps else steps["obs_error"].mean(1)
     order = np.random.default_rng(seed).permutation(len(transitions))
     kinds = [order[rows[order]][:count] for rows in find_events(transitions).values()]
@@ -604,8 +617,8 @@ def make_figures(model: nn.Module, judged: Judged, arrays: Arrays) -> dict[str, 
 
 @torch.no_grad()
 def save_film(model: nn.Module, judged: Judged, path: Path) -> None:
-    """A GIF of the real episode with most events, the most likely one and a sampled one beside it: the same start, the
-    same actions."""
+    """A GIF of the real episode with most events, the most likely one and a sampled one beside
+    it: the same start, the same actions."""
     torch.manual_seed(judged.seed)
     transitions = judged.transitions
     start, length = transitions.unbroken_parts()

@@ -1,14 +1,16 @@
-"""Train a world model on trajectories of the Markov stag hunt: the next joint state, the rewards, the end.
+"""Train a world model of the Markov stag hunt: the next joint state, the rewards, the end.
 
-`--model moves` (ObjectWorldModel): each object stays, goes to a neighbour cell, or leaves: a softmax over these six
-outcomes. Hunters come first, then prey, one after another, each given the outcomes before it, so that every sample is
-a possible board. The reward is a class, given the outcome. `--model cells` (CellWorldModel): the plain model, to
-compare: one convolution and two small networks predict each cell of the next planes independently, by cross-entropy.
+`--model moves` (ObjectWorldModel): each object stays, goes to a neighbour cell, or leaves: a
+softmax over these six outcomes. Hunters come first, then prey, one after another, each given the
+outcomes before it, so that every sample is a possible board. The reward is a class, given the
+outcome. `--model cells` (CellWorldModel): the plain model, to compare: one convolution and two
+small networks predict each cell of the next planes independently, by cross-entropy.
 
-What is built into each, and what it learns, is listed in docs/world_model.md. Built into both: a hunter moves one cell
-at most, with the same network for all hunters; blocks do not change; a hunter that has left stays away and gets no
-reward; the end depends on whether a hunter is left. Built into `moves` alone: an action that is not legal counts as
-STAY, all directions are alike, prey move one cell at most, and hunters that leave from one cell share a reward.
+What is built into each, and what it learns, is listed in docs/world_model.md. Built into both: a
+hunter moves one cell at most, with the same network for all hunters; blocks do not change; a
+hunter that has left stays away and gets no reward; the end depends on whether a hunter is left.
+Built into `moves` alone: an action that is not legal counts as STAY, all directions are alike,
+prey move one cell at most, and hunters that leave from one cell share a reward.
 """
 
 import math
@@ -50,7 +52,8 @@ class Args:
     seed: int = 1
     """seed of the weights and the batches"""
     torch_deterministic: bool = True
-    """use deterministic algorithms: same seed, same bytes (on a GPU: where PyTorch has them, with a warning where not)"""
+    """use deterministic algorithms: same seed, same bytes (on a GPU: where PyTorch has them, with
+    a warning where not)"""
     cuda: bool = True
     """train on the GPU where there is one"""
     torch_threads: int = 1
@@ -61,7 +64,8 @@ class Args:
     actions: Literal["joint", "own"] = "joint"
     """the actions that the model is given: all hunters', or one hunter's"""
     data: str = DEFAULT_DATA
-    """trajectories or a flat file in a HOP layout; the default file and `fresh` are collected on first use"""
+    """trajectories or a flat file in a HOP layout; the default file and `fresh` are collected on
+    first use"""
     layout: Literal["auto", "hop", "hop-first"] = "auto"
     """layout of a flat file, where its shape does not tell: [N, H, W, A+3] or [N, A+3, H, W]"""
     max_transitions: int = 0
@@ -71,7 +75,8 @@ class Args:
     batch_size: int = 256
     """transitions a step"""
     learning_rate: float = 2e-2
-    """of Adam, half of it for `cells`; rises over the first 100 steps, then falls linearly to zero"""
+    """of Adam, half of it for `cells`; rises over the first 100 steps, then falls linearly to
+    zero"""
     contrastive_coef: float = 0.0
     """weight of an InfoNCE loss against next states that break a rule; for `moves`"""
 
@@ -83,7 +88,8 @@ class Args:
 
 
 class Prediction(NamedTuple):
-    """Of B joint states and joint actions; K cells, hunters in seat order, then BLOCKS, STAGS, HARES."""
+    """Of B joint states and joint actions; K cells, hunters in seat order, then BLOCKS, STAGS,
+    HARES."""
 
     most_likely: Tensor  # uint8 [B, A+3, K], the most likely next planes
     expected: Tensor  # float [B, A+3, K], the expected next planes
@@ -112,14 +118,15 @@ def select(values: Tensor, index: Tensor) -> Tensor:
 
 
 def thermometer(counts: Tensor, max_count: int) -> Tensor:
-    """Counts as bits "at least 1", .., "at least max_count", so that five looks like four and one more: float [..] ->
-    [.., max_count]."""
+    """Counts as bits "at least 1", .., "at least max_count", so that five looks like four and one
+    more: float [..] -> [.., max_count]."""
     levels = torch.arange(max_count, device=counts.device) + 0.5
     return (counts[..., None] > levels).float()
 
 
 def sample_or_argmax(logits: Tensor, most_likely: bool) -> Tensor:
-    """The most likely class, or a sample among those not RARE: the largest of logits + Gumbel noise (Gumbel 1954)."""
+    """The most likely class, or a sample among those not RARE: the largest of logits + Gumbel
+    noise (Gumbel 1954)."""
     if most_likely:
         return logits.argmax(-1)
     logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) - RARE, MASKED)
@@ -134,7 +141,8 @@ def end_log_prob(logit: Tensor, ends: Tensor) -> Tensor:
 
 
 def nearest_value(rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The class of a reward, and how far it is from that class: float [B, A], [n] -> int64 [B, A], float [B, A]."""
+    """The class of a reward, and how far it is from that class: float [B, A], [n] -> int64 [B,
+    A], float [B, A]."""
     distance = (rewards[..., None] - values).abs()
     return distance.argmin(2), distance.amin(2)
 
@@ -153,7 +161,8 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class Scorer(nn.Module):
-    """Logits of the six outcomes of an object: up, down, left, right, stay, leave. All four steps share one scorer."""
+    """Logits of the six outcomes of an object: up, down, left, right, stay, leave. All four steps
+    share one scorer."""
 
     def __init__(self, context: int, step: int, hidden: int):
         super().__init__()
@@ -173,7 +182,8 @@ class Scorer(nn.Module):
 
 
 class Networks(NamedTuple):
-    """What scores the outcomes: the networks of an ObjectWorldModel, or the same ones with a cache."""
+    """What scores the outcomes: the networks of an ObjectWorldModel, or the same ones with a
+    cache."""
 
     hunter: Callable[..., Tensor]
     prey: Callable[..., Tensor]
@@ -207,8 +217,9 @@ ALONE = 7  # features of a hunter alone: its action in five classes, the stags a
 
 
 def effective_actions(blocked: Tensor, prey_here: Tensor, actions: Tensor) -> Tensor:
-    """An action that is not legal (a step into a block or off the board, a hunt where no such prey stands) is STAY. Every
-    player can tell which actions are legal: it is built into ObjectWorldModel, and here alone.
+    """An action that is not legal (a step into a block or off the board, a hunt where no such
+    prey stands) is STAY. Every player can tell which actions are legal: it is built into
+    ObjectWorldModel, and here alone.
 
     Args:
         blocked: float [.., 4], above 0 where a block or the border stops a step.
@@ -223,9 +234,11 @@ def effective_actions(blocked: Tensor, prey_here: Tensor, actions: Tensor) -> Te
 
 
 class ObjectWorldModel(nn.Module):
-    """p(next joint state, rewards, end | joint state, joint action), object by object, on boards of any size.
+    """p(next joint state, rewards, end | joint state, joint action), object by object, on boards
+    of any size.
 
-    reward_values: what a capture can pay in all, read off the training data; hunters that leave from one cell share it.
+    reward_values: what a capture can pay in all, read off the training data; hunters that leave
+    from one cell share it.
     """
 
     kind = "moves"
@@ -263,35 +276,18 @@ class ObjectWorldModel(nn.Module):
 
     # -- inputs of the networks
 
-    def _blocked(self, state: JointState, targets: Tensor) -> Tensor:
-        """Does a block or the border stop a step to these cells? int64 [B, n, 4] -> float [B, n, 4]."""
-        blocks = F.pad(state.blocks, (0, 1), value=1.0)  # [B, K + 1]
-        return blocks.gather(1, targets.flatten(1)).view(targets.shape)
-
-    def _prey_here(self, state: JointState) -> Tensor:
-        """Stags and hares on each hunter's cell: float [B, A, 2]."""
-        here = state.hunters[:, :, None] == state.prey[:, None]
-        here = (here & state.on_board()[..., None]).float()  # [B, A, P]
-        return torch.stack([here[..., : state.stags].sum(2), here[..., state.stags :].sum(2)], 2)
-
-    def _same_cell(self, state: JointState) -> Tensor:
-        """Other hunters on a hunter's cell: float [B, A, A]."""
-        same = state.hunters[:, :, None] == state.hunters[:, None]
-        myself = torch.eye(same.shape[1], dtype=torch.bool, device=same.device)
-        return (same & state.on_board()[..., None] & ~myself).float()
-
     def _hunter_inputs(self, state: JointState, actions: Tensor) -> HunterInputs:
         """actions: int64 [B, A], as asked for, -1 where not known."""
         targets = self.outcome_cells[state.hunters][..., :4]
-        blocked = self._blocked(state, targets)
-        prey_here = self._prey_here(state)
+        blocked = state.blocked(targets)
+        prey_here = state.prey_here()
         actions = effective_actions(blocked, prey_here, actions)
         steps = (actions[..., None] == torch.arange(4, device=actions.device)).float()  # [B, A, 4]
         stay = (actions == STAY).float()
         hunt_stag = (actions == HUNT_STAG).float()
         hunt_hare = (actions == HUNT_HARE).float()
         unknown = (actions < 0).float()
-        same_cell = self._same_cell(state)
+        same_cell = state.same_cell()
         counts = same_cell @ torch.stack([hunt_stag, hunt_hare, unknown], 2)  # [B, A, 3]
         counts = thermometer(counts, MAX_COUNT).flatten(2)
         own_action = torch.stack([steps.sum(2), stay, hunt_stag, hunt_hare, unknown], 2)
@@ -301,8 +297,9 @@ class ObjectWorldModel(nn.Module):
         return HunterInputs(actions, context, steps, targets == state.blocks.shape[1], same_cell)
 
     def _toward_prey(self, state: JointState, targets: Tensor) -> Tensor:
-        """Does a step bring the nearest stag or hare nearer, as the crow flies? [B, A, 4, 2] in {-1, 0, 1}: all that the
-        move of a hunter whose action is not known can be guessed from."""
+        """Does a step bring the nearest stag or hare nearer, as the crow flies? [B, A, 4, 2] in
+        {-1, 0, 1}: all that the move of a hunter whose action is not known can be guessed
+        from."""
         if self.joint:
             return targets.new_zeros((*targets.shape, 2), dtype=torch.float32)
         K = state.blocks.shape[1]
@@ -320,10 +317,11 @@ class ObjectWorldModel(nn.Module):
     def _prey_features(
         self, state: JointState, actions: Tensor, captured: Tensor, next_cells: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every prey, given hunters and the prey before it: the arguments of its Scorer, for logits [B, P, 6].
+        """Of every prey, given hunters and the prey before it: the arguments of its Scorer, for
+        logits [B, P, 6].
 
-        Args: actions: int64 [B, A], effective; captured: float [B, A], hunters that leave; next_cells: int64 [B, P],
-        where prey go.
+        Args: actions: int64 [B, A], effective; captured: float [B, A], hunters that leave;
+        next_cells: int64 [B, P], where prey go.
         """
         cells = state.prey
         targets = self.outcome_cells[cells][..., :4]
@@ -346,7 +344,7 @@ class ObjectWorldModel(nn.Module):
         same = (unhunted & same_kind[:, None]).any(3)
         other = (unhunted & ~same_kind[:, None]).any(3)
         bits = [bit.float() for bit in (taken, hunted, same, other)]
-        steps = torch.stack([self._blocked(state, targets), *bits], 3)  # [B, P, 4, 5]
+        steps = torch.stack([state.blocked(targets), *bits], 3)  # [B, P, 4, 5]
 
         kind = torch.stack([stag, ~stag], 1).float().expand(len(cells), -1, -1)
         hunting = thermometer(counts[..., :2], 4).flatten(2)
@@ -356,7 +354,8 @@ class ObjectWorldModel(nn.Module):
         return torch.cat(context, 2), steps, targets == state.blocks.shape[1]
 
     def _left_before(self, same_cell: Tensor, captured: Tensor) -> Tensor:
-        """Hunters of earlier seats that leave from a hunter's cell, as a thermometer: float [B, A, 2]."""
+        """Hunters of earlier seats that leave from a hunter's cell, as a thermometer: float [B,
+        A, 2]."""
         earlier = torch.tril(same_cell, -1) @ captured[..., None]
         return thermometer(earlier[..., 0], 2)
 
@@ -387,7 +386,8 @@ class ObjectWorldModel(nn.Module):
     ) -> tuple[LogLikelihood, Tensor]:
         """log p of the true outcomes; and their InfoNCE loss, [B], 0 unless `contrastive`.
 
-        A next state does not say which of two hares is which: its probability is the sum over all R ways to tell.
+        A next state does not say which of two hares is which: its probability is the sum over all
+        R ways to tell.
         """
         inputs = self._hunter_inputs(state, actions)
         on_board = state.on_board()
@@ -438,7 +438,8 @@ class ObjectWorldModel(nn.Module):
     def log_prob(
         self, states: Tensor, actions: Tensor, next_states: Tensor, rewards: Tensor, ends: Tensor
     ) -> Tensor:
-        """log p(next state, rewards, end | state, actions), float [B] in nats; about -1e9 for what is impossible."""
+        """log p(next state, rewards, end | state, actions), float [B] in nats; about -1e9 for
+        what is impossible."""
         counts = prey_counts(states)
         outcomes = outcomes_of(states.cpu().numpy(), next_states.cpu().numpy(), self.board, *counts)
         possible = np.flatnonzero(outcomes.possible)
@@ -446,7 +447,7 @@ class ObjectWorldModel(nn.Module):
         state = JointState.of(states, *counts).take(rows)
         true_outcomes = outcomes.batch(possible, states.device)
         terms, _ = self(state, actions[rows], true_outcomes, rewards[rows], ends[rows])
-        totals = rewards[rows].nan_to_num() * self._sharers(self._same_cell(state), true_outcomes.captured())
+        totals = rewards[rows].nan_to_num() * self._sharers(state.same_cell(), true_outcomes.captured())
         _, distance = nearest_value(totals, self.reward_values)
         no_class = (distance > 0.01).any(1)
         log_probs = torch.where(no_class, MASKED, terms.stack().sum(1))
@@ -458,7 +459,8 @@ class ObjectWorldModel(nn.Module):
     def _hunter_outcomes(
         self, inputs: HunterInputs, on_board: Tensor, most_likely: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All hunters are decided at once, as if none before had left; those whose inputs changed are decided again.
+        """All hunters are decided at once, as if none before had left; those whose inputs changed
+        are decided again.
 
         Returns: outcomes int64 [B, A], hunters that leave float [B, A], logits [B, A, 6].
         """
@@ -486,7 +488,8 @@ class ObjectWorldModel(nn.Module):
     def _prey_outcomes(
         self, state: JointState, actions: Tensor, captured: Tensor, most_likely: bool
     ) -> tuple[Tensor, Tensor]:
-        """All prey are decided at once, as if all stayed; after the first that does not, those behind it again.
+        """All prey are decided at once, as if all stayed; after the first that does not, those
+        behind it again.
 
         Returns: next cells int64 [B, P], logits [B, P, 6].
         """
@@ -533,7 +536,8 @@ class ObjectWorldModel(nn.Module):
     def step(
         self, state: JointState, actions: Tensor, most_likely: bool = False
     ) -> tuple[JointState, Tensor, Tensor]:
-        """One tick on all boards, sampled, or with every object's most likely outcome given those before it.
+        """One tick on all boards, sampled, or with every object's most likely outcome given those
+        before it.
 
         Args: actions: int64 [B, A], as asked for, -1 where not known.
         Returns: the next state, rewards float [B, A], ends bool [B].
@@ -544,8 +548,8 @@ class ObjectWorldModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, states: Tensor, actions: Tensor) -> Prediction:
-        """states: uint8 [B, A+3, K]. Expected planes and rewards add up each object's outcomes, given the most likely
-        ones of those before it."""
+        """states: uint8 [B, A+3, K]. Expected planes and rewards add up each object's outcomes,
+        given the most likely ones of those before it."""
         state = JointState.of(states, *prey_counts(states))
         outcome = self._outcome(state, actions, most_likely=True)
         hunter_probs = outcome.hunter_logits.softmax(2)
@@ -590,10 +594,12 @@ def random_valid(values: Tensor, valid: Tensor) -> Tensor:
 
 
 class CachedNetwork:
-    """A network that computes each distinct input once. Inputs are multiples of 1/4; no gradients flow.
+    """A network that computes each distinct input once. Inputs are multiples of 1/4; no gradients
+    flow.
 
-    The key of a row of inputs is a sum of random whole numbers: exact in any order of summation, and two rows share a key
-    with odds of 2**-36. Keys are kept sorted, so that a batch is looked up by one binary search.
+    The key of a row of inputs is a sum of random whole numbers: exact in any order of summation,
+    and two rows share a key with odds of 2**-36. Keys are kept sorted, so that a batch is looked
+    up by one binary search.
     """
 
     def __init__(self, network: Callable[..., Tensor], num_axes: tuple[int, ...]):
@@ -633,8 +639,9 @@ class CachedNetwork:
 
 
 class CachedWorldModel(ObjectWorldModel):
-    """A copy of a world model whose networks compute each distinct input once, on a CPU: a tick gives them the same few
-    inputs on thousands of boards. The world model that it is made from is not changed; neither may be trained."""
+    """A copy of a world model whose networks compute each distinct input once, on a CPU: a tick
+    gives them the same few inputs on thousands of boards. The world model that it is made from
+    is not changed; neither may be trained."""
 
     def __init__(self, world_model: ObjectWorldModel):
         with torch.random.fork_rng(devices=[]):  # the initial weights are not used
@@ -658,7 +665,8 @@ class CachedWorldModel(ObjectWorldModel):
 
 
 class CellLogits(NamedTuple):
-    """What CellWorldModel predicts for B joint states; a hunter's window is its own cell and the eight around it."""
+    """What CellWorldModel predicts for B joint states; a hunter's window is its own cell and the
+    eight around it."""
 
     window: Tensor  # int64 [B, A, 9], cells, K off the board; all K for a hunter that has left
     hunters: Tensor  # float [B, A, 9], logits of the hunter being there next
@@ -667,11 +675,13 @@ class CellLogits(NamedTuple):
 
 
 class CellWorldModel(nn.Module):
-    """The plain model: each cell of the next planes independently of the others, by cross-entropy.
+    """The plain model: each cell of the next planes independently of the others, by
+    cross-entropy.
 
-    A convolution over the board (hunters by their actions as asked for, each action on its hunter's cell; BLOCKS, STAGS,
-    HARES, the board) is read at each hunter's own cell together with its action: where it goes, its reward. The same
-    network serves all hunters, on boards of any size. The next STAGS and HARES are read off every cell.
+    A convolution over the board (hunters by their actions as asked for, each action on its
+    hunter's cell; BLOCKS, STAGS, HARES, the board) is read at each hunter's own cell together
+    with its action: where it goes, its reward. The same network serves all hunters, on boards of
+    any size. The next STAGS and HARES are read off every cell.
 
     rewards: the values of a hunter's reward in the training data.
     """
@@ -729,7 +739,8 @@ class CellWorldModel(nn.Module):
         ends: Tensor,
         contrastive: bool = False,
     ) -> tuple[LogLikelihood, Tensor]:
-        """log p of the next planes, rewards and end; and zeros, [B], for the InfoNCE loss of ObjectWorldModel."""
+        """log p of the next planes, rewards and end; and zeros, [B], for the InfoNCE loss of
+        ObjectWorldModel."""
         A = actions.shape[1]
         logits = self.logits(states, actions)
         on_board = states[:, :A].amax(2) > 0
@@ -787,7 +798,8 @@ class CellWorldModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `ObjectWorldModel.sample`, but nothing makes it a possible board: every cell is drawn independently."""
+        """As `ObjectWorldModel.sample`, but nothing makes it a possible board: every cell is
+        drawn independently."""
         A = actions.shape[1]
         probs, reward_probs = self._probs(states, actions)
         on_board = states[:, :A].amax(2) > 0
@@ -809,7 +821,8 @@ MODELS = {"moves": ObjectWorldModel, "cells": CellWorldModel}
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
-    """Raises: tracking.UsageError: there is none, or it is not one of this version of this script."""
+    """Raises: tracking.UsageError: there is none, or it is not one of this version of this
+    script."""
     checkpoint = tracking.load_checkpoint(path, KIND, device)
     if checkpoint["args"]["model"] not in MODELS:  # the former regression
         raise tracking.UsageError(
@@ -824,7 +837,8 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
 def load_world_model(
     folder: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[ObjectWorldModel | CellWorldModel, dict]:
-    """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
+    """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises:
+    tracking.UsageError."""
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = load_checkpoint(path, device)
     model = tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path)
@@ -835,8 +849,9 @@ def load_world_model(
 
 
 def make_batch(model: nn.Module, batches: TransitionBatches, index: np.ndarray, augment: bool) -> tuple:
-    """The arguments of `model` for the transitions `index`. `cells` is trained on random symmetries of the board; they would
-    tell `moves` nothing new, since its scorers share all directions."""
+    """The arguments of `model` for the transitions `index`. `cells` is trained on random
+    symmetries of the board; they would tell `moves` nothing new, since its scorers share all
+    directions."""
     if model.kind == "cells":
         return batches.take(index, random=augment, augment=augment)
     states, actions, _, rewards, ends = batches.take(index, random=augment)
@@ -889,7 +904,8 @@ def read_transitions(args: Args) -> Transitions:
 
 
 def split_transitions(args: Args, data: Transitions, batches: TransitionBatches) -> dict[str, np.ndarray]:
-    """The indices of train, val and test that can be learnt from. Raises: tracking.UsageError: too few."""
+    """The indices of train, val and test that can be learnt from. Raises: tracking.UsageError:
+    too few."""
     late = int(np.isnan(data.ends).sum())
     if late:
         print(
@@ -915,7 +931,8 @@ def split_transitions(args: Args, data: Transitions, batches: TransitionBatches)
 def make_model(
     args: Args, batches: TransitionBatches, train: np.ndarray, board: tuple[int, int], resumed: dict | None
 ) -> nn.Module:
-    """A new network for the training data, or of a resumed run's sizes. Raises: tracking.UsageError: too many rewards."""
+    """A new network for the training data, or of a resumed run's sizes. Raises:
+    tracking.UsageError: too many rewards."""
     if resumed:
         return MODELS[args.model](**resumed["sizes"]).on(*board)
     values = batches.capture_totals(train) if args.model == "moves" else batches.reward_values(train)
@@ -945,8 +962,8 @@ def train_epoch(
     world: tracking.World,
     writer,
 ) -> tuple[dict[str, float], int]:
-    """Train once on the transitions `index`, in an order of this seed and step, `step` steps having been taken before. Of
-    several processes each takes its share of every minibatch.
+    """Train once on the transitions `index`, in an order of this seed and step, `step` steps
+    having been taken before. Of several processes each takes its share of every minibatch.
 
     Returns: the epoch's mean losses by name, and the steps so far.
     """

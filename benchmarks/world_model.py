@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -25,7 +26,7 @@ from metrics.transitions import EvalTransitions
 from metrics.violations import KINDS
 from test_obs_reward_model import Judged, evaluate_steps, file_rules
 from tracking import figures
-from train_world_model import JointState, load_world_model
+from train_world_model import CachedWorldModel, JointState, load_world_model
 
 LARGE = ("--rules.hunters", "6", "--rules.stags", "2", "--rules.hares", "8", "--rules.blocks", "12",
          "--rules.height", "12", "--rules.width", "12")  # fmt: skip
@@ -35,11 +36,11 @@ UNMASKED = ("--unmasked", "0.3")
 @dataclass
 class Options:
     what: Literal[
-        "main", "needed", "ladder", "curve", "contrast", "random", "own", "flat", "speed", "case"
+        "main", "needed", "ladder", "curve", "contrast", "random", "own", "flat", "speed", "cache", "case"
     ] = "main"
     """both models on fresh, RANDOM and larger boards, on actions as asked for; other numbers of hunters needed; from the
     earlier kind to moves, one thing at a time; transitions needed; the contrastive loss; prey that move; one hunter's action
-    alone; flat files; imagined steps a second; why hunters jump"""
+    alone; flat files; imagined steps a second; the same with a cache; why hunters jump"""
     seeds: tuple[int, ...] = (1, 2, 3)
     models: tuple[str, ...] = ("moves", "cells")
     transitions: tuple[int, ...] = (500, 1000, 2500, 5000, 10000, 25000)
@@ -55,7 +56,7 @@ class Options:
     coefs: tuple[float, ...] = (0.0, 0.1)
     """for `contrast`"""
     runs: tuple[str, ...] = ()
-    """for `speed`: folders of runs"""
+    """for `speed` and `cache`: folders of runs"""
     figure: str = "docs/images/wm_curve.png"
     """for `curve`: where it is drawn"""
     case_figure: str = "docs/images/wm_case.png"
@@ -306,13 +307,16 @@ def flat(options: Options) -> pd.DataFrame:
 
 def speed(options: Options) -> pd.DataFrame:
     """Imagined board-steps a second, sampled, beside the real game's: all in turn, on one thread."""
-    models = {load_world_model(run)[0].kind: load_world_model(run)[0].on(8, 8) for run in options.runs}
+    models = [load_world_model(folder)[0].on(8, 8) for folder in options.runs]
+    models = {model.kind: model for model in models}
+    torch.set_num_threads(1)
     rows = []
     for boards in (1024, 4096):
-        env, rng = StagHunt(boards, Rules()), np.random.default_rng(0)
-        states = torch.as_tensor(planes_to_joint(env.reset(seed=1)).reshape(boards, 7, 64))
-        start, seconds = JointState.of(states, 1, 4), defaultdict(list)
-        torch.set_num_threads(1)
+        env = StagHunt(boards, Rules())
+        rng = np.random.default_rng(0)
+        states = joint_states(env, seed=1)
+        start = JointState.of(states, 1, 4)
+        seconds = defaultdict(list)
         for _ in range(30):
             actions = random_actions(env, rng).astype(np.int64)
             chosen = torch.as_tensor(actions)
@@ -322,14 +326,50 @@ def speed(options: Options) -> pd.DataFrame:
             if "moves" in models:
                 calls["moves, cells in and out"] = partial(models["moves"].step, start, chosen)
             for name, call in calls.items():
-                now = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - now)
-        rows += [
-            {"boards": boards, "what": name, "board-steps/s": boards / np.median(s)}
-            for name, s in seconds.items()
-        ]
+                seconds[name].append(timed(call)[1])
+        rows += speed_rows(boards, seconds)
     return pd.DataFrame(rows)
+
+
+def cache(options: Options) -> pd.DataFrame:
+    """Imagined board-steps a second on 1,024 boards that are played on, with and without CachedWorldModel, in turn on one
+    thread; the first tick, in which the cache is filled, is left out."""
+    model = load_world_model(options.runs[0])[0].on(8, 8)
+    models = {"ObjectWorldModel": model, "CachedWorldModel": CachedWorldModel(model)}
+    torch.set_num_threads(1)
+    boards = 1024
+    generator = torch.Generator().manual_seed(0)
+    seconds = defaultdict(list)
+    for episode in range(5):
+        state = JointState.of(joint_states(StagHunt(boards, Rules()), seed=episode), 1, 4)
+        for _ in range(Rules().horizon):
+            actions = torch.randint(7, (boards, 4), generator=generator)
+            for name, stepped in models.items():
+                (next_state, _, _), taken = timed(partial(stepped.step, state, actions))
+                seconds[name].append(taken)
+            state = next_state
+    rows = speed_rows(boards, {name: taken[1:] for name, taken in seconds.items()})
+    plain, cached = (row["board-steps/s"] for row in rows)
+    return pd.DataFrame(rows).assign(factor=[1.0, cached / plain])
+
+
+def joint_states(env: StagHunt, seed: int) -> torch.Tensor:
+    """The start of all boards: uint8 [B, A+3, K]."""
+    return torch.as_tensor(planes_to_joint(env.reset(seed=seed))).flatten(2)
+
+
+def timed(call: Callable[[], object]) -> tuple:
+    """What it returns, and the seconds it took."""
+    start = time.perf_counter()
+    found = call()
+    return found, time.perf_counter() - start
+
+
+def speed_rows(boards: int, seconds: dict[str, list[float]]) -> list[dict]:
+    return [
+        {"boards": boards, "what": name, "board-steps/s": boards / np.median(taken)}
+        for name, taken in seconds.items()
+    ]
 
 
 def case(options: Options) -> pd.DataFrame:
@@ -347,10 +387,10 @@ def case(options: Options) -> pd.DataFrame:
     index = np.flatnonzero(batches.outcomes.possible)[-5000:]  # of the test split
     states, actions, truth, rewards, _ = batches.take(index, random=False)
     painted, moves = (model.predict(states, actions) for model in models)
-    there, at = states[:, :4].any(2), states[:, :4].float().argmax(2)
-    far = (torch.arange(16) // 4 - at[..., None] // 4).abs() + (
-        torch.arange(16) % 4 - at[..., None] % 4
-    ).abs() >= 2
+    there = states[:, :4].any(2)
+    cell = states[:, :4].float().argmax(2)[..., None]
+    cells = torch.arange(16)
+    far = (cells // 4 - cell // 4).abs() + (cells % 4 - cell % 4).abs() >= 2
     jumped = (painted.expected[:, :4] * far).amax(
         2
     )  # [n, 4], the most that is painted further than a cell away
@@ -399,7 +439,7 @@ def main() -> None:
     parts = dict(
         main=main_, needed=needed, ladder=ladder, curve=curve, contrast=contrast, random=random, own=own
     )
-    parts |= dict(flat=flat, speed=speed, case=case)
+    parts |= dict(flat=flat, speed=speed, cache=cache, case=case)
     with pd.option_context("display.width", 250, "display.max_rows", 300, "display.max_columns", 99,
                            "display.float_format", "{:.6g}".format):  # fmt: skip
         print(parts[options.what](options))

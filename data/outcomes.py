@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from envs.grid import neighbours
 
@@ -36,6 +37,25 @@ class JointState(NamedTuple):
     def on_board(self) -> torch.Tensor:
         """Hunters that have not left: bool [B, A]."""
         return self.hunters < self.blocks.shape[1]
+
+    def blocked(self, targets: torch.Tensor) -> torch.Tensor:
+        """Does a block or the border stop a step to these cells? int64 [B, n, 4] -> float [B, n, 4]."""
+        blocks = F.pad(self.blocks, (0, 1), value=1.0)  # [B, K + 1]
+        return blocks.gather(1, targets.flatten(1)).view(targets.shape)
+
+    def prey_here(self) -> torch.Tensor:
+        """Stags and hares on each hunter's cell: float [B, A, 2]."""
+        here = self.hunters[:, :, None] == self.prey[:, None]
+        here = (here & self.on_board()[..., None]).float()  # [B, A, P]
+        stags = here[..., : self.stags].sum(2)
+        hares = here[..., self.stags :].sum(2)
+        return torch.stack([stags, hares], 2)
+
+    def same_cell(self) -> torch.Tensor:
+        """Other hunters on a hunter's cell: float [B, A, A]."""
+        same = self.hunters[:, :, None] == self.hunters[:, None]
+        myself = torch.eye(same.shape[1], dtype=torch.bool, device=same.device)
+        return (same & self.on_board()[..., None] & ~myself).float()
 
     def planes(self) -> torch.Tensor:
         """uint8 [B, A+3, K]"""

@@ -1,4 +1,5 @@
-"""What predicted transitions are judged by: events, rule violations, PSNR, Hits@1, calibration, and exact expectations."""
+"""What predicted transitions are judged by: events, rule violations, PSNR, Hits@1, calibration,
+and exact expectations."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class EvalTransitions:
 
     @classmethod
     def of(cls, data: Transitions, index: np.ndarray, joint: bool, seed: int) -> EvalTransitions:
-        """joint: give all actions; else that of one hunter, any that is on the board and whose action is known."""
+        """joint: give all actions; else that of one hunter, any that is on the board and whose
+        action is known."""
         before = data.states[data.before[index]]
         actions = data.actions[index]
         given_actions = actions
@@ -93,7 +95,8 @@ class EvalTransitions:
         return ~np.isnan(self.rewards)
 
     def unbroken_parts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Episodes, or unbroken parts of them: the first row of each, int64 [E], and how many steps it has."""
+        """Episodes, or unbroken parts of them: the first row of each, int64 [E], and how many
+        steps it has."""
         same_board = (self.before[1:] == self.after[:-1]).all((1, 2, 3))
         follows = (self.episodes[1:] == self.episodes[:-1]) & same_board
         start = np.flatnonzero(np.append(True, ~follows))
@@ -107,9 +110,10 @@ class EvalTransitions:
 def find_events(transitions: EvalTransitions) -> dict[str, np.ndarray]:
     """Transitions in which hunters meet the rules: bool [n] a kind.
 
-    capture: a hunter leaves. failed_stag_hunt: one plays HUNT_STAG on a stag's cell, and is still there. empty_hunt: one
-    hunts where no such prey stands. bump: one plays a step, and is where it was. The last two are seen only in files with
-    `attempted`: effective actions are legal. shared_cell: two hunters stand on one cell afterwards.
+    capture: a hunter leaves. failed_stag_hunt: one plays HUNT_STAG on a stag's cell, and is still
+    there. empty_hunt: one hunts where no such prey stands. bump: one plays a step, and is where
+    it was. The last two are seen only in files with `attempted`: effective actions are legal.
+    shared_cell: two hunters stand on one cell afterwards.
     """
     actions = transitions.actions
     shape = (*actions.shape, -1)
@@ -138,9 +142,10 @@ def find_events(transitions: EvalTransitions) -> dict[str, np.ndarray]:
 
 
 def infer_actions(before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: Rules) -> np.ndarray:
-    """Actions [M, A] in which -1 is replaced by what `after` shows: the step to a neighbour cell; STAY; of a hunter that has
-    left, the hunt of what stood on its cell. A board is possible with some actions of these hunters exactly if it is with
-    these: the other actions that leave a hunter where it is are steps that were blocked and hunts that failed."""
+    """Actions [M, A] in which -1 is replaced by what `after` shows: the step to a neighbour cell;
+    STAY; of a hunter that has left, the hunt of what stood on its cell. A board is possible
+    with some actions of these hunters exactly if it is with these: the other actions that
+    leave a hunter where it is are steps that were blocked and hunts that failed."""
     if (actions >= 0).all():
         return actions
     M, A = actions.shape
@@ -169,8 +174,8 @@ def broken_rules(
     known: np.ndarray,
     rules: Rules,
 ) -> np.ndarray:
-    """`violations` of M predictions: bool [M, kinds]. Actions that are not known are those that the prediction
-    shows; rewards are judged where they are `known`, bool [M, A]."""
+    """`violations` of M predictions: bool [M, kinds]. Actions that are not known are those that
+    the prediction shows; rewards are judged where they are `known`, bool [M, A]."""
     actions = infer_actions(before, actions, after, rules)
     if not known.all():
         rewards = np.where(known, rewards, deterministic_step(before, actions, rules).rewards)
@@ -179,8 +184,8 @@ def broken_rules(
 
 
 def per_10k(broken: np.ndarray, counted: np.ndarray) -> dict[str, float | None]:
-    """Predictions that break a rule, per 10,000: `total`, any kind that is counted; then each kind, None where it
-    is not counted. broken: bool [M, kinds]; counted: bool [kinds]."""
+    """Predictions that break a rule, per 10,000: `total`, any kind that is counted; then each
+    kind, None where it is not counted. broken: bool [M, kinds]; counted: bool [kinds]."""
     rates: dict[str, float | None] = {"total": float(10_000 * broken[:, counted].any(1).mean())}
     by_kind = 10_000 * broken.mean(0)
     for kind, rate, on in zip(KINDS, by_kind, counted, strict=True):
@@ -199,23 +204,27 @@ def known_mean(values: np.ndarray) -> float | None:
 
 
 def psnr(mse: float | np.ndarray) -> float:
-    """10 log10(1 / MSE) in dB, of planes in [0, 1]; the mean over frames where `mse` is an array, one a frame."""
+    """10 log10(1 / MSE) in dB, of planes in [0, 1]; the mean over frames where `mse` is an array,
+    one a frame."""
     return float(np.mean(-10.0 * np.log10(np.asarray(mse, np.float64) + EPS)))
 
 
 def random_true(mask: torch.Tensor) -> torch.Tensor:
-    """The index of a random True of each row: bool [B, n] -> int64 [B]; any index where there is none."""
+    """The index of a random True of each row: bool [B, n] -> int64 [B]; any index where there is
+    none."""
     return (torch.rand(mask.shape, device=mask.device) + mask).argmax(1)
 
 
 def hits_at_1(
     prediction: Any, truth: torch.Tensor, rewards: torch.Tensor, board: tuple[int, int]
 ) -> torch.Tensor:
-    """Is the truth nearer to the expected planes and rewards, by squared distance, than each counterfactual? float [B].
+    """Is the truth nearer to the expected planes and rewards, by squared distance, than each
+    counterfactual? float [B].
 
-    Counterfactuals: what happened, but one hunter is one cell further on, or two; a prey is missing; a reward is wrong (0
-    instead of one, 1 instead of none); and what happened after five other transitions of the batch. Those that do not exist,
-    or equal the truth, are left out. Ties are shared: with t counterfactuals as near as the truth it scores 1 / (1 + t).
+    Counterfactuals: what happened, but one hunter is one cell further on, or two; a prey is
+    missing; a reward is wrong (0 instead of one, 1 instead of none); and what happened after five
+    other transitions of the batch. Those that do not exist, or equal the truth, are left out.
+    Ties are shared: with t counterfactuals as near as the truth it scores 1 / (1 + t).
 
     Args:
         prediction: `expected` float [B, A+3, K], `expected_rewards` float [B, A].
@@ -235,7 +244,8 @@ def hits_at_1(
 def _hunter_margins(
     expected: torch.Tensor, truth: torch.Tensor, board: tuple[int, int]
 ) -> list[torch.Tensor]:
-    """How much further away than the truth one hunter is one cell further on, and two; inf where it cannot be."""
+    """How much further away than the truth one hunter is one cell further on, and two; inf where
+    it cannot be."""
     row = torch.arange(len(truth), device=truth.device)
     hunter = random_true((truth > 0).any(2))
     plane = truth[row, hunter] > 0  # [B, K]
@@ -255,7 +265,8 @@ def _hunter_margins(
 
 
 def _prey_margin(expected: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """How much further away than the truth the board is without one of its prey; inf where there is none."""
+    """How much further away than the truth the board is without one of its prey; inf where there
+    is none."""
     row = torch.arange(len(truth), device=truth.device)
     prey = truth.flatten(1) > 0
     missing = expected.flatten(1)[row, random_true(prey)]
@@ -275,7 +286,8 @@ def _reward_margin(expected: torch.Tensor, rewards: torch.Tensor) -> torch.Tenso
 
 
 def _other_margins(prediction: Any, truth: torch.Tensor, rewards: torch.Tensor) -> list[torch.Tensor]:
-    """How much further away than the truth five other transitions of the batch are; inf where they equal the truth."""
+    """How much further away than the truth five other transitions of the batch are; inf where
+    they equal the truth."""
     if len(truth) < 2:
         return []
     known = ~rewards.isnan()
@@ -297,7 +309,8 @@ def _other_margins(prediction: Any, truth: torch.Tensor, rewards: torch.Tensor) 
 
 
 def bin_probs(rows: torch.Tensor, probs: torch.Tensor, targets: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """For the calibration: sums of probabilities and of targets (0 or 1), and counts, by row and by bin of the probability.
+    """For the calibration: sums of probabilities and of targets (0 or 1), and counts, by row and
+    by bin of the probability.
 
     Args: rows: int64, broadcast to the shape of `probs`. Returns: float64 [3, num_rows, bins].
     """
@@ -317,7 +330,8 @@ def bin_probs(rows: torch.Tensor, probs: torch.Tensor, targets: torch.Tensor, nu
 def exact_expectation(
     before: np.ndarray, probs: np.ndarray, after: np.ndarray, rewards: np.ndarray, rules: Rules
 ) -> tuple[float, float, float]:
-    """The best that can be predicted of one transition if hunter a plays independently by probs[a], float [A, 7].
+    """The best that can be predicted of one transition if hunter a plays independently by
+    probs[a], float [A, 7].
 
     Args: before, after: uint8 [A+3, H, W]. rewards: float [A], NaN where not known.
     Returns: expected MSE of the planes and of the rewards, and -log p(next state, rewards).
