@@ -13,14 +13,11 @@ class TrueWorld:
 
     def __init__(self, rules: Rules):
         self.rules = rules
-        self.hunter = self.prey = self.reward = self.end = (
-            None  # the networks that CachedWorldModel looks for
-        )
 
     def on(self, height, width):
         return self
 
-    def step(self, boards: JointState, actions, likely=False, networks=None):
+    def step(self, boards: JointState, actions):
         blocks = boards.blocks.bool().numpy()
         zero = np.zeros(len(actions), np.int64)
         cells = Cells(boards.hunters.numpy(), boards.prey.numpy(), zero, zero - 1)
