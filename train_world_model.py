@@ -26,6 +26,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import tracking
@@ -960,7 +961,7 @@ def train_epoch(
     args: Args,
     step: int,
     world: tracking.World,
-    writer,
+    writer: SummaryWriter | None,
 ) -> tuple[dict[str, float], int]:
     """Train once on the transitions `index`, in an order of this seed and step, `step` steps
     having been taken before. Of several processes each takes its share of every minibatch.
