@@ -37,7 +37,7 @@ from benchmarks.pretrain_vae import EarlierRecipe
 from data import DEFAULT_DATA, default_or_fresh
 from data.datasets import Batch, Batches, load_samples
 from metrics import observers, scores
-from pretrain_vae import ACTIONS, BLOCKS, FAR, MASKED, MOA, OTHERS, SELF, VAE, batches_of
+from pretrain_vae import ACTIONS, BLOCKS, MASKED, MOA, OTHERS, SELF, UNREACHABLE, VAE, PreyMaps, make_batches
 
 BATCH = 256
 
@@ -87,7 +87,7 @@ class Grid(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         at = batch.planes[:, SELF].argmax(1)
         x = torch.cat([self.read(batch.planes, at), F.one_hot(batch.goal, 2).float()], 1)
-        logits = self.out(self.head(x)).masked_fill(~self.mask.legal(batch.planes, at), MASKED)
+        logits = self.out(self.head(x)).masked_fill(~self.mask.action_mask(batch.planes, at), MASKED)
         return logits.log_softmax(1)
 
 
@@ -95,7 +95,7 @@ class Window(Grid):
     def __init__(self, height, width, hidden=256):
         super().__init__(height, width, 4 * (2 * height - 1) * (2 * width - 1), hidden)
 
-    def encode_board(self, planes, at):
+    def read(self, planes, at):
         return self.seen(planes, at)
 
 
@@ -105,7 +105,7 @@ class Convolutions(Grid):
         self.stem = nn.Conv2d(6, channels, 3, padding=1)
         self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(layers))
 
-    def encode_board(self, planes, at):
+    def read(self, planes, at):
         board = torch.cat([planes, torch.ones_like(planes[:, :1])], 1).unflatten(2, (self.height, self.width))
         h = F.relu(self.stem(board.contiguous(memory_format=torch.channels_last)))
         for layer in self.layers:
@@ -117,9 +117,9 @@ class Spreading(Grid):
     def __init__(self, height, width, hidden=256, channels=16, turns=8):
         super().__init__(height, width, 9 * channels + 4 * (2 * height - 1) * (2 * width - 1), hidden)
         self.stem, self.turns = nn.Conv2d(6, channels, 3, padding=1), turns
-        self.prey_nearness = nn.Conv2d(channels, channels, 3, padding=1)
+        self.spread = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def encode_board(self, planes, at):
+    def read(self, planes, at):
         board = torch.cat([planes, torch.ones_like(planes[:, :1])], 1).unflatten(2, (self.height, self.width))
         stem, free = (
             self.stem(board.contiguous(memory_format=torch.channels_last)),
@@ -127,7 +127,7 @@ class Spreading(Grid):
         )
         h = F.relu(stem)
         for _ in range(self.turns):
-            h = F.relu(self.prey_nearness(h) + stem) * free
+            h = F.relu(self.spread(h) + stem) * free
         return torch.cat([self.around(h, at), self.seen(planes, at)], 1)
 
 
@@ -140,7 +140,7 @@ class Attention(Grid):
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.me = nn.Parameter(0.1 * torch.randn(size))
 
-    def encode_board(self, planes, at):
+    def read(self, planes, at):
         B, W = len(planes), self.width
         things = planes[:, OTHERS:]  # [B, 4, K]
         most = int(things.sum((1, 2)).amax())
@@ -164,25 +164,24 @@ class Values(nn.Module):
             self.moa.prey_nearness = self.prey_nearness
 
     def prey_nearness(self, boards, things):
-        """As MOA.spread, each of the nine ways into a cell with a cost of its own."""
+        """As MOA.prey_nearness, each of the nine ways into a cell with a cost of its own."""
         moa = self.moa
         there, cell = (boards[:, 1] + boards[:, 2]).topk(things, 1)
         kind = boards[:, 1:].gather(2, cell[:, None].expand(-1, 2, -1)).transpose(1, 2)
-        near = torch.full((*cell.shape, boards.shape[2]), FAR).scatter(2, cell[..., None], 0.0)
+        near = torch.full((*cell.shape, boards.shape[2]), UNREACHABLE).scatter(2, cell[..., None], 0.0)
         near, costs = near.unflatten(2, (moa.height, moa.width)), F.softplus(moa.step_costs)
-        wall = FAR * boards[:, 0].view(-1, 1, moa.height, moa.width)
+        wall = UNREACHABLE * boards[:, 0].view(-1, 1, moa.height, moa.width)
         for _ in range(moa.height + moa.width):
-            p = F.pad(near, (1, 1, 1, 1), value=FAR)
+            p = F.pad(near, (1, 1, 1, 1), value=UNREACHABLE)
             for i, j in np.ndindex(3, 3):
                 near = torch.maximum(near, p[:, :, i : i + moa.height, j : j + moa.width] - costs[i, j])
-            near = (near + wall).clamp(min=FAR)
-        return F.pad(near.flatten(2), (0, 1), value=FAR), kind, there > 0
+            near = (near + wall).clamp(min=UNREACHABLE)
+        return PreyMaps(F.pad(near.flatten(2), (0, 1), value=UNREACHABLE), kind, there > 0)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        reading = self.moa.encode_board(
-            batch.planes, batch.board, self.moa.prey_nearness(batch.boards, batch.max_prey)
-        )
-        return self.moa.action_logprobs(reading, batch.tick)[torch.arange(len(batch.tick)), batch.goal]
+        prey = self.moa.prey_nearness(batch.boards, batch.max_prey)
+        features = self.moa.encode_board(batch.planes, batch.board, prey, batch.tick)
+        return self.moa.action_logprobs(features)[torch.arange(len(batch.tick)), batch.goal]
 
 
 class Behaviours(nn.Module):
@@ -193,7 +192,7 @@ class Behaviours(nn.Module):
         self.vae = VAE(height, width, ticks)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return self.vae(batch).moa
+        return self.vae(batch).action_logprobs
 
 
 class Plain(nn.Module):
@@ -215,7 +214,7 @@ class Plain(nn.Module):
         h, _ = self.gru(torch.cat([seen, did[:, :-1]], 2))
         logits = self.out(h[batch.trajectory_id, batch.tick])
         return logits.masked_fill(
-            ~self.mask.legal(batch.planes, batch.planes[:, SELF].argmax(1)), MASKED
+            ~self.mask.action_mask(batch.planes, batch.planes[:, SELF].argmax(1)), MASKED
         ).log_softmax(1)
 
 
@@ -266,13 +265,13 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine())
     samples = load_samples(default_or_fresh(DEFAULT_DATA))
-    batches = batches_of(samples, torch.device("cpu"), "moa")
+    batches = make_batches(samples, torch.device("cpu"), "moa")
     val, rows = samples.splits["val"], []
     observer, networks, augmented = (
         ("known", NETWORKS, (False, True)) if options.what == "goal" else ("bayes", HISTORY, (True,))
     )
     exact, actions = observers.predictions(samples, val, None)[observer], samples.actions[val]
-    print(f"{observer}: {scores.brief(exact, actions)}", flush=True)
+    print(f"{observer}: {scores.summarize(exact, actions)}", flush=True)
     runs = [(n, a, s) for s in options.seeds for n in networks for a in augmented]
     for name, augment, seed in tqdm(runs, unit=" runs", leave=False):
         torch.manual_seed(seed)

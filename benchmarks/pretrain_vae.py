@@ -23,7 +23,8 @@ from benchmarks import machine
 from data import DEFAULT_DATA, default_or_fresh
 from data.datasets import Batches, Samples, load_samples
 from metrics import scores
-from pretrain_vae import MASKED, MOA, VAE, Args, batches_of, loss_terms, predict, run_epoch
+from metrics.vae_reports import predict
+from pretrain_vae import MASKED, MOA, VAE, Args, loss_sums, make_batches, train_epoch
 
 
 @dataclass
@@ -64,9 +65,9 @@ class EarlierRecipe(nn.Module):
         mean, log_var = self.latent(self.encoder(board)).chunk(2, 1)
         z = mean + torch.randn_like(mean) * (0.5 * log_var).exp() if noise else mean
         logits = self.head(torch.cat([self.trunk(board), tick[:, None].float(), z], 1))
-        legal = self.legal.legal(planes, planes[:, 0].argmax(1))
+        action_mask = self.legal.action_mask(planes, planes[:, 0].argmax(1))
         kl = 0.5 * (mean**2 + log_var.exp() - 1.0 - log_var).sum(1)
-        return logits.masked_fill(~legal, MASKED), kl
+        return logits.masked_fill(~action_mask, MASKED), kl
 
 
 def train_earlier(samples: Samples, epochs: int, doubled_softmax: bool = False) -> list[dict[str, float]]:
@@ -119,9 +120,11 @@ def bare_speed(model: VAE, optimizer, batches: Batches, args: Args, parts: list[
     batch = batches.take(parts[np.abs(length - length.mean()).argmin()])
     noise, start = torch.randn(len(batch.tick), args.latent_dim), time.perf_counter()
     for _ in range(100):
-        moa, goal, told, _, kl = loss_terms(model(batch, noise), batch)
+        losses = loss_sums(model(batch, noise), batch)
+        goal_count = (batch.goal >= 0).sum()
+        loss = (losses["moa"] + args.kl_coef * losses["kl"]) / len(batch.tick) + losses["goal"] / goal_count
         optimizer.zero_grad()
-        ((moa + args.kl_coef * kl) / len(batch.tick) + goal / told).backward()
+        loss.backward()
         optimizer.step()
     return 100 * len(batch.tick) / (time.perf_counter() - start)
 
@@ -138,7 +141,7 @@ def seconds_until(
     for _ in range(args.epochs // parts):
         for part in np.array_split(rng.permutation(episodes), parts):
             index, start = np.flatnonzero(np.isin(batches.group, part)), time.perf_counter()
-            _, step = run_epoch(model, optimizer, batches, index, args, step, world, writer)
+            _, step = train_epoch(model, optimizer, batches, index, args, step, world, writer)
             seconds += time.perf_counter() - start
             if scores.nll(predict(model, batches, val).probs, samples.actions[val]).mean() <= target:
                 return seconds
@@ -149,7 +152,7 @@ def main() -> None:
     options = tracking.parse_args(Options, __doc__.split("\n")[0])
     print(f"{machine()}, PyTorch {torch.__version__}")
     samples, args = load_samples(default_or_fresh(DEFAULT_DATA)), Args()
-    batches, height = batches_of(samples, torch.device("cpu"), "moa"), samples.frames.shape[2]
+    batches, height = make_batches(samples, torch.device("cpu"), "moa"), samples.frames.shape[2]
     world, train = tracking.World(0, 1, torch.device("cpu")), samples.splits["train"]
     parts = np.array_split(np.unique(batches.group[train]), len(train) // args.batch_size)
     index = np.flatnonzero(np.isin(batches.group, np.concatenate(parts[:100])))
@@ -163,7 +166,7 @@ def main() -> None:
             for _ in range(options.repeats):  # in turns, so that both meet the same machine
                 bare.append(bare_speed(model, optimizer, batches, args, parts))
                 start = time.perf_counter()
-                run_epoch(model, optimizer, batches, index, args, 0, world, writer)
+                train_epoch(model, optimizer, batches, index, args, 0, world, writer)
                 ours.append(len(index) / (time.perf_counter() - start))
             ratio = np.median(np.array(ours) / np.array(bare))
             print(f"{threads} thread(s), batch {args.batch_size}: training {np.median(ours):.0f} samples/s, "

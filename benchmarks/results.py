@@ -21,7 +21,8 @@ from benchmarks import machine
 from data import default_or_fresh
 from data.datasets import load_samples
 from metrics import scores
-from pretrain_vae import VAE, batches_of, predict
+from metrics.vae_reports import predict
+from pretrain_vae import VAE, make_batches
 from tracking import figures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +114,7 @@ def moa(options: Options, *flags: str) -> pd.DataFrame:
 def untrained(options: Options) -> pd.DataFrame:
     """The same network with the weights that a run of the seed begins with: what is built in, without any example."""
     samples, rows = load_samples(default_or_fresh("fresh"), split=False), []
-    batches = batches_of(samples, torch.device("cpu"), "moa")
+    batches = make_batches(samples, torch.device("cpu"), "moa")
     for seed in options.seeds:
         torch.manual_seed(seed)
         model = VAE(*samples.frames.shape[2:], ticks=batches.last_tick + 1).eval()

@@ -26,14 +26,10 @@ def test_equals_the_moa_on_planes():
         planes = torch.as_tensor(env.obs).flatten(3).flatten(0, 1).float()
         boards = planes.unflatten(0, (B, A))[:, 0, 2:]
         with torch.no_grad():
-            reading = moa.encode_board(
-                planes, torch.arange(B).repeat_interleave(A), moa.prey_nearness(boards, rules.prey)
-            )
-            said = (
-                moa.action_logprobs(reading, tick.repeat_interleave(A))[:, moa.behaviours :]
-                .exp()
-                .view(B, A, 2, 7)
-            )
+            prey_maps = moa.prey_nearness(boards, rules.prey)
+            board = torch.arange(B).repeat_interleave(A)
+            features = moa.encode_board(planes, board, prey_maps, tick.repeat_interleave(A))
+            said = moa.action_logprobs(features)[:, moa.behaviours :].exp().view(B, A, 2, 7)
         found = policy.probs(torch.arange(B), hunters, prey, tick)
         here = hunters < K
         torch.testing.assert_close(found[here], said[here], atol=1e-5, rtol=1e-4)

@@ -26,7 +26,7 @@ from data.trajectories import save_arrays
 from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
 from envs.grid import FAR, distance_fields, symmetries
 from envs.stag_hunt import legal_actions
-from metrics import observers, reports, scores
+from metrics import observers, reports, scores, vae_reports
 from pretrain_vae import OpponentTracker
 
 CPU = torch.device("cpu")
@@ -236,7 +236,7 @@ def test_goal_samples_are_counted(strategies, goals, tmp_path):
     """RANDOM hunters have no goal; with stag hunters alone the head of `hare` learns nothing."""
     save_arrays(tmp_path / "x.npz", collect(CollectArgs(samples=300, strategies=strategies)).arrays())
     samples = load_samples(tmp_path / "x.npz", split=False)
-    batches, some = pretrain_vae.batches_of(samples, CPU, "moa"), np.arange(0, len(samples), 2)
+    batches, some = pretrain_vae.make_batches(samples, CPU, "moa"), np.arange(0, len(samples), 2)
     expected = sum(strategies[samples.strategies[i]] != "RANDOM" for i in some) if goals else 0
     assert pretrain_vae.count_goals(batches, some) == expected and (expected > 0) == goals
 
@@ -257,7 +257,7 @@ def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypat
     model, checkpoint = pretrain_vae.load_vae(folder)
     batch = every(samples, "both")
     with torch.no_grad():  # z at its mean, best checkpoint, by hand
-        nll = -model(batch).moa.gather(1, batch.action[:, None]).mean()
+        nll = -model(batch).action_logprobs.gather(1, batch.action[:, None]).mean()
     assert report["test"]["nll"] == pytest.approx(nll.item(), abs=1e-5)
     table = observers.predictions(samples, samples.splits["all"], checkpoint["table"].numpy())["table"]
     assert report["table"]["nll"] == pytest.approx(scores.score(table, samples.actions)["nll"])
@@ -281,13 +281,13 @@ def test_training_on_a_file_that_judges_is_refused(name, monkeypatch, capsys):
 
 def every(samples, loss="moa"):
     """All samples of a file as one batch."""
-    batches = pretrain_vae.batches_of(samples, CPU, loss)
+    batches = pretrain_vae.make_batches(samples, CPU, loss)
     return batches.take(np.arange(len(batches.start)))
 
 
 @pytest.fixture(scope="module")
 def batches(data_file):
-    return pretrain_vae.batches_of(load_samples(data_file), CPU, "moa")
+    return pretrain_vae.make_batches(load_samples(data_file), CPU, "moa")
 
 
 @pytest.fixture(scope="module")
@@ -309,18 +309,13 @@ def shaken(loss="moa", context="episode", seed=0, **sizes):
 def test_every_parameter_is_trained(loss, context, batch):
     torch.manual_seed(0)
     model = pretrain_vae.VAE(8, 8, 35, loss=loss, context=context)
-    moa, goal, told, recon, kl = pretrain_vae.loss_terms(
-        model(batch, torch.randn(len(batch.tick), 16)), batch
-    )
-    (moa + goal + recon + kl).backward()
+    losses = pretrain_vae.loss_sums(model(batch, torch.randn(len(batch.tick), 16)), batch)
+    sum(losses.values()).backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     # what attention does not choose between, it does not learn from: a constant that is the same for all things
     assert not [name for name in still if name != "moa.code"], still
-    assert (
-        (moa > 0) == (goal > 0) == (loss != "recon")
-        and (recon > 0) == (loss != "moa")
-        and told == len(batch.tick)
-    )
+    assert (losses["moa"] > 0) == (losses["goal"] > 0) == (loss != "recon")
+    assert (losses["recon"] > 0) == (loss != "moa")
 
 
 @pytest.mark.parametrize(
@@ -329,7 +324,7 @@ def test_every_parameter_is_trained(loss, context, batch):
 def test_legal_mask(rules, tmp_path):
     path = tmp_path / "x.npz"
     save_arrays(path, collect(CollectArgs(samples=600, rules=rules)).arrays())
-    batches = pretrain_vae.batches_of(load_samples(path), CPU, "moa")
+    batches = pretrain_vae.make_batches(load_samples(path), CPU, "moa")
     model, groups = shaken(height=rules.height, width=rules.width), np.arange(len(batches.start))
     for batch in (
         batches.take(groups),
@@ -337,11 +332,11 @@ def test_legal_mask(rules, tmp_path):
     ):
         frames = batch.planes.unflatten(2, (rules.height, rules.width)).numpy()
         said = model(batch)
-        for logs in (said.moa, *said.goals.unbind(1)):
+        for logs in (said.action_logprobs, *said.goal_logprobs.unbind(1)):
             np.testing.assert_array_equal(logs.detach().exp().numpy() > 0, legal_actions(frames))
             np.testing.assert_allclose(logs.detach().exp().sum(1).numpy(), 1.0, atol=1e-5)
         assert (
-            said.moa.gather(1, batch.action[:, None]).exp() > 0
+            said.action_logprobs.gather(1, batch.action[:, None]).exp() > 0
         ).all()  # what was done stays legal, turned round or not
 
 
@@ -354,16 +349,19 @@ def test_symmetries_hold_by_construction(context, shape, data_file, tmp_path):
         path = tmp_path / "x.npz"
         rules = Rules(height=shape[0], width=shape[1], hunters=2, blocks=2)
         save_arrays(path, collect(CollectArgs(samples=300, rules=rules)).arrays())
-    batches = pretrain_vae.batches_of(load_samples(path), CPU, "moa")
+    batches = pretrain_vae.make_batches(load_samples(path), CPU, "moa")
     model, groups = shaken(context=context, height=shape[0], width=shape[1]), np.arange(8)
     with torch.no_grad():
         straight = model(batches.take(groups))
         for turn, permuted in enumerate(symmetries(*shape)[1]):
             turned = model(batches.take(groups, torch.full((8,), turn)))
             torch.testing.assert_close(turned.mean, straight.mean, atol=1e-4, rtol=1e-4)
-            for one, other in ((turned.moa, straight.moa), (turned.goals, straight.goals)):
+            for one, other in (
+                (turned.action_logprobs, straight.action_logprobs),
+                (turned.goal_logprobs, straight.goal_logprobs),
+            ):
                 torch.testing.assert_close(one[..., permuted].exp(), other.exp(), atol=1e-5, rtol=1e-4)
-    assert straight.moa.exp()[:, :4].std(1).mean() > 0.01  # not all directions alike
+    assert straight.action_logprobs.exp()[:, :4].std(1).mean() > 0.01  # not all directions alike
 
 
 def test_nothing_of_the_future_leaks(batches):
@@ -375,7 +373,7 @@ def test_nothing_of_the_future_leaks(batches):
         for tick in (0, 1, 4, 9):
             action = batch.action.clone()
             redrawn = torch.randint(0, 4, action.shape, generator=generator)
-            legal = before.moa.gather(1, redrawn[:, None])[:, 0] > -1e6
+            legal = before.action_logprobs.gather(1, redrawn[:, None])[:, 0] > -1e6
             action[(batch.tick >= tick) & legal] = redrawn[(batch.tick >= tick) & legal]
             planes = batch.planes.clone()
             planes[batch.tick > tick] = planes[batch.tick > tick].flip(0)
@@ -395,7 +393,10 @@ def test_the_history_is_the_hunters_own(batches):
         together = model(batch)
         alone = [model(batches.take(np.array([group]))) for group in range(5)]
         torch.testing.assert_close(
-            together.moa, torch.cat([said.moa for said in alone]), atol=1e-5, rtol=1e-5
+            together.action_logprobs,
+            torch.cat([said.action_logprobs for said in alone]),
+            atol=1e-5,
+            rtol=1e-5,
         )
         torch.testing.assert_close(
             together.mean, torch.cat([said.mean for said in alone]), atol=1e-5, rtol=1e-5
@@ -426,7 +427,9 @@ def test_seats_permuted_permute_what_is_said(data_file, tmp_path):
     for mine, its in zip(at[:, order].ravel(), at_permuted.ravel(), strict=True):
         assert (mine < 0) == (its < 0)
     both = at_permuted.ravel() >= 0
-    torch.testing.assert_close(one.moa[at[:, order].ravel()[both]], other.moa[at_permuted.ravel()[both]])
+    torch.testing.assert_close(
+        one.action_logprobs[at[:, order].ravel()[both]], other.action_logprobs[at_permuted.ravel()[both]]
+    )
     torch.testing.assert_close(one.mean[at[:, order].ravel()[both]], other.mean[at_permuted.ravel()[both]])
 
 
@@ -502,13 +505,14 @@ def test_what_the_network_sees_of_a_board_by_hand(hand_made):
     """The hunter is 2 steps from the stag and from the hare; the nearest rival 1 step from the stag, 3 from the hare."""
     model, batch = hand_made
     moa = model.moa
-    reading = moa.encode_board(batch.planes, batch.board, moa.prey_nearness(batch.boards, 2))
-    order = [0, 1] if reading.kind[0, 0, 0] else [1, 0]  # stag first
-    assert reading.near[0, order].tolist() == pytest.approx([-2, -2]) and reading.there.all()
-    assert reading.rival[0, order].tolist() == pytest.approx([-1, -3])
-    toward = reading.toward[0, order].tolist()  # up, down, left, right; off the board all is far
+    prey = moa.prey_nearness(batch.boards, 2)
+    features = moa.encode_board(batch.planes, batch.board, prey, batch.tick)
+    order = [0, 1] if features.kind[0, 0, 0] else [1, 0]  # stag first
+    assert features.own_nearness[0, order].tolist() == pytest.approx([-2, -2]) and features.present.all()
+    assert features.rival_nearness[0, order].tolist() == pytest.approx([-1, -3])
+    toward = features.nearness_gain[0, order].tolist()  # up, down, left, right; off the board all is far
     assert toward[0] == pytest.approx([-28, -1, -28, 1]) and toward[1] == pytest.approx([-28, 1, -28, -1])
-    assert reading.legal[0].tolist() == [
+    assert features.action_mask[0].tolist() == [
         False,
         True,
         False,
@@ -516,25 +520,21 @@ def test_what_the_network_sees_of_a_board_by_hand(hand_made):
         True,
         False,
         False,
-    ] and reading.others.tolist() == [[2.0]]
+    ] and features.other_cells.tolist() == [[2.0]]
 
-    thing = inputs_of(moa.thing, lambda: moa.action_logprobs(reading, batch.tick))[0, order]
+    thing = inputs_of(moa.thing, lambda: moa.action_logprobs(features))[0, 0, order]
     assert thing[0].tolist() == pytest.approx([-2 / 8, 0, -1 / 8, 0, 1, 0])
     assert thing[1].tolist() == pytest.approx([-2 / 8, 0, -3 / 8, 0, 0, 1])
-    context = inputs_of(moa.context, lambda: moa.action_logprobs(reading, batch.tick))[
-        0
-    ]  # [behaviours + goals, ..]
+    context = inputs_of(moa.context, lambda: moa.action_logprobs(features))[0]  # [behaviours + goals, ..]
     torch.testing.assert_close(context[:, :16], moa.code.detach())
     torch.testing.assert_close(
         context[:, 16:], torch.cat([moa.tick.weight[3], torch.tensor([2 / 4])]).detach().expand(6, -1)
     )
-    late = inputs_of(moa.context, lambda: moa.action_logprobs(reading, batch.tick + 99))[0]
+    late = inputs_of(moa.context, lambda: moa.action_logprobs(features._replace(tick=batch.tick + 99)))[0]
     torch.testing.assert_close(
         late[0, 16:24], moa.tick.weight[34].detach()
     )  # later than any tick of the training data
-    action = inputs_of(moa.action, lambda: moa.action_logprobs(reading, batch.tick))[
-        0, order
-    ]  # [things, actions, ..]
+    action = inputs_of(moa.action, lambda: moa.action_logprobs(features))[0, order]  # [things, actions, ..]
     step, still = [-2 / 8, 0, 1, 0], [-2 / 8, 0, 0, 1]  # of the stag, of the hare
     assert action[0, 3].tolist() == pytest.approx([*step, 1, 1, 1, 0, 0, 0])  # RIGHT: nearer to the stag
     assert action[0, 0].tolist() == pytest.approx([*step, -3, 0, 1, 0, 0, 0])  # UP: no further than 3 away
@@ -561,7 +561,7 @@ def test_who_is_told_from_one_observation_by_hand(hand_made):
 def test_who_is_told_from_the_history_by_bayes_rule(hand_made):
     model, _ = hand_made
     history = torch.tensor([[-1.0, -1.0, -1.0, -1.0], [-3.0, -2.0, -50.0, -3.0]])
-    given = inputs_of(model.recogniser[0], lambda: model.encode_history(None, None, history))
+    given = inputs_of(model.recogniser[0], lambda: model.encode_history(None, history))
     assert given[0].exp().tolist() == pytest.approx([0.25] * 4)
     odds = np.exp([-1.0, 0.0, -1.0])
     assert (
@@ -576,7 +576,7 @@ def test_who_is_told_from_the_history_by_bayes_rule(hand_made):
 )
 def test_z_is_shared_out_and_begins_almost_without_noise(loss, latent_dim, who, batch):
     model = pretrain_vae.VAE(8, 8, 35, latent_dim, loss)
-    assert model.who == who
+    assert model.agent_dim == who
     with torch.no_grad():
         said = model(batch)
     assert said.mean.shape[1] == latent_dim and said.log_var.mean().item() == pytest.approx(-5.0, abs=0.7)
@@ -589,26 +589,26 @@ def test_z_is_the_mean_plus_noise_times_its_deviation(batches):
     with torch.no_grad():
         said, still = model(batch, noise), model(batch)
         z = said.mean + noise * (said.log_var / 2).exp()
-        torch.testing.assert_close(said.cells, model.decode(z[:, 4:]))
-        torch.testing.assert_close(still.cells, model.decode(still.mean[:, 4:]))
-        behaved = model.moa.action_logprobs(
-            model.moa.encode_board(batch.planes, batch.board, model.moa.prey_nearness(batch.boards, 5)),
-            batch.tick,
-        )
-        torch.testing.assert_close(said.moa, model.moa(behaved, z[:, :4]))
+        torch.testing.assert_close(said.cell_logits, model.decode(z[:, 4:]))
+        torch.testing.assert_close(still.cell_logits, model.decode(still.mean[:, 4:]))
+        prey = model.moa.prey_nearness(batch.boards, 5)
+        features = model.moa.encode_board(batch.planes, batch.board, prey, batch.tick)
+        behaved = model.moa.action_logprobs(features)
+        torch.testing.assert_close(said.action_logprobs, model.moa(behaved, z[:, :4]))
 
 
 def test_an_epoch_logs_means_of_its_steps(batches, data_file, monkeypatch):
     """Seven steps, logged every three: by hand from the terms of each step."""
     steps, logged = [], []
-    terms = pretrain_vae.loss_terms
+    loss_sums = pretrain_vae.loss_sums
 
     def spy(said, batch):
-        found = terms(said, batch)
-        steps.append((found.detach(), len(batch.tick)))
-        return found
+        sums = loss_sums(said, batch)
+        detached = {name: value.detach() for name, value in sums.items()}
+        steps.append((detached, len(batch.tick), int((batch.goal >= 0).sum())))
+        return sums
 
-    monkeypatch.setattr(pretrain_vae, "loss_terms", spy)
+    monkeypatch.setattr(pretrain_vae, "loss_sums", spy)
     monkeypatch.setattr(pretrain_vae, "LOG_STEPS", 3)
     monkeypatch.setattr(
         tracking, "log_scalars", lambda writer, prefix, values, step: logged.append((prefix, step, values))
@@ -617,14 +617,13 @@ def test_an_epoch_logs_means_of_its_steps(batches, data_file, monkeypatch):
     args = pretrain_vae.Args(batch_size=math.ceil(len(index) / 7), kl_coef=0.5, learning_rate=0.1)
     model, world = shaken(), tracking.World(0, 1, CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    means, step = pretrain_vae.run_epoch(model, optimizer, batches, index, args, 100, world, None)
+    means, step = pretrain_vae.train_epoch(model, optimizer, batches, index, args, 100, world, None)
     assert step == 107 and len(steps) == 7
     rows = []
-    for done, ((moa, goal, told, _, kl), count) in enumerate(steps):
+    for done, (sums, count, goal_count) in enumerate(steps):
+        moa, goal, kl = sums["moa"] / count, sums["goal"] / goal_count, sums["kl"] / count
         weight = 0.5 * min(1.0, (100 + done + 1) / 7)
-        rows.append(
-            [moa / count, goal / told, 0.0, kl / count, moa / count + goal / told + weight * kl / count]
-        )
+        rows.append([moa, goal, 0.0, kl, moa + goal + weight * kl])
     names = ("moa", "goal", "recon", "kl", "total")
     assert [means[name] for name in names] == pytest.approx(np.mean(rows, 0).tolist(), rel=1e-4)
     losses = [(step, values) for prefix, step, values in logged if prefix == "losses"]
@@ -642,7 +641,7 @@ def test_losses_take_log_probabilities(batches):
     model = pretrain_vae.VAE(8, 8, 35)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(150):
-        loss = pretrain_vae.loss_terms(model(batch), batch)[0] / len(batch.tick)
+        loss = pretrain_vae.loss_sums(model(batch), batch)["moa"] / len(batch.tick)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -655,10 +654,14 @@ def test_terms_are_nats_per_action_and_per_frame(batch):
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     n = len(batch.tick)
-    moa, goal, told, recon, kl = pretrain_vae.loss_terms(model(batch, torch.randn(n, 16)), batch).tolist()
+    losses = pretrain_vae.loss_sums(model(batch, torch.randn(n, 16)), batch)
+    losses = {name: value.item() for name, value in losses.items()}
     legal = legal_actions(batch.planes.unflatten(2, (8, 8)).numpy())
-    assert [moa / n, goal / told] == pytest.approx([np.log(legal.sum(1)).mean()] * 2, rel=1e-5)
-    assert recon / n == pytest.approx(320 * math.log(2), rel=1e-5) and kl == pytest.approx(0.0, abs=1e-3)
+    assert [losses["moa"] / n, losses["goal"] / n] == pytest.approx(
+        [np.log(legal.sum(1)).mean()] * 2, rel=1e-5
+    )
+    assert losses["recon"] / n == pytest.approx(320 * math.log(2), rel=1e-5)
+    assert losses["kl"] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_goals_are_learnt_from_hunters_whose_goal_is_recorded(tmp_path):
@@ -671,11 +674,14 @@ def test_goals_are_learnt_from_hunters_whose_goal_is_recorded(tmp_path):
     np.testing.assert_array_equal(batch.goal.numpy(), np.array([-1, 1, 0])[samples.strategies])
     with torch.no_grad():
         said = shaken()(batch)
-    _, goal, told, *_ = pretrain_vae.loss_terms(said, batch)
+    goal = pretrain_vae.loss_sums(said, batch)["goal"]
+    batches = pretrain_vae.make_batches(samples, CPU, "moa")
     by_hand = [
-        -said.goals[i, g, a] for i, (g, a) in enumerate(zip(batch.goal, batch.action, strict=True)) if g >= 0
+        -said.goal_logprobs[i, g, a]
+        for i, (g, a) in enumerate(zip(batch.goal, batch.action, strict=True))
+        if g >= 0
     ]
-    assert told == len(by_hand) and goal == pytest.approx(float(sum(by_hand)), rel=1e-5)
+    assert batches.goal_known.sum() == len(by_hand) and goal == pytest.approx(float(sum(by_hand)), rel=1e-5)
 
 
 # ---- one tick at a time
@@ -708,10 +714,12 @@ def test_online_equals_the_batch(loss, context, tmp_path):
                     if row < 0:
                         assert probs[board, player].tolist() == [0, 0, 0, 0, 1, 0, 0]
                         continue
-                    torch.testing.assert_close(probs[board, player], said.moa[row].exp(), atol=1e-5, rtol=0)
+                    torch.testing.assert_close(
+                        probs[board, player], said.action_logprobs[row].exp(), atol=1e-5, rtol=0
+                    )
                     torch.testing.assert_close(z[board, player], said.mean[row], atol=1e-5, rtol=1e-5)
                     torch.testing.assert_close(
-                        goal_probs[board, player], said.goals[row].exp(), atol=1e-5, rtol=0
+                        goal_probs[board, player], said.goal_logprobs[row].exp(), atol=1e-5, rtol=0
                     )
             online.update(torch.as_tensor(trajectories.actions[step][:, seats]))
         online.reset(torch.ones(6, dtype=torch.bool))
@@ -832,16 +840,23 @@ def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
 def test_figures_by_hand(data_file):
     """predict and judge against formulas written out here."""
     samples, model = load_samples(data_file), shaken("both", latent_dim=8)
-    batches, index = pretrain_vae.batches_of(samples, CPU, "both"), samples.splits["test"]
+    batches, index = pretrain_vae.make_batches(samples, CPU, "both"), samples.splits["test"]
     torch.nn.init.normal_(model.decoder.last.bias, -4.0, 2.0)
     counts, table = [1, 2, 3, 4, 5, 6, 79], torch.as_tensor(observers.training_table(samples))
     checkpoint = {"table": table, "strategies": ["NS", "NH"], "counts": counts, "goals_trained": 1}
-    report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
+    report = vae_reports.evaluate(model, samples, batches, index, checkpoint)
     whole = every(samples)
     with torch.no_grad():
         said = model(whole)
-        mean, log_var, cells = said.mean[index], said.log_var[index], said.cells[index].sigmoid().double()
-        probs, goal_probs = said.moa[index].exp().double().numpy(), said.goals[index].exp().double().numpy()
+        mean, log_var, cells = (
+            said.mean[index],
+            said.log_var[index],
+            said.cell_logits[index].sigmoid().double(),
+        )
+        probs, goal_probs = (
+            said.action_logprobs[index].exp().double().numpy(),
+            said.goal_logprobs[index].exp().double().numpy(),
+        )
     planes, actions = whole.planes[index], whole.action[index]
     prior = torch.distributions.Normal(torch.zeros_like(mean), 1.0)
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (0.5 * log_var).exp()), prior)
@@ -889,7 +904,7 @@ def test_exact_frames_need_every_plane(data_file, monkeypatch):
     """A decoder that knows all planes but one has no frame right."""
     model, batches = (
         pretrain_vae.VAE(8, 8, 35, loss="recon"),
-        pretrain_vae.batches_of(load_samples(data_file), CPU, "recon"),
+        pretrain_vae.make_batches(load_samples(data_file), CPU, "recon"),
     )
     planes = batches.take(np.arange(1)).planes
     for wrong in (None, 0, 4):
@@ -897,7 +912,7 @@ def test_exact_frames_need_every_plane(data_file, monkeypatch):
         if wrong is not None:
             logits[:, wrong] *= -1
         monkeypatch.setattr(model, "decode", lambda z, logits=logits: logits)
-        said = pretrain_vae.predict(model, batches, np.arange(1))
+        said = vae_reports.predict(model, batches, np.arange(1))
         assert said.means["recon_exact"] == (1.0 if wrong is None else 0.0)
 
 
@@ -1075,15 +1090,15 @@ def test_a_users_mistake_is_said_once_by_two_processes(tmp_path):
 def test_a_latent_that_carries_nothing_shows(context, data_file, capsys):
     """z at the prior, whatever the hunter did: no KL, no dimension in use, and a line that names it."""
     samples, model = load_samples(data_file), shaken(context=context)
-    batches, index = pretrain_vae.batches_of(samples, CPU, "moa"), samples.splits["test"]
+    batches, index = pretrain_vae.make_batches(samples, CPU, "moa"), samples.splits["test"]
     checkpoint = {"table": None, "strategies": [], "counts": [1] * 7, "goals_trained": 1}
-    used = pretrain_vae.judge(model, samples, batches, index, checkpoint)["used_dimensions"]
+    used = vae_reports.evaluate(model, samples, batches, index, checkpoint)["used_dimensions"]
     for parameter in model.recogniser[-1].parameters():
         torch.nn.init.zeros_(parameter)
-    report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
+    report = vae_reports.evaluate(model, samples, batches, index, checkpoint)
     assert used > 0 and report["used_dimensions"] == 0 and report["test"]["kl"] == 0
     report["test"] |= {"recon_nll": None}
-    pretrain_vae.show(report, "here")
+    pretrain_vae.show_report(report, {"epoch": 1}, "here")
     assert "0 dimensions above 0.01: z carries nothing (posterior collapse)" in capsys.readouterr().out
 
 

@@ -497,3 +497,33 @@ def of_predictions(
         "error_by_tick": by_tick(one_step, title),
         "error_by_depth": curves(open_loop, {}, "step of a rollout"),
     }
+
+
+def of_vae(
+    history: Sequence[dict[str, float]],
+    bounds: dict[str, float],
+    actions: dict[str, np.ndarray],
+    names: Sequence[str],
+) -> dict[str, Figure]:
+    """A training of pretrain_vae.py, file name -> figure.
+
+    history: a row an epoch, as loss.csv has it, without what is untrained. bounds: NLL of other predictors on the
+    same samples, drawn as levels. actions: int [m] of each split; names: of the actions.
+    """
+    column = {key: [row[key] for row in history] for key in history[0]}
+    action, frame = "action loss, nats per action", "reconstruction, nats per frame"
+    panels = {"total": {"train": column["total"]}}
+    levels = {}
+    if "moa" in column:
+        panels[action] = {"train": column["moa"], "val": column["val_nll"]}
+        levels[action] = {name: bounds[name] for name in ("uniform", "table", "bayes") if name in bounds}
+    if "recon" in column:
+        panels[frame] = {"train": column["recon"], "val": column["val_recon_nll"]}
+    panels["KL of z, nats per frame"] = {"train": column["kl"], "val": column["val_kl"]}
+    shares = {
+        split: np.bincount(taken, minlength=len(names)) / len(taken) for split, taken in actions.items()
+    }
+    return {
+        "vae_loss_curve": curves(panels, levels, "epoch"),
+        "class_distribution": bars(names, shares, "share of samples", "actions in the data"),
+    }
