@@ -170,4 +170,4 @@ def test_padding_after_a_restart_is_that_of_the_boards_as_they_are():
     for found, expected in zip(tracker.predict(planes, tick), other.predict(planes, tick), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert tracker.log_likelihood.abs().sum() > 0
-    assert tracker.fields[0].shape[1] == other.fields[0].shape[1] == 1
+    assert tracker.prey.kind.shape[1] == other.prey.kind.shape[1] == 1
