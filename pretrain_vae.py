@@ -1,10 +1,11 @@
-"""Pretrain a VAE with a MOA head (a model of other agents) on recorded trajectories of the Markov stag hunt.
+"""Pretrain a VAE with a MOA head (a model of other agents) on recorded trajectories.
 
-The encoder q(z | what a hunter did so far) infers who a hunter is. `--loss moa` trains it with the hunter's
-actions (cross-entropy, nats per action), `--loss recon` with the observation (binary cross-entropy, nats per
-frame), `both` with the sum; each adds a KL term to the unit Gaussian (Kingma & Welling 2014). The MOA head
-predicts the next action from (observation, tick, z), illegal actions masked (Jaques et al. 2019), and from
-(observation, tick, goal) (Huang et al. 2024, HOP). Exact observers (metrics/observers.py) bound the results.
+The encoder q(z | what a hunter did so far) infers who a hunter is. `--loss moa` trains it with the
+hunter's actions (cross-entropy, nats per action), `--loss recon` with the observation (binary
+cross-entropy, nats per frame), `both` with the sum; each adds a KL term to the unit Gaussian (Kingma &
+Welling 2014). The MOA head predicts the next action from (observation, tick, z), illegal actions masked
+(Jaques et al. 2019), and from (observation, tick, goal) (Huang et al. 2024, HOP). The exact observers of
+metrics/observers.py bound the results.
 """
 
 import math
@@ -44,7 +45,7 @@ MIN_WEIGHT = 1e-30  # in TabularMOA, where all weights underflow
 TRACKER_CHUNK = 512  # co-players at once in OpponentTracker: twice as fast, since it fits the cache
 TABLE_CHUNK = 1024  # states at once in TabularMOA
 NO_MOA = "a VAE trained with --loss recon has no MOA head: train one with --loss moa or both"
-LOG_STEPS = 50  # TensorBoard gets the mean of so many minibatches, and of the rest at the end of an epoch
+LOG_STEPS = 50  # TensorBoard gets means of so many minibatches, and of an epoch's last ones
 
 
 @dataclass
@@ -62,15 +63,15 @@ class Args:
     resume: str = ""
     """continue the run in this folder; its settings come from its checkpoint"""
     evaluate: str = ""
-    """train nothing: evaluate the best checkpoint of the run in this folder on the whole of --data"""
+    """train nothing: evaluate the best checkpoint of this run on the whole of --data"""
 
     loss: Literal["recon", "moa", "both"] = "moa"
     """what trains z: the actions, the observation, or the sum of both"""
     context: Literal["episode", "observation"] = "episode"
-    """z is inferred from a hunter's episode so far, or from one observation (files without episodes)"""
+    """z is inferred from the episode so far, or from one observation (files without episodes)"""
     data: str = DEFAULT_DATA
-    """trajectories or a flat file; the default is collected on first use, as are `fresh` and `unmasked`
-    (for --evaluate only)"""
+    """trajectories or a flat file; the default is collected on first use, and so are `fresh` and
+    `unmasked`, which are for --evaluate only"""
     layout: Literal["auto", "planes", "hop", "hop-first"] = "auto"
     """of an ambiguous flat file: [N, 5, H, W], [N, H, W, A+3], or [N, A+3, H, W]"""
     epochs: int = 10
@@ -112,14 +113,14 @@ class BoardFeatures(NamedTuple):
 class MOA(nn.Module):
     """p(action | observation, tick, z): a mixture of behaviours, each a mixture over prey.
 
-    How near a prey is, around the blocks, comes from value iteration (Tamar et al. 2016): nearness spreads over
-    the board, each cell taking the best of its neighbours less the cost of a straight or a diagonal step. These
-    two costs are the only parameters that depend on positions, and one scorer serves all steps, so the eight
-    symmetries of the board hold by construction.
+    How near a prey is, around the blocks, comes from value iteration (Tamar et al. 2016): nearness
+    spreads over the board, each cell taking the best of its neighbours less the cost of a straight or
+    a diagonal step. These two costs are the only parameters that depend on positions, and one scorer
+    serves all steps, so the eight symmetries of the board hold by construction.
 
-    A *behaviour* is a vector. Given it, attention chooses a prey (or none), and a scorer an action, given the
-    prey. The first behaviours are mixed by z and trained by the action loss alone; those of GOALS follow and are
-    trained by the recorded strategies. C = behaviours + goals.
+    A *behaviour* is a vector. Given it, attention chooses a prey (or none), and a scorer an action,
+    given the prey. The first behaviours are mixed by z and trained by the action loss alone; those of
+    GOALS follow and are trained by the recorded strategies. C = behaviours + goals.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class MOA(nn.Module):
         self.register_buffer("action_kind", kinds, persistent=False)
 
     def prey_nearness(self, boards: Tensor, num_prey: int) -> PreyMaps:
-        """boards: float [U, 3, K], BLOCKS, STAGS, HARES; num_prey: the most that one of them has."""
+        """boards: float [U, 3, K], BLOCKS, STAGS, HARES; num_prey: the most that one has."""
         present, cell = (boards[:, 1] + boards[:, 2]).topk(num_prey, 1)
         kind = boards[:, 1:].gather(2, cell[:, None].expand(-1, 2, -1)).transpose(1, 2)
         nearness = torch.full((*cell.shape, boards.shape[2]), UNREACHABLE, device=boards.device)
@@ -185,11 +186,11 @@ class MOA(nn.Module):
         )
 
     def action_mask(self, planes: Tensor, cell: Tensor) -> Tensor:
-        """bool [B, 7]: a step to a free cell, STAY, and hunting the prey on the hunter's own cell (int64 [B])."""
+        """bool [B, 7]: a step to a free cell, STAY, hunting on a prey's cell. cell: int64 [B]."""
         walls = F.pad(planes[:, BLOCKS], (0, 1), value=1.0)
         steps = walls.gather(1, self.neighbours[cell][:, :4]) == 0
-        prey = planes[:, STAGS : HARES + 1].gather(2, cell[:, None, None].expand(-1, 2, 1))[..., 0] > 0
-        return torch.cat([steps, torch.ones_like(steps[:, :1]), prey], 1)
+        prey = planes[:, STAGS : HARES + 1].gather(2, cell[:, None, None].expand(-1, 2, 1))
+        return torch.cat([steps, torch.ones_like(steps[:, :1]), prey[..., 0] > 0], 1)
 
     def behaviour_context(self, tick: Tensor, other_cells: Tensor) -> Tensor:
         """What preferences among prey depend on beside the prey: float [B, C, code + 9]."""
@@ -201,14 +202,14 @@ class MOA(nn.Module):
     def score_prey(self, own: Tensor, rival: Tensor, kind: Tensor, context: Tensor) -> Tensor:
         """Preference for a prey, as a logit: float [...]; shapes broadcast.
 
-        Args: own, rival: float [..., 2], `nearness_features` of the hunter and of its nearest rival;
+        Args: own, rival: float [..., 2], `nearness_features` of the hunter and its nearest rival;
         kind: float [..., 2]; context: float [..., hidden], of `self.context`.
         """
         thing = self.thing(torch.cat([own, rival, kind], -1))
         return self.choice(thing + context)[..., 0]
 
     def score_actions(self, own: Tensor, kind: Tensor, gain: Tensor, action_kind: Tensor) -> Tensor:
-        """Preference for each of n actions of a hunter that is after a prey, as a logit: float [..., n].
+        """Preference for each of n actions, given the prey, as a logit: float [..., n].
 
         Args: own: float [..., 2], `nearness_features` of the hunter; kind: float [..., 2];
         gain: float [..., n], how much nearer each action brings it; action_kind: float [n, 4].
@@ -231,7 +232,7 @@ class MOA(nn.Module):
         choice = torch.cat([prey_logits, self.nothing(context)], 2).softmax(2)  # [B, C, P + 1]
         gain = F.pad(features.nearness_gain, (0, 3))  # [B, P, 7]
         action_logits = self.score_actions(own, kind, gain, self.action_kind)
-        action_logits = F.pad(action_logits, (0, 0, 0, 1))  # [B, P + 1, 7]; without a prey all are alike
+        action_logits = F.pad(action_logits, (0, 0, 0, 1))  # [B, P + 1, 7], equal without a prey
         action_probs = action_logits.masked_fill(illegal, MASKED).softmax(2)
         probs = (choice @ action_probs).clamp(min=MIN_PROB)
         return probs.log().masked_fill(illegal, MASKED)
@@ -251,7 +252,7 @@ def nearness_features(nearness: Tensor) -> Tensor:
 
 
 class Shortcut(nn.Module):
-    """A hidden layer beside a linear map. The map copies the cells; the hidden layer only has to correct it."""
+    """A linear map, which copies the cells, and a hidden layer, which corrects it."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int):
         super().__init__()
@@ -280,11 +281,12 @@ class VAEOutput(NamedTuple):
 class VAE(nn.Module):
     """q(z | ...), p(observation | z) and the MOA head. K = height * width cells. z has two parts:
 
-    The MOA head reads *z_agent*. With context `episode` it is inferred from the log posterior of the behaviours
-    given the hunter's earlier actions (Bayes' rule, causal: a sum over the past); with `observation` from the
-    nearest prey, the tick, and the prey and hunters that are left. The decoder reads *z_frame*, inferred from the
-    frame. `--loss moa` needs only the first, `recon` only the second, and `both` gives z_agent a quarter of z:
-    in one part, the frame's tens of nats would hide the tenths of a nat that distinguish the hunters.
+    The MOA head reads *z_agent*. With context `episode` it is inferred from the log posterior of the
+    behaviours given the hunter's earlier actions (Bayes' rule, causal: a sum over the past); with
+    `observation` from the nearest prey, the tick, and the prey and hunters that are left. The decoder
+    reads *z_frame*, inferred from the frame. `--loss moa` needs only the first, `recon` only the second,
+    and `both` gives z_agent a quarter of z: in one part, the frame's tens of nats would hide the tenths
+    of a nat that distinguish the hunters.
     """
 
     def __init__(
@@ -300,8 +302,17 @@ class VAE(nn.Module):
         behaviours: int = 4,
     ):
         super().__init__()
-        self.sizes = dict(height=height, width=width, ticks=ticks, latent_dim=latent_dim, loss=loss)
-        self.sizes |= dict(context=context, hidden=hidden, frame_hidden=frame_hidden, behaviours=behaviours)
+        self.sizes = dict(
+            height=height,
+            width=width,
+            ticks=ticks,
+            latent_dim=latent_dim,
+            loss=loss,
+            context=context,
+            hidden=hidden,
+            frame_hidden=frame_hidden,
+            behaviours=behaviours,
+        )
         self.loss = loss
         self.context = context
         self.agent_dim = {"moa": latent_dim, "recon": 0, "both": max(1, latent_dim // 4)}[loss]
@@ -366,7 +377,8 @@ class VAE(nn.Module):
         return by_tick.cumsum(1)[batch.trajectory_id, batch.tick]
 
     def encode_history(self, features: BoardFeatures | None, history: Tensor | None) -> Tensor:
-        """Mean and log variance of z_agent, [B, 2 agent_dim], from `log_likelihood` or, where it is None, from one board."""
+        """Mean and log variance of z_agent, [B, 2 agent_dim]; history: what `log_likelihood` returns, or
+        None: from one board."""
         if history is not None:
             return self.recogniser(history.log_softmax(1).clamp(min=MIN_LOG_POSTERIOR))
         nearness = features.own_nearness[..., None]
@@ -385,8 +397,10 @@ class VAE(nn.Module):
 
 
 def loss_sums(output: VAEOutput, batch: Batch) -> dict[str, Tensor]:
-    """Sums over a batch in nats, 0 for what is not trained: `moa`, actions given z; `goal`, actions given the
-    goal, where it is recorded; `recon`, frames; `kl`."""
+    """Sums over a batch in nats by name; 0 for what is not trained.
+
+    `moa`: actions given z; `goal`: actions given the goal, where it is recorded; `recon`: frames; `kl`.
+    """
     zero = output.mean.new_zeros(())
     sums = dict(moa=zero, goal=zero, recon=zero, kl=output.kl().sum())
     if output.action_logprobs is not None:
@@ -396,7 +410,8 @@ def loss_sums(output: VAEOutput, batch: Batch) -> dict[str, Tensor]:
         sums["moa"] = F.nll_loss(output.action_logprobs, batch.action, reduction="sum")
         sums["goal"] = -(taken * (batch.goal >= 0)).sum()
     if output.cell_logits is not None:
-        sums["recon"] = F.binary_cross_entropy_with_logits(output.cell_logits, batch.planes, reduction="sum")
+        cells = F.binary_cross_entropy_with_logits(output.cell_logits, batch.planes, reduction="sum")
+        sums["recon"] = cells
     return sums
 
 
@@ -412,8 +427,10 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
 
 
 def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict]:
-    """The network of a run's best checkpoint, in eval mode, and the checkpoint: its `goals_trained` and `rules`
-    tell whether the goal heads can be used. Raises: tracking.UsageError."""
+    """The network of a run's best checkpoint, in eval mode, and the checkpoint.
+
+    Its `goals_trained` and `rules` tell whether the goal heads can be used. Raises: tracking.UsageError.
+    """
     path = tracking.find_folder(folder) / "best.pt"
     checkpoint = load_checkpoint(path, device)
     return tracking.build(VAE, checkpoint, path).to(device).eval(), checkpoint
@@ -450,10 +467,10 @@ class OpponentTracker:
 
     @torch.no_grad()
     def predict(self, obs: Tensor, tick: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """obs: uint8 [B, C, 5, H, W], as each co-player sees the board; tick: int64 [B].
+        """Args: obs: uint8 [B, C, 5, H, W], as each co-player sees the board; tick: int64 [B].
 
-        Returns: p(action) float [B, C, 7], z at its mean [B, C, latent_dim], p(action | goal) [B, C, 2, 7].
-        A co-player that has left plays STAY. Raises: ValueError: a wrong shape.
+        Returns: p(action) float [B, C, 7], z at its mean [B, C, latent_dim], p(action | goal)
+        [B, C, 2, 7]. A co-player that has left plays STAY. Raises: ValueError: a wrong shape.
         """
         model, moa = self.model, self.model.moa
         B, C = self.shape
@@ -464,8 +481,9 @@ class OpponentTracker:
         obs = obs.to(self.device).flatten(3).float()  # [B, C, 5, K]
         planes = obs.flatten(0, 1)  # [BC, 5, K]
         board = torch.arange(B, device=self.device).repeat_interleave(C)
+        tick = tick.to(self.device).repeat_interleave(C)
         self._update_boards(obs[:, 0, BLOCKS:])
-        features = moa.encode_board(planes, board, self.prey, tick.to(self.device).repeat_interleave(C))
+        features = moa.encode_board(planes, board, self.prey, tick)
         self.logprobs = in_chunks(
             lambda *chunk: moa.action_logprobs(BoardFeatures(*chunk)), TRACKER_CHUNK, features
         )
@@ -485,7 +503,7 @@ class OpponentTracker:
 
     @torch.no_grad()
     def update(self, actions: Tensor) -> None:
-        """actions: int [B, C], what followed the last `predict`; an illegal action counts as STAY."""
+        """actions: int [B, C], taken after the last `predict`; an illegal one counts as STAY."""
         if self.logprobs is None:
             raise ValueError("no prediction to update: call predict() before update()")
         if actions.shape != self.shape:
@@ -503,7 +521,7 @@ class OpponentTracker:
         return dict(log_likelihood=self.log_likelihood)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Forgets the prey maps too: their padding depends on earlier boards, and affects rounding."""
+        """Prey maps are forgotten: their padding depends on earlier boards, and affects rounding."""
         self.log_likelihood = state["log_likelihood"].clone()
         self._forget_boards()
 
@@ -530,10 +548,10 @@ class OpponentTracker:
 class TabularMOA:
     """p(action | goal) of A hunters on U boards whose blocks and prey seldom change, by lookup.
 
-    Nearness takes few values (so many steps, each at its learnt cost): the scorers of `MOA` are called once with
-    all of them, and the results looked up. Measured on 1,024 boards with 4 hunters: 7 to 9 times as fast as
-    `MOA.action_logprobs`, 1.5 times if all prey move at each tick (`python -m benchmarks.online`).
-    Raises: ValueError: the VAE has no MOA head.
+    Nearness takes few values (so many steps, each at its learnt cost): the scorers of `MOA` are called
+    once with all of them, and the results looked up. Measured on 1,024 boards with 4 hunters: 7 to 9
+    times as fast as `MOA.action_logprobs`, 1.5 times if all prey move at each tick
+    (`python -m benchmarks.online`). Raises: ValueError: the VAE has no MOA head.
     """
 
     def __init__(self, model: VAE, blocks: Tensor, prey: Tensor, stags: int):
@@ -577,8 +595,8 @@ class TabularMOA:
         Args:
             board: int64 [n], which of the U boards; tick: int64 [n];
             hunters: int64 [n, A]; prey: int64 [n, P]: cells, K for what is gone;
-            goals: int64 [n, A], 0 stag, 1 hare, 2 none: uniform over legal actions; None: both 0 and 1.
-        Returns: float [n, A, 7], or [n, A, 2, 7] for both. Raises: ValueError: there is no such goal.
+            goals: int64 [n, A], 0 stag, 1 hare, 2 none: uniform over legal actions; None: 0 and 1.
+        Returns: float [n, A, 7], or [n, A, 2, 7] for both. Raises: ValueError: no such goal.
         """
         states = (board, hunters, prey, tick)
         if goals is None:
@@ -589,7 +607,7 @@ class TabularMOA:
         return in_chunks(self._probs, TABLE_CHUNK, (*states, goals))
 
     def _tabulate_actions(self) -> None:
-        """Weights of the actions, given the prey: exp of `MOA.score_actions`, up to a common factor."""
+        """Weights of the actions, given the prey: exp of `MOA.score_actions` up to a factor."""
         moa, values = self.moa, self.values
         kind = torch.eye(2)[:, None].expand(-1, len(values), -1)  # [2, V, 2]
         own = nearness_features(values.expand(2, -1))  # [2, V, 2]
@@ -600,14 +618,14 @@ class TabularMOA:
             [moa.score_actions(own, kind, zero, moa.action_kind[a : a + 1]) for a in (4, 5, 6)], 2
         )
         highest = torch.maximum(steps.max(), still.max())
-        self.step_weights = (steps - highest).exp()  # [2 kinds, own nearness, nearness after the step]
+        self.step_weights = (steps - highest).exp()  # [2 kinds, own nearness, after the step]
         self.still_weights = (still - highest).exp()  # [2 kinds, own nearness, 3]
         self.prey_weights = {}  # tick -> what `_tabulate_prey` returns
 
     def _tabulate_prey(self, tick: int, hunters: int) -> tuple[Tensor, Tensor]:
-        """Weights of the prey, exp of `MOA.score_prey` up to a common factor, and of no prey, at a tick.
+        """Weights of the prey at a tick, exp of `MOA.score_prey` up to a factor, and of no prey.
 
-        Returns: float [2 goals, other cells, 2 kinds, own nearness, rival's], float [2 goals, other cells].
+        Returns: float [2 goals, other cells, 2 kinds, own nearness, a rival's] and [2, other cells].
         """
         moa, V = self.moa, len(self.values)
         other_cells = torch.arange(hunters)[:, None].float()
@@ -637,7 +655,7 @@ class TabularMOA:
         ).long()  # [n, A, P, 5]
         own = near[..., 4]  # [n, A, P]
         others = ~torch.eye(A, dtype=torch.bool) & ~gone[:, None]  # [n, A, A]
-        rival = own[:, None].masked_fill(~others[..., None], 0).amax(2)  # [n, A, P], 0 is UNREACHABLE
+        rival = own[:, None].masked_fill(~others[..., None], 0).amax(2)  # 0 is UNREACHABLE
         goal = goals.clamp(max=1)[..., None] if goals is not None else torch.arange(2)  # [n, A, G]
         choice = self._choice(own, rival, present, tick, goal, count_cells(hunters, others))
 
@@ -649,7 +667,7 @@ class TabularMOA:
         row = self.kind * len(self.values) + own  # [n, A, P]
         steps = lookup(self.step_weights.flatten(0, 1), row[..., None], near[..., :4])  # [n, A, P, 4]
         weights = torch.cat([steps, self.still_weights.flatten(0, 1)[row]], 3)
-        weights = F.pad(weights, (0, 0, 0, 1), value=1.0)  # [n, A, P + 1, 7]; without a prey all are alike
+        weights = F.pad(weights, (0, 0, 0, 1), value=1.0)  # [n, A, P + 1, 7], equal without a prey
         weights = (weights + MIN_WEIGHT) * legal[:, :, None]
         probs = choice @ (weights / weights.sum(3, keepdim=True))  # [n, A, G, 7]
 
@@ -690,7 +708,7 @@ def lookup(table: Tensor, *index: Tensor) -> Tensor:
 
 
 def count_cells(hunters: Tensor, others: Tensor) -> Tensor:
-    """How many cells hold other hunters, int64 [n, A]. others: bool [n, A, A], which hunters count, for each."""
+    """How many cells hold others, int64 [n, A]. others: bool [n, A, A], who counts for whom."""
     same_cell = hunters[:, :, None] == hunters[:, None]  # [n, A, A]
     earlier = torch.tril(same_cell, -1)[:, None] & others[:, :, None]
     return (others & ~earlier.any(3)).sum(2)
@@ -702,7 +720,7 @@ def count_cells(hunters: Tensor, others: Tensor) -> Tensor:
 def validate(
     model: VAE, samples: Samples, batches: Batches, observed: dict, epoch: int, folder: Path
 ) -> dict[str, float | None]:
-    """Evaluate the validation split after an epoch, print and save. Returns: figures, None if untrained."""
+    """Evaluate the validation split after an epoch, print and save; None for what is untrained."""
     val = samples.splits["val"]
     predictions = vae_reports.predict(model, batches, val)
     metrics = vae_reports.validation(samples, batches, val, predictions)
@@ -724,10 +742,11 @@ def draw_figures(
 ) -> dict[str, figures.Figure]:
     """All figures of a run by file name.
 
-    report: of the test split; history: the rows of loss.csv; observed: the observers on the validation split.
+    report: of the test split; history: rows of loss.csv; observed: the observers on the validation split.
     """
     val, test = samples.splits["val"], samples.splits["test"]
-    bounds = {name: scores.score(probs, samples.actions[val])["nll"] for name, probs in observed.items()}
+    targets = samples.actions[val]
+    bounds = {name: scores.score(probs, targets)["nll"] for name, probs in observed.items()}
     actions = {name: samples.actions[samples.splits[name]] for name in ("train", "val", "test")}
     drawn = figures.of_vae(history, bounds, actions, ACTIONS)
     if model.loss != "recon":
@@ -790,7 +809,7 @@ def evaluate_run(args: Args, device: torch.device) -> None:
 
 
 def read_samples(args: Args, split: bool = True) -> Samples:
-    """The samples of --data. A file without episodes has no history: then `args.context` becomes `observation`."""
+    """The samples of --data. A file without episodes sets `args.context` to `observation`."""
     path = default_or_fresh(args.data) if args.evaluate else training_file(args.data)
     samples = load_samples(path, args.layout, split)
     print(f"[VAE] Loaded {len(samples)} samples.")
@@ -808,7 +827,7 @@ def make_batches(samples: Samples, device: torch.device, loss: str) -> Batches:
 
 
 def count_goals(batches: Batches, index: np.ndarray) -> int:
-    """How many of the samples `index` have a recorded goal; 0 where a goal has none: its head stays untrained."""
+    """Samples with a recorded goal among `index`; 0 if one goal has none: its head stays untrained."""
     counts = [int((batches.goals[index] == goal).sum()) for goal in range(len(GOALS))]
     return sum(counts) if all(counts) else 0
 
@@ -827,7 +846,7 @@ def untrained_parts(args: Args, goals_trained: int) -> list[str]:
 
 
 def rates(step: int, args: Args, steps_per_epoch: int) -> tuple[float, float]:
-    """Learning rate, which rises and falls linearly, and KL weight, which is warmed up over an epoch."""
+    """Learning rate, rising and falling linearly, and KL weight, warmed up over an epoch."""
     rise = min(1.0, (step + 1) / 100)
     fall = 1.0 - step / (args.epochs * steps_per_epoch)
     warm_up = min(1.0, (step + 1) / steps_per_epoch)
@@ -846,8 +865,8 @@ def train_epoch(
 ) -> tuple[dict[str, float], int]:
     """Train once on the samples `index`, their groups in random order, after `step` steps.
 
-    Every process of `world` draws the randomness of whole batches and takes its share of the groups: the number
-    of processes changes results only by rounding. Returns: the mean losses by name, the steps so far.
+    Every process of `world` draws the randomness of whole batches and takes its share of the groups: the
+    number of processes changes results only by rounding. Returns: the mean losses by name, the steps.
     """
     device = batches.frames.device
     groups = np.unique(batches.group[index])
@@ -865,7 +884,8 @@ def train_epoch(
         noise = torch.randn(count, args.latent_dim, device=device)
         if world.size > 1:
             mine = np.arange(len(minibatch)) % world.size == world.rank
-            noise = noise[torch.as_tensor(np.repeat(mine, batches.length[minibatch]), device=device)]
+            own_samples = np.repeat(mine, batches.length[minibatch])
+            noise = noise[torch.as_tensor(own_samples, device=device)]
             minibatch = minibatch[mine]
             symmetry = symmetry[torch.as_tensor(mine, device=device)]
         batch = batches.take(minibatch, symmetry)
@@ -945,7 +965,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         folder = Path("vae_ckpts") / run_name / f"dim{args.latent_dim}"
         if world.rank == 0:
             folder.mkdir()
-    settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
+    settings = asdict(args) | {"resume": ""}  # a resumed run's files equal an uninterrupted one's
     goals_trained = 0 if args.loss == "recon" else count_goals(batches, splits["train"])
     action_counts = np.bincount(samples.actions[splits["train"]], minlength=len(ACTIONS))
     fixed = dict(
