@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -642,7 +642,9 @@ class TabularMOA:
         return (prey - highest).exp(), (none - highest).exp()
 
     @torch.no_grad()
-    def _probs(self, board, hunters, prey, tick, goals=None) -> Tensor:
+    def _probs(
+        self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor | None = None
+    ) -> Tensor:
         """`probs` of one chunk, for G goals; nearness is an index into `values`."""
         A = hunters.shape[1]
         K = self.walls.shape[1] - 1
@@ -678,7 +680,9 @@ class TabularMOA:
         uniform = legal / legal.sum(2, keepdim=True)
         return torch.where((goals == NO_GOAL)[..., None], uniform, probs[:, :, 0])
 
-    def _choice(self, own, rival, present, tick, goal, other_cells) -> Tensor:
+    def _choice(
+        self, own: Tensor, rival: Tensor, present: Tensor, tick: Tensor, goal: Tensor, other_cells: Tensor
+    ) -> Tensor:
         """p(prey | goal), the last one none: float [n, A, G, P + 1]."""
         ticks, which = tick.unique(return_inverse=True)
         for now in ticks.tolist():
@@ -861,7 +865,7 @@ def train_epoch(
     args: Args,
     step: int,
     world: tracking.World,
-    writer,
+    writer: Any,
 ) -> tuple[dict[str, float], int]:
     """Train once on the samples `index`, their groups in random order, after `step` steps.
 

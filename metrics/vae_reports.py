@@ -31,7 +31,7 @@ class Predictions(NamedTuple):
 def predict(model: torch.nn.Module, batches: Batches, index: np.ndarray) -> Predictions:
     """Of the samples `index`: whole groups, in order. model: a `pretrain_vae.VAE`."""
     outputs = []
-    sums = {}
+    sums: dict[str, torch.Tensor] = {}
     for groups in batches.shares(index, BATCH_SIZE):
         batch = batches.take(groups)
         output = model(batch)

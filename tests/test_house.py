@@ -261,7 +261,6 @@ def sources() -> Sources:
     return repository_sources()
 
 
-@pytest.mark.xfail(strict=False, reason="modules at the root that are not scripts are still being moved")
 def test_the_root_holds_the_four_scripts(sources):
     assert wrong_root_files(sources) == []
 

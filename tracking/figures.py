@@ -513,10 +513,11 @@ def of_vae(
     column = {key: [row[key] for row in history] for key in history[0]}
     action, frame = "action loss, nats per action", "reconstruction, nats per frame"
     panels = {"total": {"train": column["total"]}}
-    levels = {}
+    levels: dict[str, dict[str, float]] = {}
     if "moa" in column:
         panels[action] = {"train": column["moa"], "val": column["val_nll"]}
-        levels[action] = {name: bounds[name] for name in ("uniform", "table", "bayes") if name in bounds}
+        drawn: tuple[str, ...] = ("uniform", "table", "bayes")
+        levels[action] = {name: bounds[name] for name in drawn if name in bounds}
     if "recon" in column:
         panels[frame] = {"train": column["recon"], "val": column["val_recon_nll"]}
     panels["KL of z, nats per frame"] = {"train": column["kl"], "val": column["val_kl"]}
