@@ -141,7 +141,7 @@ class Args:
     resume: str = ""
     """go on with the run in this folder; its settings come from its checkpoint"""
     evaluate: str = ""
-    """train nothing: judge the best checkpoint of the run in this folder; --plan.. and --eval-boards may be given anew"""
+    """train nothing: judge the best checkpoint of the run in this folder; --plan.. and --eval-boards may be given again"""
 
 
 # ---- observations
@@ -557,7 +557,7 @@ class GoalBelief(NoInfo):
 
 
 class LatentInfo(NoInfo):
-    """`--om latent`: z at its mean and p(action) of each hunter, from the pretrained VAE and MOA; z is inferred anew in each
+    """`--om latent`: z at its mean and p(action) of each hunter, from the pretrained VAE and MOA; z is inferred again in each
     episode. envs: its `planes()` are what each hunter sees."""
 
     def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, envs: Envs):
@@ -1341,7 +1341,7 @@ def train(args: Args, resumed: dict | None) -> None:
         checkpoint["collectors"] = [collector.state_dict() for collector in collectors]
         tracking.save_checkpoint(folder / name, checkpoint)
         if name == "last.pt":
-            # Go on from what a resumed run begins with: tables are built anew, so that both round alike.
+            # Go on from what a resumed run begins with: tables are built again, so that both round alike.
             for collector, saved in zip(collectors, checkpoint["collectors"], strict=True):
                 collector.load_state_dict(saved)
 

@@ -744,7 +744,7 @@ def main() -> None:
 
     # The report
     given = "everyone's actions" if model.joint else "one hunter's action"
-    what = f"{folder.as_posix()}, epoch {checkpoint['epoch'] - 1}, told {given}, on {where}"
+    what = f"{folder.as_posix()}, epoch {checkpoint['epoch'] - 1}, given {given}, on {where}"
     lines = [f"[TEST] {what}: {len(transitions)} transitions"]
     lines += [f"[DATA] {line}" for line in notes + found]
     if 0 < report["floor"]["n"] < len(transitions):

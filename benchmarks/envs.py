@@ -1,7 +1,7 @@
 """How fast the boards play: `python -m benchmarks.envs`.
 
 Agent-steps per second: boards x hunters x ticks. A tick is all that play needs: random legal actions are drawn, the
-boards step, all observations are produced, boards that have ended are dealt anew. Rows below the core's, in the same
+boards step, all observations are produced, boards that have ended are reset. Rows below the core's, in the same
 run and unit: the Gymnasium view (co-players' strategies included), one board in plain Python (`tests/reference.py`),
 and PettingZoo's `pursuit`, another grid world of hunters.
 """

@@ -20,7 +20,7 @@ from envs.stag_hunt import Rules, StagHunt, State
 RENDER_MODES = ("rgb_array", "ansi")
 Layer = tuple[np.ndarray, str]  # (signed distance, colour): what a sprite is painted from, back to front
 
-# Okabe & Ito (2008): told apart with every common colour blindness
+# Okabe & Ito (2008): distinct with every common colour blindness
 HUNTER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#555555")
 PAPER, CELL, GRID, FRAME, INK = "#ffffff", "#fbfaf6", "#e4e0d6", "#b9b3a6", "#22252b"
 

@@ -511,7 +511,7 @@ class StagHunt:
             if seed is not None or not self._seeded:
                 self._start_streams(seed, every + first_board)
         elif seed is not None:
-            raise ValueError("a seed starts all boards anew: reset some boards without one")
+            raise ValueError("a seed restarts all boards: reset some boards without one")
         elif not self._seeded:
             raise ValueError("reset all boards once before you reset some of them")
         else:

@@ -250,7 +250,7 @@ class StagHuntVectorEnv(VectorEnv):
         if mask is None:
             new_team = self._reset_all(seed)
         elif seed is not None:
-            raise ValueError("a seed starts all boards anew: reset some boards without one")
+            raise ValueError("a seed restarts all boards: reset some boards without one")
         elif not self._started:
             raise ValueError("reset all boards once before you reset some of them")
         else:

@@ -50,7 +50,7 @@ class WorldModelEnv:
             log probabilities, float [B, A, 7]. None in self-play. `load_state_dict` calls its
             `clear()`, if it has one: it forgets what it has computed of earlier boards.
         starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey
-            int64 [M, P]. The attribute may be assigned anew at any time.
+            int64 [M, P]. The attribute may be assigned at any time.
         team_episodes: how many episodes of a board its seats and co-players stay what they are.
         episode: "learner" or "board"; self-play needs "board".
         make_state: called with blocks float [B, K], hunters, prey, and how many of the prey are
@@ -275,7 +275,7 @@ class WorldModelEnv:
         return rewards
 
     def _update_distances(self, changed: torch.Tensor) -> None:
-        """Compute the distances to these prey anew, bool [B, P]; a prey that is gone is FAR from everywhere."""
+        """Compute the distances to these prey again, bool [B, P]; a prey that is gone is FAR from everywhere."""
         gone = self.prey == self.rules.cells
         self.distances[(changed & gone).nonzero(as_tuple=True)] = int(FAR)
         boards, slots = (changed & ~gone).nonzero(as_tuple=True)
@@ -288,7 +288,7 @@ class WorldModelEnv:
         self.distances[boards, slots] = torch.as_tensor(fields).flatten(1)
 
     def _update_action_mask(self, boards: torch.Tensor) -> None:
-        """Compute what learners may do on these boards anew, int64 [n]; where one has ended they may STAY."""
+        """Compute what learners may do on these boards again, int64 [n]; where one has ended they may STAY."""
         hunters = self.hunters[boards]
         if not self.self_play:
             hunters = hunters.gather(1, self.learner_seats[boards, None])

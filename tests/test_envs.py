@@ -150,7 +150,7 @@ def test_play_above_reaches_what_is_worth_comparing():
 
 
 def test_distances_are_those_of_a_breadth_first_search():
-    """Also after prey moved, were captured, and boards were reset: fields are only drawn anew where needed."""
+    """Also after prey moved, were captured, and boards were reset: fields are computed again only where needed."""
     rules = Rules(height=6, width=7, stags=2, blocks=9, prey_moves=0.3)
     env, refs, rng = (
         StagHunt(20, rules),
@@ -794,7 +794,7 @@ def test_reset_errors():
         env.reset(boards=np.array([0]))
     with pytest.raises(ValueError, match="seed must not be negative, got -1"):
         env.reset(seed=-1)
-    with pytest.raises(ValueError, match="a seed starts all boards anew"):
+    with pytest.raises(ValueError, match="a seed restarts all boards"):
         env.reset(seed=1, boards=np.array([0]))
 
 

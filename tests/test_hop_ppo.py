@@ -288,7 +288,7 @@ def test_clipfrac_is_the_share_of_clipped_ratios(ratio, share):
 
 
 def test_an_epoch_splits_all_samples_into_minibatches_and_losses_are_means_over_samples():
-    """5 samples in 2 minibatches: 3 and 2, shuffled anew in each epoch."""
+    """5 samples in 2 minibatches: 3 and 2, shuffled in each epoch."""
     policy, batch = update_case(5, advantages=doubles(1, 2, 3, 4, 5))
     minibatches = []
     forward = policy.forward

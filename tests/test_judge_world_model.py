@@ -40,16 +40,13 @@ KEYS = {"checkpoint", "data", "n", "obs_mse", "psnr_global", "psnr_frame_mean", 
 
 
 class Stub(torch.nn.Module):
-    """A model whose next planes and rewards are a function of what it is told."""
+    """A model whose next planes and rewards are a function of states and actions, `next`."""
 
     kind, num_hunters, joint, sizes = "moves", None, True, {}
 
     def on(self, height, width):
         self.board = (height, width)
         return self
-
-    def next(self, states, actions):
-        raise NotImplementedError
 
     def predict(self, states, actions):
         planes, rewards = self.next(states.view(*states.shape[:2], *self.board).numpy(), actions.numpy())

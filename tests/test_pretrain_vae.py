@@ -690,7 +690,7 @@ def test_goals_are_learnt_from_hunters_whose_goal_is_recorded(tmp_path):
 @pytest.mark.parametrize("loss", ["moa", "both"])
 @pytest.mark.parametrize("context", ["episode", "observation"])
 def test_online_equals_the_batch(loss, context, tmp_path):
-    """Twelve games played one tick at a time, and read whole: prey that move, boards that are dealt anew."""
+    """Twelve games played one tick at a time, and read whole: prey that move, boards that are reset."""
     rules = Rules(prey_moves=0.3)
     trajectories = collect(CollectArgs(samples=900, rules=rules))
     save_arrays(tmp_path / "x.npz", trajectories.arrays())

@@ -194,7 +194,7 @@ def same_infos(a, b):
 # ---- seats and co-players
 
 
-def test_the_learners_seat_is_drawn_evenly_and_anew_each_episode():
+def test_the_learners_seat_is_drawn_evenly_in_each_episode():
     env = make_vec(4000)
     _, infos = env.reset(seed=1)
     assert np.bincount(infos["seat"], minlength=4).tolist() == pytest.approx([1000] * 4, abs=4 * 27.4)
@@ -280,7 +280,7 @@ def test_the_episode_ends_with_the_learner_and_the_last_observation_is_kept():
         assert (infos["tick"][done] == 0).all() and (infos["tick"][~done] == before.tick[~done] + 1).all()
         if not done.any():
             continue
-        before.step(core.effective_actions)  # the boards as they were before they were dealt anew
+        before.step(core.effective_actions)  # the boards as they were before the reset
         np.testing.assert_array_equal(infos["_final_obs"], done)
         np.testing.assert_array_equal(infos["_final_info"], done)
         for i in range(64):

@@ -298,7 +298,7 @@ def test_a_seed_repeats_boards_and_teams():
     assert not torch.equal(first["hunters"], env.reset(seed=2)[1]["hunters"])
 
 
-def test_starts_may_be_assigned_anew():
+def test_starts_may_be_assigned_again():
     env = make(30)
     env.reset()
     one = tuple(start[:1] for start in starts(HIDDEN, seed=9))
