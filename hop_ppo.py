@@ -557,8 +557,8 @@ class GoalBelief(NoInfo):
 
 
 class LatentInfo(NoInfo):
-    """`--om latent`: z at its mean and p(action) of each hunter, from the pretrained VAE and MOA; z is inferred again in each
-    episode. envs: its `planes()` are what each hunter sees."""
+    """`--om latent`: z at its mean and p(action) of each hunter, from the pretrained VAE and MOA; episodes begin without
+    knowledge. envs: its `planes()` are what each hunter sees."""
 
     def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, envs: Envs):
         super().__init__(infos, rows_per_board)
