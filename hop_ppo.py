@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import tracking
-from data import DEFAULT_DATA, DataError
+from data import DEFAULT_DATA, DataError, memory
 from data.datasets import first_boards
 from envs import DATA_EPSILON, STRATEGIES, Rules
 from envs.grid import neighbours, planes_to_joint
@@ -1291,6 +1291,29 @@ def check_settings(args: Args, rules: Rules) -> None:
         )
     if args.oracle:
         fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id)
+    check_memory(args, rules)
+
+
+def check_memory(args: Args, rules: Rules) -> None:
+    """Raises: MemoryError: this machine cannot hold the run."""
+    sizes = "num_envs num_steps eval_boards plan_boards plan_samples plan_simulations oracle_simulations"
+    settings = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name in sizes.split()]
+    memory.require(estimate_memory(args, rules), " ".join(settings))
+
+
+def estimate_memory(args: Args, rules: Rules) -> int:
+    """Bytes: the rollout and the minibatches' copy of it, the activations of a minibatch, boards, and search trees."""
+    A, P, K = rules.hunters, rules.prey, rules.cells
+    board = K * (4 * P + 8)
+    observation = 12 * (A + P) + P * (A + 4) + K + 100
+    node = 8 * (A + P) + 200
+    rows = args.num_envs * (A if args.co_players == "self" else 1)
+    samples = rows * args.num_steps
+    activations = 1500 * P * (A + 4) * math.ceil(samples / args.num_minibatches)
+    simulations = max(args.plan * (args.plan_simulations + args.plan_samples), args.oracle_simulations)
+    trees = args.plan_boards * simulations * node
+    boards = max(rows, args.eval_boards, args.plan_boards) * board
+    return 2 * samples * observation + activations + boards + trees
 
 
 def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
@@ -1451,6 +1474,7 @@ def evaluate_run(args: Args) -> None:
     if args.oracle:
         fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id)
     rules, _ = load_rules(args.env_id)
+    check_memory(args, rules)
     evaluator = Evaluator(args, rules, *load_networks(args, rules))
     steps = checkpoint["update"] * args.num_envs * args.num_steps
     head = dict(run=checkpoint["run"], seed=args.seed, args=asdict(args), steps=steps)

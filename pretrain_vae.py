@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import tracking
-from data import DEFAULT_DATA, DataError, default_or_fresh, training_file
+from data import DEFAULT_DATA, DataError, default_or_fresh, memory, training_file
 from data.datasets import Batch, Batches, Samples, load_samples
 from data.trajectories import save_arrays
 from envs import ACTIONS, PLANES
@@ -925,6 +925,15 @@ def mean_losses(sums: dict[str, Tensor], steps: int, world: tracking.World) -> d
     return dict(zip(sums, means.tolist(), strict=True))
 
 
+def check_memory(network: dict, rows: int) -> None:
+    """network: arguments of VAE; rows: whose z are kept. Raises: MemoryError: this machine cannot hold them."""
+    with torch.device("meta"):  # sizes without numbers
+        weights = sum(parameter.numel() for parameter in VAE(**network).parameters())
+    latent_dim = network["latent_dim"]
+    floats = 4 * weights + rows * latent_dim  # weights, gradients, two moments; z
+    memory.require(4 * floats, f"--latent-dim {latent_dim}")
+
+
 def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     start = time.perf_counter()
     device = world.device
@@ -949,10 +958,12 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     batches = make_batches(samples, device, args.loss)
     height, width = samples.frames.shape[2:]
     ticks = int(samples.ticks.max()) + 1
+    network = dict(height=height, width=width, ticks=ticks, latent_dim=args.latent_dim)
+    network |= dict(loss=args.loss, context=args.context)
     if resumed:
-        model = VAE(**resumed["sizes"]).to(device)
-    else:
-        model = VAE(height, width, ticks, args.latent_dim, args.loss, args.context).to(device)
+        network = resumed["sizes"]
+    check_memory(network, max(sizes.values()))
+    model = VAE(**network).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
 
     # Run folder, checkpoints and log

@@ -11,12 +11,22 @@ MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def shortage(needed: int) -> str:
+def shortage(needed: float) -> str:
     """Why `needed` bytes do not fit, or "": `needs 31.2 GB of memory, 7.6 GB are free`."""
     free = available_bytes()
     if free is None or needed <= free:
         return ""
     return f"needs {needed / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free"
+
+
+def require(needed: float, what: str) -> None:
+    """Refuse a run that this machine cannot hold. needed: bytes; what: the settings that ask for them.
+
+    Raises: MemoryError: one line with the numbers.
+    """
+    why = shortage(needed)
+    if why:
+        raise MemoryError(f"{what}: {why}; choose smaller numbers")
 
 
 def available_bytes() -> int | None:

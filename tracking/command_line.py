@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 import tyro
 
+MOST_THREADS = 1024  # PyTorch crashes where the system cannot start as many threads as it was asked for
+
 
 class UsageError(ValueError):
     """A setting or a file of a run that cannot be used. The message is one line: what is wrong, where, what to do."""
@@ -32,6 +34,8 @@ def run(main: Callable[[], None], *input_errors: type[Exception]) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         exit_with(f"{where}{error.strerror or error}; what was saved before is kept", 2)
+    except MemoryError as error:
+        exit_with(str(error) or "out of memory: choose smaller numbers; what was saved before is kept", 2)
     except KeyboardInterrupt:
         exit_with("interrupted; what was saved before is kept, `--resume RUN_FOLDER` goes on from it", 130)
 
@@ -135,6 +139,8 @@ def check_ranges(
         value = getattr(args, name)
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"{flag_of(name)}: must be a number of at least 0, got {value}")
+    if args.torch_threads > MOST_THREADS:
+        raise UsageError(f"--torch-threads: must be at most {MOST_THREADS}, got {args.torch_threads}")
     if not re.fullmatch(r"[\w-][\w.-]*", args.exp_name):
         raise UsageError(f"--exp-name: must be letters, digits, '_', '-' and '.', got {args.exp_name!r}")
     if args.resume and getattr(args, "evaluate", ""):

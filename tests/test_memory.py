@@ -1,0 +1,121 @@
+"""Runs that this machine cannot hold are refused before anything is allocated, in one line with the number."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+import hop_ppo
+import pretrain_vae
+import tracking
+from data import memory
+from envs import Rules
+
+
+@pytest.fixture
+def four_gigabytes(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 10**9)
+
+
+def test_what_fits_is_no_shortage_up_to_the_last_byte(four_gigabytes):
+    assert memory.shortage(4 * 10**9) == ""
+    memory.require(4 * 10**9, "rows")
+    assert memory.shortage(4 * 10**9 + 1) == "needs 4.0 GB of memory, 4.0 GB are free"
+    with pytest.raises(
+        MemoryError, match=r"^rows: needs 31\.2 GB of memory, 4\.0 GB are free; choose smaller numbers$"
+    ):
+        memory.require(31.2e9, "rows")
+
+
+def test_where_nothing_is_known_of_the_memory_nothing_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    assert memory.shortage(10**30) == ""
+
+
+def test_available_bytes_are_those_of_linux(monkeypatch, tmp_path):
+    meminfo, group = tmp_path / "meminfo", tmp_path / "group"
+    group.mkdir()
+    meminfo.write_text("MemTotal:       1000 kB\nMemFree:         10 kB\nMemAvailable:    500 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", meminfo)
+    monkeypatch.setattr(memory, "CGROUP", group)
+    assert memory.available_bytes() == 500 * 1024
+    (group / "memory.current").write_text("3000\n")
+    (group / "memory.max").write_text("max\n")
+    assert memory.available_bytes() == 500 * 1024
+    (group / "memory.max").write_text("10000\n")
+    assert memory.available_bytes() == 7000
+
+
+def test_available_bytes_are_those_of_macos_and_windows(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "absent")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "absent")
+    monkeypatch.setattr(memory.os, "sysconf", {"SC_PHYS_PAGES": 5, "SC_PAGE_SIZE": 4096}.get, raising=False)
+    assert memory.available_bytes() == 5 * 4096
+    monkeypatch.delattr(memory.os, "sysconf")
+    assert memory.available_bytes() is None
+
+    class Kernel:
+        @staticmethod
+        def GlobalMemoryStatusEx(reference):
+            status = ctypes.cast(reference, ctypes.POINTER(ctypes.c_ulonglong))
+            assert ctypes.cast(reference, ctypes.POINTER(ctypes.c_uint32))[0] == 64
+            status[1], status[2] = 8_000, 6_000
+            return 1
+
+    windll = type("windll", (), {"kernel32": Kernel})
+    monkeypatch.setattr(memory.ctypes, "windll", windll, raising=False)
+    assert memory.available_bytes() == 6_000
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        dict(num_envs=2**31 - 1),
+        dict(num_steps=2**31 - 1),
+        dict(num_envs=200_000, num_steps=400),
+        dict(num_envs=100_000, num_steps=200, co_players="self"),
+        dict(eval_boards=2**31 - 1),
+        dict(plan=True, plan_boards=2**31 - 1),
+        dict(plan=True, plan_simulations=2**31 - 1),
+        dict(plan=True, plan_samples=2**31 - 1),
+        dict(oracle_simulations=2**31 - 1),
+    ],
+)
+def test_hop_ppo_refuses_more_than_the_machine_holds(flags, four_gigabytes):
+    name = list(flags)[-1] if "co_players" not in flags else "num_steps"
+    with pytest.raises(MemoryError, match=f"--{name.replace('_', '-')} {flags[name]}.*needs .* GB of memory"):
+        hop_ppo.check_settings(hop_ppo.Args(**flags), Rules())
+
+
+def test_hop_ppo_fits_with_its_defaults_and_with_many_boards(four_gigabytes):
+    hop_ppo.check_settings(hop_ppo.Args(), Rules())
+    hop_ppo.check_settings(hop_ppo.Args(num_envs=16_384, num_steps=16), Rules())
+    hop_ppo.check_settings(hop_ppo.Args(plan_simulations=2**31 - 1), Rules())  # nothing searches
+
+
+def test_a_latent_size_that_does_not_fit_is_refused(four_gigabytes):
+    network = dict(height=8, width=8, ticks=35)
+    for loss in ("moa", "recon", "both"):
+        pretrain_vae.check_memory(network | dict(latent_dim=1000, loss=loss), 100_000)
+        with pytest.raises(MemoryError, match="--latent-dim 2000000000: needs"):
+            pretrain_vae.check_memory(network | dict(latent_dim=2 * 10**9, loss=loss), 0)
+    with pytest.raises(MemoryError, match="--latent-dim 16: needs"):
+        pretrain_vae.check_memory(network | dict(latent_dim=16, loss="moa"), 10**9)
+
+
+@pytest.mark.parametrize("message", ["--num-envs 5: needs much", ""])
+def test_a_lack_of_memory_is_one_line_and_exit_code_2(message, capsys):
+    def main():
+        raise MemoryError(message)
+
+    with pytest.raises(SystemExit) as stop:
+        tracking.run(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message or 'out of memory'}")
+
+
+def test_more_threads_than_a_system_starts_are_refused():
+    for args in (pretrain_vae.Args(torch_threads=1025), hop_ppo.Args(torch_threads=2 * 10**9)):
+        with pytest.raises(tracking.UsageError, match="--torch-threads: must be at most 1024, got"):
+            tracking.check_ranges(args, {})
