@@ -17,14 +17,12 @@ import numpy as np
 import torch
 
 from data.flat import Flat, read_flat
+from data.npz import DataError, is_trajectory_file, read_arrays
 from data.outcomes import LEAVE, AllOutcomes, outcomes_of
 from data.trajectories import (
     CHUNK,
-    DataError,
     Trajectories,
     check,
-    is_trajectory_file,
-    read_arrays,
     split_episodes,
     split_rows,
     training_file,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.trajectories import ACTION_COUNT, CHUNK, DataError, first_bad, require
+from data.npz import DataError
+from data.trajectories import ACTION_COUNT, CHUNK, first_bad, require
 from envs.grid import hop_to_joint
 
 MAX_TICK = 9999  # a tick is looked up in a table

@@ -10,6 +10,10 @@ from pathlib import Path
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
+# Peak memory of training or judging as a multiple of a file's arrays; `python -m benchmarks.memory` measures it.
+TRAJECTORY_FACTOR = 1.5
+FLAT_FACTOR = 4.0
+
 
 def shortage(needed: float) -> str:
     """Why `needed` bytes do not fit, or "": `needs 31.2 GB of memory, 7.6 GB are free`."""

@@ -6,17 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tokenize
-import zipfile
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from envs.stag_hunt import ACTIONS, STAY, effective_actions, legal_actions
+from data.npz import DataError, brief, read_arrays
+from envs.stag_hunt import ACTIONS, STAY, Rules, effective_actions, legal_actions
 
 CHUNK = 8192  # rows checked or drawn at a time, so that a check never holds a copy of a large array
 ACTION_COUNT = len(ACTIONS)
@@ -42,14 +40,10 @@ UNMASKED_FILE = DEFAULT_FILE.with_name("unmasked_1002.npz")
 """100,000 board steps of seed 1002, with 30% of the actions uniform over all seven: what world models are judged on"""
 
 
-class DataError(ValueError):
-    """A file that cannot be used. The message is one line: which file, which key, what was expected, what was found."""
-
-
 def require(path: str | Path, condition: bool | np.bool_, key: str, expected: str, found: object) -> None:
     """Raises: DataError: the condition is not met."""
     if not condition:
-        raise DataError(f"{path}: {key}: expected {expected}, found {found}")
+        raise DataError(f"{path}: {key}: expected {expected}, found {brief(found)}")
 
 
 def first_bad(bad: np.ndarray, values: np.ndarray, start: int = 0) -> str:
@@ -181,66 +175,6 @@ def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-# What NumPy raises for a damaged zip entry or array header.
-DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    MemoryError,
-    SyntaxError,
-    tokenize.TokenError,
-)
-
-
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz, without pickles.
-
-    Raises: DataError: no such file, not an .npz, cut short, or an array of Python objects.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file; collect one with `python -m data.collect --out {path}`")
-    if path.is_dir():
-        raise DataError(f"{path}: expected an .npz file, found a folder")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic[:2] != b"PK":
-        raise DataError(
-            f"{path}: expected an .npz file (a zip archive), found a file that starts with {magic!r}"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: _read_array(archive, key, path) for key in archive.files}
-    except DataError:
-        raise
-    except DAMAGED as error:
-        raise DataError(
-            f"{path}: the archive is cut short or damaged ({error}); collect or copy it again"
-        ) from None
-
-
-def _read_array(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
-    try:
-        array = archive[key]
-    except ValueError as error:
-        message = str(error).lower()
-        if "pickle" not in message and "object" not in message:
-            raise
-        raise DataError(f"{path}: {key}: expected plain numbers, found pickled Python objects") from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: {key}: expected an array, found {len(array)} bytes of another kind")
-    return array
-
-
-def is_trajectory_file(arrays: dict[str, np.ndarray]) -> bool:
-    """Does it hold episodes? Flat files of older code have no `episode_lengths`."""
-    return "episode_lengths" in arrays or "strategies" in arrays
-
-
 def load(path: str | Path) -> Trajectories:
     """Read a trajectory file and check everything in it.
 
@@ -271,6 +205,7 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     bad = (rewards != 0) & ~active
     require(path, not bad.any(), "rewards", "0 for a hunter that has left", first_bad(bad, rewards))
     require(path, active.any(), "active", "at least one active sample", "none")
+    _check_rules(trajectories)
     return trajectories
 
 
@@ -287,27 +222,31 @@ def _check_format(arrays: dict[str, np.ndarray], path: str | Path) -> None:
 
 
 def _read_metadata(arrays: dict[str, np.ndarray], path: str | Path) -> dict:
-    def refuse(expected: str, found: object) -> NoReturn:
-        raise DataError(f"{path}: metadata: expected {expected}, found {found}")
+    def need(condition: bool, expected: str, found: object) -> None:
+        require(path, condition, "metadata", expected, found)
 
-    if "metadata" not in arrays:
-        refuse("a JSON string", "no such key")
+    need("metadata" in arrays, "a JSON string", "no such key")
+    text = arrays["metadata"]
+    need(text.ndim == 0 and text.dtype.kind == "U", "a JSON string", f"{text.dtype} of shape {text.shape}")
     try:
-        metadata = json.loads(str(arrays["metadata"]))
-    except json.JSONDecodeError as error:
-        refuse("a JSON string", f"text that is not JSON ({error})")
+        metadata = json.loads(str(text))
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, brackets without end
+        need(False, "a JSON string", f"text that is not JSON ({error})")
     is_object = isinstance(metadata, dict)
     names = metadata.get("strategies") if is_object else None
     priors = metadata.get("priors") if is_object else None
     are_lists = isinstance(names, list) and isinstance(priors, list)
-    if not are_lists or not names or len(priors) != len(names):
-        refuse("`strategies` and `priors`, lists of one length", f"{names}, {priors}")
-    if not all(isinstance(name, str) for name in names):
-        refuse("`strategies` as names", names)
-    if not all(isinstance(p, (int, float)) and p >= 0 for p in priors) or abs(sum(priors) - 1) > 1e-6:
-        refuse("`priors` that sum to 1", priors)
-    if not isinstance(metadata.get("rules"), (dict, type(None))):
-        refuse("`rules` as names and values", repr(metadata["rules"]))
+    fits = are_lists and len(names) > 0 and len(priors) == len(names)
+    need(fits, "`strategies` and `priors`, lists of one length", f"{brief(names)}, {brief(priors)}")
+    are_names = all(isinstance(name, str) and name.isprintable() for name in names)
+    need(are_names, "`strategies` as names", repr(names))
+    shares = all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in priors)
+    need(shares and abs(sum(priors) - 1) <= 1e-6, "`priors` that sum to 1", priors)
+    rules = metadata.get("rules")
+    need(isinstance(rules, (dict, type(None))), "`rules` as names and values", repr(rules))
+    values = (rules or {}).values()
+    plain = all(isinstance(value, (int, float, str, type(None))) for value in values)
+    need(plain, "`rules` as names and values", repr(rules))
     return metadata
 
 
@@ -404,6 +343,33 @@ def _check_boards(trajectories: Trajectories, start: int) -> None:
     need(not bad.any(), "obs", expected, first_bad(bad, bad, start))
 
 
+def _check_rules(trajectories: Trajectories) -> None:
+    """Where metadata has rules of `envs.Rules`: they are a game, and no episode is longer or has more than they say."""
+    need = partial(require, trajectories.path)
+    names = {field.name for field in fields(Rules)}
+    values = trajectories.metadata.get("rules") or {}
+    rules = {name: value for name, value in values.items() if name in names}
+    small = all(abs(value) < 2**31 for value in rules.values() if isinstance(value, (int, float)))
+    need(small, "metadata", "`rules` of numbers below 2**31", rules)
+    try:
+        Rules(**rules)
+    except (TypeError, ValueError) as error:
+        need(False, "metadata", "`rules` of a game", error)
+    lengths = trajectories.episode_lengths
+    first = np.cumsum(lengths + 1) - (lengths + 1)
+    boards = trajectories.obs[first, 0, 2:]  # [E, 3, H, W]
+    counts = boards.sum((2, 3), np.int64).max(0)
+    most = dict(zip(("blocks", "stags", "hares"), counts.tolist(), strict=True), horizon=int(lengths.max()))
+    for name, count in most.items():
+        stated = rules.get(name, count)
+        need(stated >= count, "metadata", f"`rules` with {name} at least {count}, as the arrays", stated)
+    _, hunters, _, height, width = trajectories.obs.shape
+    sizes = dict(hunters=hunters, height=height, width=width)
+    for name, size in sizes.items():
+        stated = rules.get(name, size)
+        need(stated == size, "metadata", f"`rules` with {name} {size}, as the arrays", stated)
+
+
 # ---- the default files
 
 
@@ -415,16 +381,17 @@ def default_or_fresh(path: str | Path) -> Path:
         FRESH_FILE: dict(steps=100_000, seed=1001),
         UNMASKED_FILE: dict(steps=100_000, seed=1002, unmasked=0.3),
     }
-    if not path.exists() and path.resolve() in settings:
+    full = _full(path)
+    if full in settings and not os.path.exists(path):
         from data.collect import Args, collect_to_file  # which imports this module
 
-        collect_to_file(Args(out=str(path), **settings[path.resolve()]))
+        collect_to_file(Args(out=str(path), **settings[full]))
     return path
 
 
 def training_file(path: str | Path) -> Path:
     """As `default_or_fresh`, for training. Raises: DataError: the file is one of the two that judge."""
-    if _path_of(path).resolve() in (FRESH_FILE.resolve(), UNMASKED_FILE.resolve()):
+    if _full(_path_of(path)) in (_full(FRESH_FILE), _full(UNMASKED_FILE)):
         raise DataError(
             f"{path}: this file is for judging only; train on another (`python -m data.collect --help`)"
         )
@@ -434,3 +401,8 @@ def training_file(path: str | Path) -> Path:
 def _path_of(path: str | Path) -> Path:
     names = {DEFAULT_DATA: DEFAULT_FILE, "fresh": FRESH_FILE, "unmasked": UNMASKED_FILE}
     return names.get(Path(path).as_posix(), Path(path))
+
+
+def _full(path: Path) -> Path:
+    """As `resolve()`, which raises where links go round in a circle."""
+    return Path(os.path.realpath(path)) if "\0" not in str(path) else path

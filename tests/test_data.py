@@ -17,16 +17,8 @@ import pytest
 from data import DEFAULT_DATA, DataError, card, default_or_fresh, load
 from data.collect import Args, collect
 from data.datasets import load_samples
-from data.trajectories import (
-    OPTIONAL,
-    SPEC,
-    check,
-    is_trajectory_file,
-    read_arrays,
-    save_arrays,
-    split_episodes,
-    split_rows,
-)
+from data.npz import is_trajectory_file, read_arrays
+from data.trajectories import OPTIONAL, SPEC, check, save_arrays, split_episodes, split_rows
 from envs import Rules, StagHunt, State, strategy_probs
 from envs.grid import symmetries
 from envs.stag_hunt import legal_actions
