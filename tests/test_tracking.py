@@ -1,6 +1,7 @@
 """tracking: names, folders, whole-or-absent files, one-line errors."""
 
 import errno
+import io
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tracking
 from tracking import figures
@@ -327,3 +329,16 @@ def test_frames_have_titles():
     names = ["SELF", "OTHERS", "BLOCKS", "STAGS", "HARES"]
     figure = figures.planes(dict.fromkeys(("true", "predicted"), np.zeros((2, 5, 3, 3))), names, ["x", "y"])
     assert [axis.get_title() for axis in figure.axes] == ["x", "y", "", ""]
+
+
+def test_a_path_that_is_no_unicode_is_logged_and_shown(tmp_path, monkeypatch):
+    """Under LANG=C a path of UTF-8 bytes is such a text: `ä` is shown by its bytes, and logged as it is."""
+    path = "data/\udcc3\udca4.npz"
+    tracking.open_log("run", {"data": path}, tmp_path).close()
+    logged = EventAccumulator(str(tmp_path / "run")).Reload()
+    text = logged.Tensors("hyperparameters/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text.endswith("|data|data/ä.npz|")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr("sys.stdout", terminal)
+    tracking.run(lambda: print(path, flush=True))
+    assert terminal.buffer.getvalue() == b"data/\\udcc3\\udca4.npz\n"

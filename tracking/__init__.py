@@ -256,6 +256,9 @@ def open_log(
     folder = (Path(log_root) / run_name).resolve()
     writer = SummaryWriter(str(folder), purge_step=purge_step)
     rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
+    rows = rows.encode(errors="surrogateescape").decode(
+        errors="replace"
+    )  # a path that the locale cannot read
     writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}", purge_step or 0)
     return writer
 

@@ -27,6 +27,8 @@ def run(main: Callable[[], None], *input_errors: type[Exception]) -> None:
     Args: input_errors: exceptions whose message is that line, besides UsageError and OSError.
     """
     mistakes: tuple[type[Exception], ...] = (UsageError, *input_errors)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path is shown as well as the terminal can
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except mistakes as error:
