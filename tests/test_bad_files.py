@@ -1,4 +1,4 @@
-"""What a bad file must not do: end in a traceback, be waited on, be believed. The cases stand in benchmarks/attacks.py."""
+"""What a bad file must not do: end in a traceback, be waited on, be believed. The cases stand in benchmarks/bad_files.py."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tracking
-from benchmarks import attacks
+from benchmarks import bad_files
 from data import DataError, card, load, training_file
 from data.datasets import load_samples, load_transitions
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bad(folder):
-    return attacks.bad_files(folder)
+    return bad_files.bad_files(folder)
 
 
 def outcome(reader, path: Path) -> str:
@@ -48,7 +48,7 @@ def save(path: Path, arrays: dict) -> Path:
 
 
 def test_the_good_files_are_read(folder):
-    for arrays in (attacks.good_trajectories(), attacks.good_rows()):
+    for arrays in (bad_files.good_trajectories(), bad_files.good_rows()):
         for reader in READERS:
             assert len(reader(save(folder / "good.npz", arrays))) > 20
 
@@ -65,8 +65,8 @@ def test_every_bad_file_is_refused_in_one_line(bad):
 
 
 def test_bad_rewards_and_next_states_of_rows_are_refused(folder):
-    rows = attacks.good_rows()
-    for name, changes in attacks.bad_worlds(rows):
+    rows = bad_files.good_rows()
+    for name, changes in bad_files.bad_worlds(rows):
         path = save(folder / "world.npz", rows | changes)
         assert outcome(load_transitions, path) == "refused", name
 
@@ -99,7 +99,7 @@ def test_a_named_pipe_is_not_waited_on(tmp_path):
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
-    path = save(tmp_path / "x.npz", attacks.good_rows())
+    path = save(tmp_path / "x.npz", bad_files.good_rows())
 
     def refuse(self, *args):
         raise PermissionError(13, "Permission denied", str(self))
@@ -111,7 +111,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["trajectories", "rows"])
 def test_fortran_order_changes_nothing(kind, tmp_path):
-    arrays = {"trajectories": attacks.good_trajectories, "rows": attacks.good_rows}[kind]()
+    arrays = {"trajectories": bad_files.good_trajectories, "rows": bad_files.good_rows}[kind]()
     other = {key: np.asfortranarray(array) if array.ndim else array for key, array in arrays.items()}
     assert not other["obs"].flags.c_contiguous
     for reader in READERS:
@@ -120,7 +120,7 @@ def test_fortran_order_changes_nothing(kind, tmp_path):
 
 
 def test_rows_of_another_endianness_are_read(tmp_path):
-    rows = attacks.good_rows()
+    rows = bad_files.good_rows()
     other = {key: array.astype(array.dtype.newbyteorder(">")) for key, array in rows.items()}
     for reader in READERS:
         found = reader(save(tmp_path / "x.npz", other))
@@ -129,7 +129,7 @@ def test_rows_of_another_endianness_are_read(tmp_path):
 
 def test_rules_of_another_game_than_envs_are_kept(tmp_path):
     """A recorded game may have rules of its own; names that `envs.Rules` does not have are not judged."""
-    arrays = attacks.good_trajectories()
+    arrays = bad_files.good_trajectories()
     metadata = json.loads(str(arrays["metadata"])) | {"rules": {"gravity": 9.81, "map": "swamp"}}
     path = save(tmp_path / "x.npz", arrays | {"metadata": np.array(json.dumps(metadata))})
     assert load(path).metadata["rules"] == {"gravity": 9.81, "map": "swamp"}
@@ -139,8 +139,8 @@ def test_rules_of_another_game_than_envs_are_kept(tmp_path):
 
 
 def test_a_file_that_memory_cannot_hold_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    path = save(tmp_path / "x.npz", attacks.good_trajectories())
-    num_bytes = sum(array.nbytes for array in attacks.good_trajectories().values())
+    path = save(tmp_path / "x.npz", bad_files.good_trajectories())
+    num_bytes = sum(array.nbytes for array in bad_files.good_trajectories().values())
     monkeypatch.setattr("data.memory.available_bytes", lambda: int(1.4 * num_bytes))
     monkeypatch.setattr("data.npz._read_array", None)  # nothing is read
     with pytest.raises(DataError) as caught:
