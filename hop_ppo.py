@@ -6,6 +6,9 @@ carried from one episode to the next (Huang et al. 2024, HOP); or, as an oracle,
 also learns from boards imagined in a world model; with `--plan` an evaluation searches a tree before each move.
 """
 
+import tracking  # first: from here on Ctrl-C is one line, also while torch is imported
+
+# isort: split
 import contextlib
 import math
 import time
@@ -23,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-import tracking
 from data import DEFAULT_DATA, DataError, memory
 from data.datasets import first_boards
 from envs import DATA_EPSILON, STRATEGIES, Rules

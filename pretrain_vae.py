@@ -8,6 +8,9 @@ Welling 2014). The MOA head predicts the next action from (observation, tick, z)
 metrics/observers.py bound the results.
 """
 
+import tracking  # first: from here on Ctrl-C is one line, also while torch is imported
+
+# isort: split
 import math
 import time
 from collections import defaultdict
@@ -23,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-import tracking
 from data import DEFAULT_DATA, DataError, default_or_fresh, memory, training_file
 from data.datasets import Batch, Batches, Samples, load_samples
 from data.trajectories import save_arrays

@@ -6,6 +6,9 @@ the game give, and beside that of a network of the same kind that was never trai
 counter of rule violations reads the real data: there it must find none.
 """
 
+import tracking  # first: from here on Ctrl-C is one line, also while torch is imported
+
+# isort: split
 import itertools
 import json
 import math
@@ -22,7 +25,6 @@ from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-import tracking
 from data import DEFAULT_DATA, DataError, default_or_fresh
 from data.datasets import Transitions, load_transitions
 from data.trajectories import save_arrays

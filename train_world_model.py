@@ -13,6 +13,9 @@ Built into `moves` alone: an action that is not legal counts as STAY, all direct
 prey move one cell at most, and hunters that leave from one cell share a reward.
 """
 
+import tracking  # first: from here on Ctrl-C is one line, also while torch is imported
+
+# isort: split
 import math
 import time
 from collections import defaultdict
@@ -29,7 +32,6 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-import tracking
 from data import DEFAULT_DATA, DataError, training_file
 from data.datasets import TransitionBatches, Transitions, load_transitions
 from data.outcomes import LEAVE, STAYED, JointState, Outcomes, occupied_cells, outcomes_of, prey_counts

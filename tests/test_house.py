@@ -54,13 +54,16 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def nodes_run_on_import(tree: ast.Module):
-    """All nodes but those in functions, in `if TYPE_CHECKING` and in `if __name__ == "__main__"`."""
+    """All nodes but those in functions, in `if TYPE_CHECKING` and in `if __name__ == "__main__"`.
+
+    Nor those in `if sys.argv[0] == "-m"`: Python imports the package of a command that it is about to run.
+    """
     todo = [tree]
     while todo:
         node = todo.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or is_type_checking(node):
             continue
-        if isinstance(node, ast.If) and ast.unparse(node.test).startswith("__name__ =="):
+        if isinstance(node, ast.If) and ast.unparse(node.test).startswith(("__name__ ==", "sys.argv[0] ==")):
             continue
         yield node
         todo += ast.iter_child_nodes(node)
@@ -178,12 +181,12 @@ def is_own(node: ast.AST) -> bool:
 def private_reads(sources: Sources) -> list[tuple[str, str]]:
     """Private names of another module: (path, the text), for `x._name` and `from module import _name`.
 
-    `_replace`, `_asdict`, `_fields` and `_make` are a named tuple's public names.
+    `_replace`, `_asdict`, `_fields` and `_make` are a named tuple's public names, `_exit` is one of `os`.
     """
     found = []
     for path, text in sources.items():
         tree = ast.parse(text)
-        own = defined_names(tree) | {"_replace", "_asdict", "_fields", "_make"}
+        own = defined_names(tree) | {"_replace", "_asdict", "_fields", "_make", "_exit"}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and is_private(node.attr):
                 if not is_own(node.value) and node.attr not in own:

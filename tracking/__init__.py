@@ -6,6 +6,9 @@ scripts draw.
 
 from __future__ import annotations
 
+from tracking import interrupt  # first, before torch: from here on a signal ends a command in one line
+
+# isort: split
 import io
 import json
 import os
@@ -34,6 +37,7 @@ __all__ = [
     "build",
     "check_ranges",
     "find_folder",
+    "interrupt",
     "join_world",
     "load_checkpoint",
     "load_weights",

@@ -7,12 +7,15 @@ import io
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from typing import Any, NoReturn
 
 import tyro
+
+from tracking import interrupt
 
 MOST_THREADS = 1024  # PyTorch crashes where the system cannot start as many threads as it was asked for
 
@@ -22,30 +25,59 @@ class UsageError(ValueError):
 
 
 def run(main: Callable[[], None], *input_errors: type[Exception]) -> None:
-    """Call `main`; turn a user's mistake into one line on stderr and exit code 2, Ctrl-C into one line and 130.
+    """Call `main`; turn a user's mistake into one line on stderr and exit code 2.
+
+    Ctrl-C, SIGTERM and SIGHUP are one line and 130, 143 and 129.
 
     Args: input_errors: exceptions whose message is that line, besides UsageError and OSError.
     """
-    mistakes: tuple[type[Exception], ...] = (UsageError, *input_errors)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path is shown as well as the terminal can
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal has no letters for is no error
+            stream.reconfigure(errors="backslashreplace")
+    code = 0
     try:
-        main()
-    except mistakes as error:
-        exit_with(str(error), 2)
-    except OSError as error:
+        with interrupt.catching():
+            main()
+    except BaseException as error:
+        message, code = ending(error, (UsageError, *input_errors))
+        if not code:
+            raise
+    if code:  # only now, when the frames of `main` are gone and have closed its progress bars
+        exit_with(message, code)
+
+
+def ending(error: BaseException, mistakes: tuple[type[Exception], ...]) -> tuple[str, int]:
+    """The line and the exit code that an exception ends the program with; code 0: it is a bug, and stays a traceback."""
+    number = interrupt.arrived()
+    if number:  # whatever was made of its exception on the way
+        return interrupt.message(number), 128 + number
+    if isinstance(error, KeyboardInterrupt):
+        return interrupt.message(signal.SIGINT), 130
+    if isinstance(error, mistakes):
+        return str(error), 2
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        exit_with(f"{where}{error.strerror or error}; what was saved before is kept", 2)
-    except MemoryError as error:
-        exit_with(str(error) or "out of memory: choose smaller numbers; what was saved before is kept", 2)
-    except KeyboardInterrupt:
-        exit_with("interrupted; what was saved before is kept, `--resume RUN_FOLDER` goes on from it", 130)
+        return f"{where}{error.strerror or error}; what was saved before is kept", 2
+    if isinstance(error, MemoryError):
+        return str(error) or "out of memory: choose smaller numbers; what was saved before is kept", 2
+    return "", 0
 
 
 def exit_with(message: str, code: int) -> NoReturn:
     """Print an error as one line and leave the program."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal is gone
+        if interrupt.speaks():
+            print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    drop_output()
     sys.exit(code)
+
+
+def drop_output() -> None:
+    """Give up what stdout cannot take, on a full disk or into a closed pipe: Python would try again and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # ---- flags
