@@ -1192,8 +1192,10 @@ class Evaluator:
             players["oracle_search"] = best | dict(plan="oracle", boards=few, scripted_only=True)
         return players
 
-    def report(self, agent: ActorCritic, folder: Path, head: dict, stem: str, writer: Any = None) -> None:
-        """Print, write and draw all that is judged of an agent."""
+    def report(
+        self, agent: ActorCritic, folder: Path, head: dict, stem: str, writer: Any = None, step: int = 0
+    ) -> None:
+        """Print, write and draw all that is judged of an agent; step: at which the figures are logged."""
         args, seed = self.args, self.final_seed
         teams = standard_teams(args.co_players, self.rules.hunters)
         players = self.players(agent)
@@ -1205,7 +1207,7 @@ class Evaluator:
         for line in returns.lines(results, adaptation, EVAL_SEED, seed):
             print(line if line.startswith(" ") else f"[PPO] {line}")
         for name, figure in figures.of_returns(results, adaptation).items():
-            figures.save(figure, folder / f"{stem}_{name}.png", writer, head["steps"])
+            figures.save(figure, folder / f"{stem}_{name}.png", writer, step)
         by_episode = {team: [row["learner"] for row in rows] for team, rows in adaptation.items()}
         content = head | dict(eval_seed=EVAL_SEED, final_seed=seed, oracle=None, oracle_search=None)
         tracking.write_json(folder / f"{stem}.json", content | results | {"adaptation": by_episode})
@@ -1354,7 +1356,7 @@ def train(args: Args, resumed: dict | None) -> None:
         tracking.set_rng_state(resumed["rng"])
     else:
         run_name = tracking.new_run(args.exp_name, "ppo_ckpts")
-        folder = Path("ppo_ckpts") / run_name
+        folder = tracking.lock_run(Path("ppo_ckpts") / run_name)
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
 
     def save(name: str) -> None:
@@ -1394,10 +1396,8 @@ def train(args: Args, resumed: dict | None) -> None:
 
         global_step = (now + 1) * batch_size
         losses = {name: float(value) for name, value in losses.items()}
-        if not math.isfinite(losses["policy_loss"] + losses["value_loss"]):
-            raise tracking.UsageError(
-                f"update {now + 1}: the loss is not finite; try a smaller --learning-rate"
-            )
+        trained = {name: losses[name] for name in ("policy_loss", "value_loss")}
+        tracking.check_finite(trained, optimizer, f"update {now + 1}")
         seconds = time.perf_counter() - update_start
         charts = {}
         episodes, episode_returns, episode_lengths = episode_stats.tolist()
@@ -1449,8 +1449,11 @@ def train(args: Args, resumed: dict | None) -> None:
     panels = {
         name: {args.co_players: [row.get(name, math.nan) for row in state["history"]]} for name in names
     }
+    final_step = (
+        num_updates * batch_size + 1
+    )  # a resumed run removes what is logged later than its checkpoint
     curves = figures.curves(panels, {}, f"update of {batch_size} steps")
-    figures.save(curves, folder / "ppo_curve.png", writer, num_updates * batch_size)
+    figures.save(curves, folder / "ppo_curve.png", writer, final_step)
     head = dict(
         run=run_name,
         seed=args.seed,
@@ -1460,7 +1463,7 @@ def train(args: Args, resumed: dict | None) -> None:
         steps=best["update"] * batch_size,
         real_steps=num_updates * real_batch_size + state["selection_steps"],
     )
-    evaluator.report(agent, folder, head, "metrics", writer)
+    evaluator.report(agent, folder, head, "metrics", writer, final_step)
     writer.close()
     speed = f"{head['seconds']:.0f} s, {head['sps']:.0f} steps/s in training"
     print(f"[PPO] {speed}; metrics.json: {folder.as_posix()}")
@@ -1491,7 +1494,8 @@ def main() -> None:
         return evaluate_run(args)
     resumed = None
     if args.resume:
-        resumed = tracking.load_checkpoint(tracking.find_folder(args.resume) / "last.pt", KIND)
+        folder = tracking.lock_run(tracking.find_folder(args.resume))
+        resumed = tracking.load_checkpoint(folder / "last.pt", KIND)
         args = tracking.resumed_args(args, resumed, free=("resume", "torch_threads"))
     check_settings(args, load_rules(args.env_id)[0])
     train(args, resumed)

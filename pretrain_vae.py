@@ -979,9 +979,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         tracking.set_rng_state(resumed["rng"])
     else:
         run_name = tracking.new_run(args.exp_name, "vae_ckpts") if world.rank == 0 else ""
-        folder = Path("vae_ckpts") / run_name / f"dim{args.latent_dim}"
-        if world.rank == 0:
-            folder.mkdir()
+        folder = tracking.lock_run(Path("vae_ckpts") / run_name / f"dim{args.latent_dim}")
     settings = asdict(args) | {"resume": ""}  # a resumed run's files equal an uninterrupted one's
     goals_trained = 0 if args.loss == "recon" else count_goals(batches, splits["train"])
     action_counts = np.bincount(samples.actions[splits["train"]], minlength=len(ACTIONS))
@@ -1021,10 +1019,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         )
         epoch_seconds = time.perf_counter() - epoch_start
         state["train_seconds"] += epoch_seconds
-        if not math.isfinite(losses["total"]):
-            raise tracking.UsageError(
-                f"epoch {epoch}: the loss is {losses['total']}; try a smaller --learning-rate"
-            )
+        tracking.check_finite(losses, optimizer, f"epoch {epoch}")
         state["epoch"] = epoch + 1
         if world.rank > 0:  # the first process evaluates and saves
             continue
@@ -1040,6 +1035,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         state["history"].append(dict(epoch=epoch) | row)
         tracking.write_csv(folder / "loss.csv", state["history"])
         val_nll = row.get("val_nll", 0.0) + row.get("val_recon_nll", 0.0)
+        tracking.check_finite({"val nll": val_nll}, optimizer, f"epoch {epoch}")
         if val_nll < state["best"]:
             state["best"] = val_nll
             save("best.pt")
@@ -1054,12 +1050,13 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     report = vae_reports.evaluate(model, samples, batches, splits["test"], best)
     show_report(report, best, f"the test split: {sizes['test']} samples, none trained on")
     drawn = draw_figures(model, samples, batches, report, state["history"], observed)
+    final_step = state["step"] + 1  # a resumed run removes what is logged later than its checkpoint
     for name, figure in drawn.items():
-        figures.save(figure, folder / f"{name}.png", writer, state["step"])
+        figures.save(figure, folder / f"{name}.png", writer, final_step)
     if args.loss != "recon":
         tracking.write_csv(folder / "moa_breakdown.csv", reports.breakdown(report))
     report.pop("arrays")
-    tracking.log_scalars(writer, "test", report["test"], state["step"])
+    tracking.log_scalars(writer, "test", report["test"], final_step)
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * sizes["train"] / state["train_seconds"]
     metrics = dict(
@@ -1084,7 +1081,7 @@ def main() -> None:
     tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("kl_coef",))
     resumed = None
     if args.resume:
-        resumed = load_checkpoint(tracking.find_folder(args.resume) / "last.pt")
+        resumed = load_checkpoint(tracking.lock_run(tracking.find_folder(args.resume)) / "last.pt")
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:

@@ -764,8 +764,7 @@ def main() -> None:
     out = folder / "test"
     out.mkdir(exist_ok=True)
     save_tables(model, judged, report, untrained, arrays, out)
-    # A second event file beside the run's own, which is left as it is.
-    writer = SummaryWriter(str((Path("runs") / checkpoint["run"]).resolve()), filename_suffix=".test")
+    writer = tracking.open_test_log(checkpoint["run"])
     for name, figure in make_figures(model, judged, arrays).items():
         path = out / f"{name}.png"
         figures.save(figure, path)

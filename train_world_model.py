@@ -1062,7 +1062,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         tracking.set_rng_state(resumed["rng"])
     else:
         run_name = tracking.new_run(args.exp_name, "wm_ckpts") if world.rank == 0 else ""
-        folder = Path("wm_ckpts") / run_name
+        folder = tracking.lock_run(Path("wm_ckpts") / run_name)
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
     fixed = dict(
         kind=KIND,
@@ -1094,15 +1094,13 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         )
         epoch_seconds = time.perf_counter() - epoch_start
         state["train_seconds"] += epoch_seconds
-        if not math.isfinite(losses["total"]):
-            raise tracking.UsageError(
-                f"epoch {epoch}: the loss is {losses['total']}; try a smaller --learning-rate"
-            )
+        tracking.check_finite(losses, optimizer, f"epoch {epoch}")
         state["epoch"] = epoch + 1
         if world.rank > 0:  # the first process validates and saves
             continue
         tracking.log_scalars(writer, "charts", {"SPS": sizes["train"] / epoch_seconds}, state["step"])
         val = evaluate(model, batches, splits["val"])
+        tracking.check_finite({"val nll": val["nll"]}, optimizer, f"epoch {epoch}")
         tracking.log_scalars(writer, "val", val, state["step"])
         row = losses | {f"val_{key}": value for key, value in val.items() if value is not None}
         print("[WM] " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
@@ -1122,9 +1120,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     found = ", ".join(f"{key} {value:.6g}" for key, value in test.items() if value is not None)
     where = f"epoch {best['epoch'] - 1} (best on validation) on the test split: {sizes['test']} transitions"
     print(f"[WM] {where}: {found}")
+    final_step = state["step"] + 1  # a resumed run removes what is logged later than its checkpoint
     curves = figures.curves(loss_curves(state["history"]), {}, "epoch")
-    figures.save(curves, folder / "wm_loss_curve.png", writer, state["step"])
-    tracking.log_scalars(writer, "test", test, state["step"])
+    figures.save(curves, folder / "wm_loss_curve.png", writer, final_step)
+    tracking.log_scalars(writer, "test", test, final_step)
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * sizes["train"] / state["train_seconds"]
     metrics = dict(
@@ -1150,7 +1149,7 @@ def main() -> None:
         raise tracking.UsageError("--contrastive-coef: needs --model moves")
     resumed = None
     if args.resume:
-        resumed = load_checkpoint(tracking.find_folder(args.resume) / "last.pt")
+        resumed = load_checkpoint(tracking.lock_run(tracking.find_folder(args.resume)) / "last.pt")
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:

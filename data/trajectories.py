@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.npz import DataError, brief, read_arrays
+from data.temporary import temporary_beside
 from envs.stag_hunt import ACTIONS, STAY, Rules, effective_actions, legal_actions
 
 CHUNK = 8192  # rows checked or drawn at a time, so that a check never holds a copy of a large array
@@ -164,15 +165,13 @@ def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a compressed .npz: to a temporary file first, then `os.replace`d, so that `path` is whole or absent."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
+        with temporary_beside(path) as temporary:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+            os.replace(temporary, path)
     except OSError as error:  # a full disk's error names no file
         raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> Trajectories:

@@ -1,7 +1,8 @@
 """A run's name, folders, checkpoints and logs: what every script needs and is not its method.
 
-`command_line.py` holds flags and errors, `distributed.py` training in several processes, `figures.py` what several
-scripts draw.
+`command_line.py` holds flags and errors, `interrupt.py` signals, `files.py` whole files, `run_lock.py` who trains a run,
+`events.py` TensorBoard, `divergence.py` losses that are not finite, `distributed.py` training in several processes,
+`figures.py` what several scripts draw.
 """
 
 from __future__ import annotations
@@ -10,17 +11,13 @@ from tracking import interrupt  # first, before torch: from here on a signal end
 
 # isort: split
 import io
-import json
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from tracking.command_line import (
     UsageError,
@@ -30,21 +27,28 @@ from tracking.command_line import (
     run,
 )
 from tracking.distributed import World, join_world
+from tracking.divergence import check_finite
+from tracking.events import log_scalars, open_log, open_test_log
+from tracking.files import write_bytes, write_csv, write_json
+from tracking.run_lock import lock_run
 
 __all__ = [
     "UsageError",
     "World",
     "build",
+    "check_finite",
     "check_ranges",
     "find_folder",
     "interrupt",
     "join_world",
     "load_checkpoint",
     "load_weights",
+    "lock_run",
     "log_scalars",
     "new_run",
     "newest_run",
     "open_log",
+    "open_test_log",
     "parse_args",
     "resumed_args",
     "rng_state",
@@ -56,6 +60,8 @@ __all__ = [
     "write_csv",
     "write_json",
 ]
+
+FILE_THERE = "expected a folder to write to, found a file; move it away"
 
 # ---- folders
 
@@ -108,59 +114,36 @@ def new_run(prefix: str, ckpt_root: str | Path, log_root: str | Path = "runs") -
 
 
 def claim_folders(checkpoints: Path, log: Path) -> bool:
-    """Make both folders; False where one of them is another run's. Raises: UsageError: they cannot be made."""
+    """Make both folders; False where one of them is another run's.
+
+    Raises: UsageError: they cannot be made; neither is there then.
+    """
     try:
-        checkpoints.parent.mkdir(parents=True, exist_ok=True)
         if log.exists():
             return False
+        checkpoints.parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.mkdir()  # fails if a run beside this one was first: the folder is the claim
-        log.mkdir(parents=True)
     except FileExistsError as error:
         if checkpoints.is_dir():
             return False
-        message = "expected a folder to write to, found a file; move it away"
-        raise UsageError(f"{error.filename}: {message}") from None
+        raise UsageError(f"{error.filename}: {FILE_THERE}") from None
     except OSError as error:
-        message = f"cannot make this folder ({error.strerror}); choose one to write to"
-        raise UsageError(f"{error.filename}: {message}") from None
+        raise UsageError(f"{error.filename}: {unwritable(error)}") from None
+    try:
+        log.mkdir()
+    except OSError as error:
+        checkpoints.rmdir()
+        if isinstance(error, FileExistsError):
+            return False
+        raise UsageError(f"{error.filename}: {unwritable(error)}") from None
     return True
 
 
-# ---- files: each is written beside itself first and then moved into place, so that it is whole or absent
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file in one step."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:  # a full disk's error names no file
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_csv(path: str | Path, rows: list[dict] | pd.DataFrame) -> None:
-    """Write a table for people.
-
-    A training must not end for it: where the file may not be replaced (on Windows: read-only, or open in another
-    program), a line on stderr says so.
-    """
-    table = pd.DataFrame(rows)
-    content = table.to_csv(index=False, float_format="%.6f", lineterminator="\n")
-    try:
-        write_bytes(path, content.encode())
-    except PermissionError as error:
-        message = "is it read-only or open in another program? The run goes on without it"
-        print(f"warning: {path}: not written ({error.strerror}): {message}", file=sys.stderr, flush=True)
-
-
-def write_json(path: str | Path, content: dict) -> None:
-    """Plain numbers only: NaN and infinity are not JSON. Raises: ValueError: there is one."""
-    text = json.dumps(content, indent=2, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+def unwritable(error: OSError) -> str:
+    if isinstance(error, NotADirectoryError):
+        return FILE_THERE
+    return f"cannot make this folder ({error.strerror}); choose one to write to"
 
 
 # ---- checkpoints
@@ -241,39 +224,3 @@ def set_rng_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-# ---- TensorBoard
-
-
-def open_log(
-    run_name: str,
-    args: dict,
-    log_root: str | Path = "runs",
-    purge_step: int | None = None,
-) -> SummaryWriter:
-    """The run's event file, its first text a table of the settings.
-
-    Args: purge_step: what a killed run logged from this step on is removed.
-    """
-    # An absolute path: the writer's own thread opens the file anew when it flushes, wherever the program is by then.
-    folder = (Path(log_root) / run_name).resolve()
-    writer = SummaryWriter(str(folder), purge_step=purge_step)
-    rows = "\n".join(f"|{key}|{value}|" for key, value in args.items())
-    rows = rows.encode(errors="surrogateescape").decode(
-        errors="replace"
-    )  # a path that the locale cannot read
-    writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}", purge_step or 0)
-    return writer
-
-
-def log_scalars(writer: SummaryWriter | None, prefix: str, values: dict, step: int) -> None:
-    """Log each number of `values` as `prefix/key`; other values are passed over.
-
-    Args: writer: None logs nothing: only one process of several has one.
-    """
-    if writer is None:
-        return
-    for key, value in values.items():
-        if isinstance(value, (int, float)):
-            writer.add_scalar(f"{prefix}/{key}", value, step)

@@ -18,6 +18,7 @@ import tyro
 from tracking import interrupt
 
 MOST_THREADS = 1024  # PyTorch crashes where the system cannot start as many threads as it was asked for
+LARGEST = 1e30  # of a setting: an optimizer multiplies it, and float32 ends at 3e38
 
 
 class UsageError(ValueError):
@@ -154,8 +155,8 @@ def check_ranges(
 
     Args:
         least: whole numbers and the smallest that each may be.
-        above_zero: finite numbers above 0.
-        from_zero: finite numbers of at least 0.
+        above_zero: numbers above 0, up to LARGEST.
+        from_zero: numbers of at least 0, up to LARGEST.
 
     Raises: UsageError: a setting is out of its range, --exp-name is no name, or flags exclude each other.
     """
@@ -175,6 +176,10 @@ def check_ranges(
             raise UsageError(f"{flag_of(name)}: must be a number of at least 0, got {value}")
     if args.torch_threads > MOST_THREADS:
         raise UsageError(f"--torch-threads: must be at most {MOST_THREADS}, got {args.torch_threads}")
+    for name in (*above_zero, *from_zero):
+        value = getattr(args, name)
+        if value > LARGEST:
+            raise UsageError(f"{flag_of(name)}: must be at most {LARGEST:g}, got {value}")
     if not re.fullmatch(r"[\w-][\w.-]*", args.exp_name):
         raise UsageError(f"--exp-name: must be letters, digits, '_', '-' and '.', got {args.exp_name!r}")
     if args.resume and getattr(args, "evaluate", ""):
