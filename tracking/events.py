@@ -55,8 +55,8 @@ def log_scalars(writer: SummaryWriter | None, prefix: str, values: dict, step: i
 
 
 def printable(value: object) -> str:
-    """As UTF-8 can hold it: the name of a file may have bytes that are no letters."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
+    """As UTF-8 can hold it: the name of a file may have bytes that the locale cannot read, or that are no letters."""
+    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class EventLog(SummaryWriter):
