@@ -12,7 +12,7 @@ from pettingzoo import ParallelEnv
 from envs.grid import planes_to_joint
 from envs.render import RENDER_MODES, render_board
 from envs.stag_hunt import ACTIONS, Rules, StagHunt
-from envs.vector_env import check_render_mode, choose_rules, planes_space
+from envs.vector_env import check_render_mode, choose_rules, planes_space, whole_action
 
 
 class StagHuntParallelEnv(ParallelEnv):
@@ -110,10 +110,7 @@ class StagHuntParallelEnv(ParallelEnv):
             raise ValueError(f"actions: none for {', '.join(missing)}")
         joint = np.zeros((1, len(self._seats)), np.int64)
         for agent in self.agents:
-            action = actions[agent]
-            if action not in range(len(ACTIONS)):
-                raise ValueError(f"actions: {agent}'s must be in 0..{len(ACTIONS) - 1}, got {action!r}")
-            joint[0, self._seats[agent]] = action
+            joint[0, self._seats[agent]] = whole_action(actions[agent], f"actions: {agent}")
         return joint
 
     def _observations(self, agents: list[str]) -> dict[str, np.ndarray]:

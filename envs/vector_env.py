@@ -11,6 +11,7 @@ plays what board 0 plays.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -62,6 +63,20 @@ def check_render_mode(render_mode: str | None) -> str | None:
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise ValueError(f"unknown render_mode {render_mode!r}: choose from {', '.join(RENDER_MODES)}")
     return render_mode
+
+
+def whole_action(action: Any, of: str) -> int:
+    """An action of one hunter.
+
+    Args: of: begins the message, such as `action`. Raises: ValueError: it is not a whole number in 0..6.
+    """
+    try:
+        number = operator.index(action)  # numpy's and torch's integers, too; no floats, no complex numbers
+    except TypeError:
+        raise ValueError(f"{of}: expected a whole number in 0..{len(ACTIONS) - 1}, got {action!r}") from None
+    if not 0 <= number < len(ACTIONS):
+        raise ValueError(f"{of}: must be in 0..{len(ACTIONS) - 1}, got {action!r}")
+    return number
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
@@ -439,8 +454,11 @@ class StagHuntVectorEnv(VectorEnv):
         return mask[:, 0].copy()
 
     def _check_actions(self, actions: np.ndarray) -> np.ndarray:
-        actions = np.asarray(actions)
         shape = (self.num_envs,)
+        try:
+            actions = np.asarray(actions)
+        except (TypeError, ValueError):  # rows of different lengths
+            raise ValueError(f"actions: expected integers of shape {shape}, got {actions!r}") from None
         if actions.shape != shape or actions.dtype.kind not in "iu":
             raise ValueError(
                 f"actions: expected integers of shape {shape}, got {actions.dtype} {actions.shape}"
@@ -577,7 +595,8 @@ class StagHuntEnv(gymnasium.Env):
         """
         if self._over:
             raise ResetNeeded("no episode is running: call reset() before step()")
-        obs, rewards, terminated, truncated, infos = self._batch.step(np.asarray(action)[None])
+        actions = np.array([whole_action(action, "action")])
+        obs, rewards, terminated, truncated, infos = self._batch.step(actions)
         self._over = bool(terminated[0] or truncated[0])
         return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), self._info(infos)
 

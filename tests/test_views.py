@@ -464,10 +464,10 @@ def test_an_action_out_of_range_is_an_error_and_changes_nothing(action):
 def test_actions_of_another_kind_are_an_error():
     env, vector = StagHuntEnv(), make_vec(2)
     env.reset(seed=1), vector.reset(seed=1)
-    for action in (1.5, None, [1, 2]):
-        with pytest.raises(ValueError, match="expected integers of shape"):
+    for action in (1.5, None, [1, 2], 1 + 0j, "1", np.array([1])):
+        with pytest.raises(ValueError, match=r"action: expected a whole number in 0\.\.6, got "):
             env.step(action)
-    for actions in (np.zeros(3, int), np.zeros(2), 0):
+    for actions in (np.zeros(3, int), np.zeros(2), 0, np.zeros(2, complex), [[1], [1, 2]]):
         with pytest.raises(ValueError, match="expected integers of shape"):
             vector.step(actions)
 
@@ -581,11 +581,15 @@ def test_parallel_errors(zoo):
     for wrong, message in [
         ({**good, "hunter_9": STAY}, "no such agent: hunter_9"),
         ({"hunter_0": STAY}, "none for hunter_1, hunter_2, hunter_3"),
-        ({**good, "hunter_1": 7}, r"hunter_1's must be in 0\.\.6, got 7"),
+        ({**good, "hunter_1": 7}, r"hunter_1: must be in 0\.\.6, got 7"),
+        ({**good, "hunter_1": 1 + 0j}, r"hunter_1: expected a whole number in 0\.\.6, got \(1\+0j\)"),
+        ({**good, "hunter_2": 1.0}, r"hunter_2: expected a whole number in 0\.\.6, got 1\.0"),
     ]:
         with pytest.raises(ValueError, match=message):
             env.step(wrong)
-    assert env.core.tick[0] == 0 and all(env.step(good)[3].values()) and env.agents == []
+    assert env.core.tick[0] == 0
+    good["hunter_3"] = np.array(STAY)  # as a policy of one agent returns it
+    assert all(env.step(good)[3].values()) and env.agents == []
     with pytest.raises(ResetNeeded, match="call reset"):
         env.step({})
     with pytest.raises(ValueError, match="unknown render_mode"):
