@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,18 @@ def test_a_file_in_the_way_leaves_no_empty_run(file, tmp_path):
     with pytest.raises(tracking.UsageError, match="expected a folder to write to, found a file"):
         tracking.new_run("ppo", folders["ckpts"], folders["runs"])
     assert not list(tmp_path.glob("ckpts/*"))
+
+
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path):
+    for saved in (True, False):
+        tracking.new_run("vae", tmp_path / "ckpts", tmp_path / "runs")
+        (folder,) = (tmp_path / "ckpts").iterdir()
+        tracking.open_log(folder.name, {}, tmp_path / "runs")
+        (folder / "dim16").mkdir()
+        (folder / "dim16" / ("last.pt" if saved else "loss.csv")).touch()
+        tracking.drop_unsaved(folder, tmp_path / "runs" / folder.name)
+        assert folder.exists() == (tmp_path / "runs" / folder.name).exists() == saved
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- full disks

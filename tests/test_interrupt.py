@@ -125,7 +125,7 @@ def test_only_commands_of_this_repository_get_the_handlers(monkeypatch):
 # ---- while torch is imported, by a torch that takes its time
 
 
-def start_importing(tmp_path: Path, *words: str, ignored: tuple = ()) -> subprocess.Popen:
+def start_importing(tmp_path: Path, *words: str, ignored: tuple = (), rank: str = "0") -> subprocess.Popen:
     """A command that is busy importing torch."""
     (tmp_path / "torch").mkdir()
     says = "import time\nprint('importing', flush=True)\ntime.sleep(30)\n"
@@ -138,7 +138,7 @@ def start_importing(tmp_path: Path, *words: str, ignored: tuple = ()) -> subproc
 
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     how = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    how |= dict(env=os.environ | {"PYTHONPATH": path}, preexec_fn=as_in_a_terminal)
+    how |= dict(env=os.environ | {"PYTHONPATH": path, "LOCAL_RANK": rank}, preexec_fn=as_in_a_terminal)
     process = subprocess.Popen([sys.executable, *words], **how)
     assert process.stdout.readline() == "importing\n"
     return process
@@ -171,3 +171,13 @@ def test_a_signal_that_nohup_ignores_stays_ignored(tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
     assert process.returncode == 143
+
+
+@posix
+@pytest.mark.parametrize("name", [name for name, *_ in SIGNALS])
+def test_other_processes_of_torchrun_end_without_a_word(name, tmp_path):
+    """And by the system alone: a handler of Python's would wait for the end of a library's call."""
+    process = start_importing(tmp_path, str(ROOT / "pretrain_vae.py"), rank="1")
+    process.send_signal(getattr(signal, name))
+    assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == -getattr(signal, name)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from tracking import interrupt  # first, before torch: from here on a signal ends a command in one line
 
 # isort: split
+import atexit
 import io
 import os
 import pickle
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +110,9 @@ def new_run(prefix: str, ckpt_root: str | Path, log_root: str | Path = "runs") -
     second = int(time.time())
     while True:
         name = f"{prefix}__{second}"
-        if claim_folders(Path(ckpt_root) / name, Path(log_root) / name):
+        folders = Path(ckpt_root) / name, Path(log_root) / name
+        if claim_folders(*folders):
+            atexit.register(drop_unsaved, *(folder.resolve() for folder in folders))
             return name
         second += 1
 
@@ -138,6 +142,13 @@ def claim_folders(checkpoints: Path, log: Path) -> bool:
             return False
         raise UsageError(f"{error.filename}: {unwritable(error)}") from None
     return True
+
+
+def drop_unsaved(checkpoints: Path, log: Path) -> None:
+    """Remove a run that has ended before its first checkpoint, on a full disk or by a signal: nothing can resume it."""
+    if not any(checkpoints.rglob("*.pt")):
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        shutil.rmtree(log, ignore_errors=True)
 
 
 def unwritable(error: OSError) -> str:

@@ -73,13 +73,16 @@ def catching() -> Iterator[None]:
 
 
 def install() -> None:
-    """Handle the signals that nobody has ignored (as nohup does) or handles otherwise."""
+    """Handle the signals that nobody has ignored (as nohup does) or handles otherwise.
+
+    A process that is silent just ends: waiting for another in a library's call, it would not hear of the signal.
+    """
     for name in WORDS:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is None:
             continue
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, handle)
+            signal.signal(number, handle if speaks() else signal.SIG_DFL)
 
 
 def handle(number: int, frame: FrameType | None = None) -> None:
