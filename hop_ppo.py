@@ -32,6 +32,7 @@ from envs import DATA_EPSILON, STRATEGIES, Rules
 from envs.grid import neighbours, planes_to_joint
 from envs.scripted import cells_probs, parse_team
 from envs.stag_hunt import ACTIONS, STAY, Cells, ended_by_rule, first_hunt_after, legal_cells, step_cells
+from envs.vector_env import check_state
 from envs.world_model_env import WorldModelEnv
 from metrics import returns
 from metrics.comparison import adapt, compare, standard_teams
@@ -39,7 +40,7 @@ from metrics.predictions import PredictionStats
 from metrics.rivals import uniform_policy
 from pretrain_vae import OpponentTracker, TabularMOA, load_vae
 from search import root_policy, search
-from tracking import figures, fit
+from tracking import checkpoints, figures, fit
 from train_world_model import CachedWorldModel, JointState, load_world_model
 
 KIND = "hop_ppo"  # what a checkpoint says it is
@@ -406,9 +407,7 @@ def make_agent(network: str, rules: Rules, info_size: int) -> ActorCritic:
 
 
 def build_agent(network: str, **sizes: Any) -> ActorCritic:
-    """The network that `sizes` of an agent or a checkpoint describe."""
-    if "known" in sizes:  # what checkpoints of version 0.1 call it
-        sizes["info_size"] = sizes.pop("known")
+    """The network that `sizes` of an agent describe."""
     return {"objects": Agent, "cnn": ConvAgent}[network](**sizes)
 
 
@@ -684,6 +683,7 @@ class Collector:
         )
 
     def load_state_dict(self, state: dict) -> None:
+        check_state(dict(zip(("blocks", "hunters", "prey"), state["starts"], strict=True)), self.envs.rules)
         self.envs.load_state_dict(state["envs"])
         nothing = np.zeros(self.envs.num_envs, bool)  # only looks
         self.infos = to_tensors(self.envs.reset(options={"reset_mask": nothing})[1])
@@ -1293,9 +1293,22 @@ def check_settings(args: Args, rules: Rules) -> None:
         raise tracking.UsageError(
             "--plan: needs scripted co-players: goals are drawn for those that have one"
         )
+
+
+def check_info_size(agent: ActorCritic, args: Args, vae: nn.Module | None) -> None:
+    """Raises: tracking.UsageError: --om gives another number of figures than the policy reads."""
+    sizes = dict(none=0, oracle=OracleInfo.info_size, belief=GoalBelief.info_size)
+    size = sizes[args.om] if args.om != "latent" else vae.sizes["latent_dim"] + len(ACTIONS)
+    expected = agent.sizes["info_size"]
+    if size != expected:
+        found = f"--om {args.om} --vae {args.vae!r}: gives {size} figures of each co-player"
+        raise tracking.UsageError(f"{found}, the policy reads {expected}: name the VAE it was trained with")
+
+
+def check_oracle(args: Args) -> None:
+    """Raises: tracking.UsageError: --oracle names a run that is none."""
     if args.oracle:
         fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id)
-    check_memory(args, rules)
 
 
 def check_memory(args: Args, rules: Rules) -> None:
@@ -1320,11 +1333,59 @@ def estimate_memory(args: Args, rules: Rules) -> int:
     return 2 * samples * observation + activations + boards + trees
 
 
+# ---- checkpoints
+
+
+def check_saved(args: Args) -> None:
+    """Raises: tracking.UsageError: no run has these settings."""
+    check_ranges(args)
+    check_settings(args, load_rules(args.env_id)[0])
+
+
+def saved_agent(sizes: dict, args: Args) -> ActorCritic:
+    """The network of a checkpoint's sizes; what is a setting, too, or the game's, is as there."""
+    rules, _ = load_rules(args.env_id)
+    of_game = {name: getattr(rules, name) for name in sizes if hasattr(rules, name)}
+    return build_agent(**sizes | of_game | {"network": args.network})
+
+
+def make_optimizer(agent: ActorCritic, args: Args) -> torch.optim.Optimizer:
+    return torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+
+
+def count_updates(args: Args) -> int:
+    """Of a whole run."""
+    return max(1, args.total_timesteps // (args.num_envs * args.num_steps))
+
+
+def goal_of(args: dict) -> str:
+    """The return that chooses the best checkpoint."""
+    return "team" if args["co_players"] == "self" else "learner"
+
+
+CHECKPOINT = tracking.Schema(
+    kind=KIND,
+    args_type=Args,
+    check_args=check_saved,
+    make_model=saved_agent,
+    make_optimizer=make_optimizer,
+    counter="update",
+    length=count_updates,
+    worst=-math.inf,
+    scores=lambda saved: [row[goal_of(saved["args"])] for row in saved["evaluations"]],
+    judge="python hop_ppo.py --evaluate",
+    fields=dict(
+        selection_steps=checkpoints.WHOLE_NUMBER,
+        evaluations=checkpoints.EVALUATIONS,
+        collectors=checkpoints.STATES,
+    ),
+    former_names={"known": "info_size", "games": "collectors"},
+)
+
+
 def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
-    path = tracking.find_folder(folder) / "best.pt"
-    checkpoint = tracking.load_checkpoint(path, KIND)
-    return tracking.build(build_agent, checkpoint, path).eval(), checkpoint
+    return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT)
 
 
 def train(args: Args, resumed: dict | None) -> None:
@@ -1336,12 +1397,12 @@ def train(args: Args, resumed: dict | None) -> None:
 
     collectors = make_collectors(args, rules, vae, world_model)
     agent = make_agent(args.network, rules, collectors[0].opponents.info_size)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+    optimizer = make_optimizer(agent, args)
     evaluator = Evaluator(args, rules, vae, world_model)
     batch_size = args.num_envs * args.num_steps
-    num_updates = max(1, args.total_timesteps // batch_size)
+    num_updates = count_updates(args)
     real_batch_size = round(args.real_ratio * args.num_envs) * args.num_steps
-    goal = "team" if args.co_players == "self" else "learner"
+    goal = goal_of(vars(args))
 
     state = dict(update=0, best=-math.inf, selection_steps=0, seconds=0.0, train_seconds=0.0)
     state |= dict(history=[], evaluations=[])
@@ -1349,22 +1410,18 @@ def train(args: Args, resumed: dict | None) -> None:
         folder = tracking.find_folder(args.resume)
         run_name = resumed["run"]
         state = {key: resumed[key] for key in state}
-        tracking.load_weights(agent, resumed["model"], folder / "last.pt")
-        optimizer.load_state_dict(resumed["optimizer"])
-        for collector, saved in zip(collectors, resumed["collectors"], strict=True):
-            collector.load_state_dict(saved)
-        tracking.set_rng_state(resumed["rng"])
+        path = folder / "last.pt"
+        tracking.load_states(path, CHECKPOINT, "collectors", resumed["collectors"], collectors)
+        tracking.restore(path, resumed, agent, optimizer)
     else:
         run_name = tracking.new_run(args.exp_name, "ppo_ckpts")
         folder = tracking.lock_run(Path("ppo_ckpts") / run_name)
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
 
     def save(name: str) -> None:
-        checkpoint = dict(kind=KIND, run=run_name, args=settings, sizes=agent.sizes) | state
+        checkpoint = dict(kind=KIND, run=run_name, args=settings) | state
         checkpoint["seconds"] += time.perf_counter() - start
-        checkpoint |= dict(
-            model=agent.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state()
-        )
+        checkpoint |= tracking.learnt(agent, optimizer)
         checkpoint["collectors"] = [collector.state_dict() for collector in collectors]
         tracking.save_checkpoint(folder / name, checkpoint)
         if name == "last.pt":
@@ -1476,11 +1533,12 @@ def evaluate_run(args: Args) -> None:
     search_flags = [field.name for field in fields(Args) if field.name.startswith(("plan", "oracle"))]
     free = ("resume", "evaluate", "eval_boards", "vae", "world_model", "torch_threads", *search_flags)
     args = tracking.resumed_args(args, checkpoint, free=free)
-    if args.oracle:
-        fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id)
+    check_oracle(args)
     rules, _ = load_rules(args.env_id)
+    vae, world_model = load_networks(args, rules)
+    check_info_size(agent, args, vae)
     check_memory(args, rules)
-    evaluator = Evaluator(args, rules, *load_networks(args, rules))
+    evaluator = Evaluator(args, rules, vae, world_model)
     steps = checkpoint["update"] * args.num_envs * args.num_steps
     head = dict(run=checkpoint["run"], seed=args.seed, args=asdict(args), steps=steps)
     evaluator.report(agent, folder, head, "evaluate")
@@ -1495,9 +1553,12 @@ def main() -> None:
     resumed = None
     if args.resume:
         folder = tracking.lock_run(tracking.find_folder(args.resume))
-        resumed = tracking.load_checkpoint(folder / "last.pt", KIND)
+        resumed = tracking.load_checkpoint(folder / "last.pt", CHECKPOINT)
         args = tracking.resumed_args(args, resumed, free=("resume", "torch_threads"))
-    check_settings(args, load_rules(args.env_id)[0])
+    rules, _ = load_rules(args.env_id)
+    check_settings(args, rules)
+    check_oracle(args)
+    check_memory(args, rules)
     train(args, resumed)
 
 

@@ -33,7 +33,7 @@ from envs import ACTIONS, PLANES
 from envs.grid import neighbours
 from envs.stag_hunt import STAY
 from metrics import observers, reports, scores, vae_reports
-from tracking import figures
+from tracking import checkpoints, figures
 
 SELF, OTHERS, BLOCKS, STAGS, HARES = range(5)  # planes of an observation
 GOALS = {"stag": "NS", "hare": "NH"}  # goal -> the recorded strategy that pursues it
@@ -420,12 +420,49 @@ def loss_sums(output: VAEOutput, batch: Batch) -> dict[str, Tensor]:
 # ---- checkpoints
 
 
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
-    """Raises: tracking.UsageError: not a checkpoint of this version of this script."""
-    checkpoint = tracking.load_checkpoint(path, KIND, device)
-    if "goals_trained" not in checkpoint:
-        raise tracking.UsageError(f"{path}: the checkpoint was made by another version: train anew")
-    return checkpoint
+def check_ranges(args: Args) -> None:
+    """Raises: tracking.UsageError: a setting is out of its range."""
+    if args.loss == "both" and args.latent_dim == 1:
+        raise tracking.UsageError("--latent-dim: must be at least 2 with --loss both, a part for each")
+    least = dict(epochs=1, batch_size=1, latent_dim=1, torch_threads=1, seed=0)
+    tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("kl_coef",))
+
+
+def make_optimizer(model: VAE, args: Args) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
+
+
+def saved_vae(sizes: dict, args: Args) -> VAE:
+    """The network of a checkpoint's sizes; what is a setting, too, is as there."""
+    return VAE(**sizes | dict(latent_dim=args.latent_dim, loss=args.loss, context=args.context))
+
+
+def val_nll(row: dict) -> float:
+    """What chooses the best epoch. row: of the history."""
+    return row.get("val_nll", 0.0) + row.get("val_recon_nll", 0.0)
+
+
+CHECKPOINT = tracking.Schema(
+    kind=KIND,
+    args_type=Args,
+    check_args=check_ranges,
+    make_model=saved_vae,
+    make_optimizer=make_optimizer,
+    counter="epoch",
+    length=lambda args: args.epochs,
+    worst=math.inf,
+    scores=lambda saved: [val_nll(row) for row in saved["history"]],
+    judge="python pretrain_vae.py --evaluate",
+    fields=dict(
+        step=checkpoints.OPTIMIZER_STEP,
+        fingerprint=checkpoints.FINGERPRINT,
+        goals_trained=checkpoints.WHOLE_NUMBER,
+        rules=checkpoints.RULES,
+        strategies=checkpoints.NAMES,
+        table=checkpoints.Expected("counts of the strategies, or None", observers.is_table),
+        counts=checkpoints.counts_of(len(ACTIONS)),
+    ),
+)
 
 
 def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict]:
@@ -433,9 +470,7 @@ def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
 
     Its `goals_trained` and `rules` tell whether the goal heads can be used. Raises: tracking.UsageError.
     """
-    path = tracking.find_folder(folder) / "best.pt"
-    checkpoint = load_checkpoint(path, device)
-    return tracking.build(VAE, checkpoint, path).to(device).eval(), checkpoint
+    return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT, device)
 
 
 # ---- the MOA while a game is played, one tick at a time
@@ -966,7 +1001,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         network = resumed["sizes"]
     check_memory(network, max(sizes.values()))
     model = VAE(**network).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
+    optimizer = make_optimizer(model, args)
 
     # Run folder, checkpoints and log
     state = dict(epoch=0, step=0, best=math.inf, history=[], seconds=0.0, train_seconds=0.0)
@@ -974,9 +1009,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         folder = tracking.find_folder(args.resume)
         run_name = resumed["run"]
         state = {key: resumed[key] for key in state}
-        tracking.load_weights(model, resumed["model"], folder / "last.pt")
-        optimizer.load_state_dict(resumed["optimizer"])
-        tracking.set_rng_state(resumed["rng"])
+        tracking.restore(folder / "last.pt", resumed, model, optimizer)
     else:
         run_name = tracking.new_run(args.exp_name, "vae_ckpts") if world.rank == 0 else ""
         folder = tracking.lock_run(Path("vae_ckpts") / run_name / f"dim{args.latent_dim}")
@@ -987,10 +1020,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         kind=KIND,
         run=run_name,
         args=settings,
-        sizes=model.sizes,
         fingerprint=samples.fingerprint,
         goals_trained=goals_trained,
-        rules=samples.trajectories.metadata.get("rules") if samples.trajectories else None,
+        rules=(samples.trajectories.metadata.get("rules") or None) if samples.trajectories else None,
         table=None if table is None else torch.as_tensor(table),
         strategies=samples.strategy_names,
         counts=action_counts.tolist(),
@@ -998,8 +1030,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 
     def save(name: str) -> None:
         now = state | dict(seconds=state["seconds"] + time.perf_counter() - start)
-        learnt = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state())
-        tracking.save_checkpoint(folder / name, fixed | now | learnt)
+        tracking.save_checkpoint(folder / name, fixed | now | tracking.learnt(model, optimizer))
 
     purge_step = state["step"] + 1 if resumed else None
     writer = tracking.open_log(run_name, settings, purge_step=purge_step) if world.rank == 0 else None
@@ -1034,10 +1065,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         print("[VAE] " + ", ".join(f"{key} {value:.4f}" for key, value in row.items()), flush=True)
         state["history"].append(dict(epoch=epoch) | row)
         tracking.write_csv(folder / "loss.csv", state["history"])
-        val_nll = row.get("val_nll", 0.0) + row.get("val_recon_nll", 0.0)
-        tracking.check_finite({"val nll": val_nll}, optimizer, f"epoch {epoch}")
-        if val_nll < state["best"]:
-            state["best"] = val_nll
+        tracking.check_finite({"val nll": val_nll(row)}, optimizer, f"epoch {epoch}")
+        if val_nll(row) < state["best"]:
+            state["best"] = val_nll(row)
             save("best.pt")
         save("last.pt")
     if world.rank > 0:
@@ -1075,13 +1105,11 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
-    if args.loss == "both" and args.latent_dim == 1:
-        raise tracking.UsageError("--latent-dim: must be at least 2 with --loss both, a part for each")
-    least = dict(epochs=1, batch_size=1, latent_dim=1, torch_threads=1, seed=0)
-    tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("kl_coef",))
+    check_ranges(args)
     resumed = None
     if args.resume:
-        resumed = load_checkpoint(tracking.lock_run(tracking.find_folder(args.resume)) / "last.pt")
+        folder = tracking.lock_run(tracking.find_folder(args.resume))
+        resumed = tracking.load_checkpoint(folder / "last.pt", CHECKPOINT)
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:

@@ -37,7 +37,7 @@ from data.datasets import TransitionBatches, Transitions, load_transitions
 from data.outcomes import LEAVE, STAYED, JointState, Outcomes, occupied_cells, outcomes_of, prey_counts
 from envs.grid import neighbours
 from envs.stag_hunt import ACTIONS, DOWN, HUNT_HARE, HUNT_STAG, LEFT, RIGHT, STAY, UP
-from tracking import figures
+from tracking import checkpoints, figures
 
 KIND = "train_world_model"  # the script that a checkpoint belongs to
 MASKED = -1e9  # the logit of what is impossible
@@ -823,18 +823,36 @@ MODELS = {"moves": ObjectWorldModel, "cells": CellWorldModel}
 # ---- checkpoints
 
 
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
-    """Raises: tracking.UsageError: there is none, or it is not one of this version of this
-    script."""
-    checkpoint = tracking.load_checkpoint(path, KIND, device)
-    if checkpoint["args"]["model"] not in MODELS:  # the former regression
-        raise tracking.UsageError(
-            f"{path}: the checkpoint was made by another version of this script: train anew"
-        )
-    for part in (checkpoint["sizes"], checkpoint["model"]):
-        if "totals" in part:  # a former name
-            part["reward_values"] = part.pop("totals")
-    return checkpoint
+def check_ranges(args: Args) -> None:
+    """Raises: tracking.UsageError: a setting is out of its range."""
+    least = dict(max_transitions=0, epochs=1, batch_size=1, torch_threads=1, seed=0)
+    tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("contrastive_coef",))
+    if args.contrastive_coef and args.model == "cells":
+        raise tracking.UsageError("--contrastive-coef: needs --model moves")
+
+
+def make_optimizer(model: nn.Module, args: Args) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=args.learning_rate)
+
+
+CHECKPOINT = tracking.Schema(
+    kind=KIND,
+    args_type=Args,
+    check_args=check_ranges,
+    make_model=lambda sizes, args: MODELS[args.model](**sizes | {"joint": args.actions == "joint"}),
+    make_optimizer=make_optimizer,
+    counter="epoch",
+    length=lambda args: args.epochs,
+    worst=math.inf,
+    scores=lambda saved: [row["val_nll"] for row in saved["history"]],
+    judge="python test_obs_reward_model.py --checkpoint",
+    fields=dict(
+        step=checkpoints.OPTIMIZER_STEP,
+        fingerprint=checkpoints.FINGERPRINT,
+        rules=checkpoints.RULES,
+    ),
+    former_names={"totals": "reward_values"},
+)
 
 
 def load_world_model(
@@ -842,10 +860,7 @@ def load_world_model(
 ) -> tuple[ObjectWorldModel | CellWorldModel, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises:
     tracking.UsageError."""
-    path = tracking.find_folder(folder) / "best.pt"
-    checkpoint = load_checkpoint(path, device)
-    model = tracking.build(MODELS[checkpoint["args"]["model"]], checkpoint, path)
-    return model.to(device).eval(), checkpoint
+    return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT, device)
 
 
 # ---- losses and metrics
@@ -1049,7 +1064,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 
     # Model
     model = make_model(args, batches, splits["train"], board, resumed).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
+    optimizer = make_optimizer(model, args)
 
     # Run folder, checkpoints and log
     state = dict(epoch=0, step=0, best=math.inf, history=[], seconds=0.0, train_seconds=0.0)
@@ -1057,9 +1072,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         folder = tracking.find_folder(args.resume)
         run_name = resumed["run"]
         state = {key: resumed[key] for key in state}
-        tracking.load_weights(model, resumed["model"], folder / "last.pt")
-        optimizer.load_state_dict(resumed["optimizer"])
-        tracking.set_rng_state(resumed["rng"])
+        tracking.restore(folder / "last.pt", resumed, model, optimizer)
     else:
         run_name = tracking.new_run(args.exp_name, "wm_ckpts") if world.rank == 0 else ""
         folder = tracking.lock_run(Path("wm_ckpts") / run_name)
@@ -1068,15 +1081,13 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         kind=KIND,
         run=run_name,
         args=settings,
-        sizes=model.sizes,
         fingerprint=data.fingerprint,
-        rules=data.rules,
+        rules=data.rules or None,
     )
 
     def save(name: str) -> None:
         now = state | dict(seconds=state["seconds"] + time.perf_counter() - start)
-        learnt = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), rng=tracking.rng_state())
-        tracking.save_checkpoint(folder / name, fixed | now | learnt)
+        tracking.save_checkpoint(folder / name, fixed | now | tracking.learnt(model, optimizer))
 
     purge_step = state["step"] + 1 if resumed else None
     writer = tracking.open_log(run_name, settings, purge_step=purge_step) if world.rank == 0 else None
@@ -1143,13 +1154,11 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
-    least = dict(max_transitions=0, epochs=1, batch_size=1, torch_threads=1, seed=0)
-    tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("contrastive_coef",))
-    if args.contrastive_coef and args.model == "cells":
-        raise tracking.UsageError("--contrastive-coef: needs --model moves")
+    check_ranges(args)
     resumed = None
     if args.resume:
-        resumed = load_checkpoint(tracking.lock_run(tracking.find_folder(args.resume)) / "last.pt")
+        folder = tracking.lock_run(tracking.find_folder(args.resume))
+        resumed = tracking.load_checkpoint(folder / "last.pt", CHECKPOINT)
         args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:

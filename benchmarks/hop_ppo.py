@@ -109,9 +109,7 @@ def run(*flags: str | float) -> str:
 def load(folder: str, **settings) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluator]:
     """The agent of a run, and who judges it. settings: other than the run's own."""
     agent, checkpoint = hop_ppo.load_agent(folder)
-    fields = hop_ppo.Args.__dataclass_fields__
-    saved = {key: value for key, value in checkpoint["args"].items() if key in fields}
-    run_args = replace(hop_ppo.Args(**saved), **settings)
+    run_args = replace(hop_ppo.Args(**checkpoint["args"]), **settings)
     rules, _ = hop_ppo.load_rules(run_args.env_id)
     vae, world_model = hop_ppo.load_networks(run_args, rules)
     return agent, hop_ppo.Evaluator(run_args, rules, vae, world_model)

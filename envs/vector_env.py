@@ -115,6 +115,34 @@ def count_rows(num_envs: int, hunters: int, self_play: bool, episode: str) -> in
     return hunters
 
 
+def check_state(state: dict[str, Any], rules: Rules, team_episodes: int = 1) -> None:
+    """Of environments and `starts`; the core checks its own cells.
+
+    Args: state: arrays or tensors, as `state_dict` names them.
+    Raises: ValueError: a number is out of its range.
+    """
+    ranges = dict(
+        hunters=(0, rules.cells),
+        prey=(0, rules.cells),
+        starts1=(0, rules.cells),
+        starts2=(0, rules.cells),
+        tick=(0, rules.horizon),
+        first_hunt=(-1, rules.horizon),
+        strategy_ids=(LEARNER, len(STRATEGIES) - 1),
+        seats=(0, rules.hunters - 1),
+        learner_seats=(0, rules.hunters - 1),
+        team_episode=(0, team_episodes),
+        joint_actions=(0, len(ACTIONS) - 1),
+    )
+    ranges |= {f"core.{key}": ranges[key] for key in ("tick", "first_hunt")}
+    for key in ranges.keys() & state.keys():
+        low, high = ranges[key]
+        values = state[key]
+        if 0 not in values.shape and (values.min() < low or values.max() > high):
+            found = f"{values.min()} to {values.max()}"
+            raise ValueError(f"{key}: expected numbers from {low} to {high}, found {found}")
+
+
 class StagHuntVectorEnv(VectorEnv):
     """N learners among co-players, on one batched core.
 
@@ -341,7 +369,11 @@ class StagHuntVectorEnv(VectorEnv):
         )
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from `state_dict()`; `reset(options={"reset_mask": np.zeros(N, bool)})` gives obs and infos."""
+        """Go on from `state_dict()`; `reset(options={"reset_mask": np.zeros(N, bool)})` gives obs and infos.
+
+        Raises: ValueError: a number is out of its range.
+        """
+        check_state(state, self.rules, self.team_episodes)
         arrays = {key: np.asarray(value).copy() for key, value in state.items()}
         core = {key[5:]: value for key, value in arrays.items() if key.startswith("core.")}
         self.core.set_state(State(**core))

@@ -19,7 +19,7 @@ from gymnasium.error import ResetNeeded
 from envs.grid import FAR, distance_fields, joint_to_planes
 from envs.scripted import STRATEGIES, parse_team
 from envs.stag_hunt import STAY, Rules, ended_by_rule, first_hunt_after, legal_cells
-from envs.vector_env import EPISODES, LEARNER, check_choice, count_rows
+from envs.vector_env import EPISODES, LEARNER, check_choice, check_state, count_rows
 
 Starts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Infos = dict[str, torch.Tensor]
@@ -195,7 +195,11 @@ class WorldModelEnv:
         return state | starts
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from `state_dict()`; `reset(options={"reset_mask": torch.zeros(N).bool()})` gives obs and infos."""
+        """Go on from `state_dict()`; `reset(options={"reset_mask": torch.zeros(N).bool()})` gives obs and infos.
+
+        Raises: ValueError: a number is out of its range.
+        """
+        check_state(state, self.rules, self.team_episodes)
         self.starts = (state["starts0"], state["starts1"], state["starts2"])
         for key in _BOARD_STATE + _EPISODE_STATE:
             setattr(self, key, state[key].clone())

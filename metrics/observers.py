@@ -9,6 +9,8 @@ All raise DataError where the file has no `policy_probs`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from data.datasets import Samples
@@ -135,6 +137,17 @@ def training_table(samples: Samples) -> np.ndarray | None:
     episodes = split_episodes(len(trajectories.episode_lengths))["train"]
     steps = np.flatnonzero(np.isin(trajectories.episode, episodes))
     return count_table(trajectories, steps)
+
+
+def is_table(counts: Any, saved: dict) -> bool:
+    """Is it a `count_table` (as a tensor) over `saved["strategies"]`, or None?"""
+    if counts is None:
+        return True
+    distances = (TABLE_DISTANCES + 1, TABLE_DISTANCES + 1)
+    shape = tuple(getattr(counts, "shape", ()))
+    if len(shape) != 5 or str(counts.dtype) != "torch.int32":
+        return False
+    return shape[:2] == distances and shape[4] == len(saved["strategies"]) and bool((counts >= 0).all())
 
 
 def table_fits(samples: Samples, counts: np.ndarray, strategy_names: list[str]) -> bool:

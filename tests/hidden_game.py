@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from saved import whole_checkpoint, write_run
 
 import pretrain_vae
 import tracking
@@ -75,14 +76,7 @@ def write_networks(folder: Path, vae: dict | None = None, world: dict | None = N
     torch.manual_seed(0)
     vae = {"goals_trained": 7} if vae is None else vae
     world = {"rules": asdict(HIDDEN)} if world is None else world
-    _write(folder / "vae_ckpts/vae__1/dim16", "pretrain_vae", VAE(5, 5, 25), vae)
-    _write(folder / "wm_ckpts/wm__1", "train_world_model", ObjectWorldModel(5, 5, [0.0, 1.0, 15.0]), world)
+    write_run(folder / "vae_ckpts/vae__1/dim16", whole_checkpoint(pretrain_vae, VAE(5, 5, 25), **vae))
+    network = ObjectWorldModel(5, 5, [0.0, 1.0, 15.0])
+    write_run(folder / "wm_ckpts/wm__1", whole_checkpoint(train_world_model, network, **world))
     return folder
-
-
-def _write(folder: Path, kind: str, network: torch.nn.Module, rest: dict) -> None:
-    folder.mkdir(parents=True)
-    checkpoint = dict(kind=kind, model=network.state_dict(), sizes=network.sizes)
-    checkpoint |= dict(args=dict(data="x", model="moves")) | rest
-    for name in ("best.pt", "last.pt"):
-        tracking.save_checkpoint(folder / name, checkpoint)

@@ -240,7 +240,9 @@ def test_resumed_equals_uninterrupted_with_trained_networks(flags, trained, tmp_
     assert call(hop_ppo, tmp_path, "--resume", part) == 0 and part != whole
     for name in ("progress.csv", "evaluations.csv"):
         assert (part / name).read_bytes() == (whole / name).read_bytes(), name
-    found, expected = (tracking.load_checkpoint(folder / "last.pt", hop_ppo.KIND) for folder in (part, whole))
+    found, expected = (
+        tracking.load_checkpoint(folder / "last.pt", hop_ppo.CHECKPOINT) for folder in (part, whole)
+    )
     assert found["update"] == 33
     for key in ("model", "optimizer", "collectors", "rng", "best"):
         torch.testing.assert_close(

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from saved import FIRST_EPOCH, whole_checkpoint, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import test_obs_reward_model as judge
@@ -134,12 +135,11 @@ def of_stub(model, trained_on, monkeypatch, run="wm__5"):
 def of_network(model, trained_on, run="wm__7"):
     """A run folder with a checkpoint as train_world_model.py writes it."""
     folder = tracking.Path("wm_ckpts") / run
-    folder.mkdir(parents=True)
-    args = asdict(train_world_model.Args(model=model.kind, data=str(trained_on)))
-    checkpoint = dict(kind=train_world_model.KIND, run=run, args=args, sizes=model.sizes, epoch=1, step=9,
-                      model=model.state_dict(), fingerprint=fingerprint(trained_on), rules=asdict(Rules()))  # fmt: skip
-    for name in ("last.pt", "best.pt"):
-        tracking.save_checkpoint(folder / name, checkpoint)
+    args = dict(model=model.kind, data=str(trained_on), actions="joint" if model.joint else "own")
+    fields = FIRST_EPOCH | dict(
+        args=args, run=run, fingerprint=fingerprint(trained_on), rules=asdict(Rules())
+    )
+    write_run(folder, whole_checkpoint(train_world_model, model, **fields))
     return folder
 
 

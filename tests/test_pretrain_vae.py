@@ -224,8 +224,9 @@ def test_a_checkpoint_without_them_is_of_another_version(copied, data_file, monk
     for name, flag in (("best.pt", "--evaluate"), ("last.pt", "--resume")):
         checkpoint = torch.load(copied / name, weights_only=True)
         torch.save({key: value for key, value in checkpoint.items() if key != "goals_trained"}, copied / name)
-        assert f"{name}: the checkpoint was made by another version" in refused(
-            monkeypatch, capsys, flag, copied
+        assert (
+            f"{name}: goals_trained: expected a value, found none: edited, or made by another version"
+            in refused(monkeypatch, capsys, flag, copied)
         )
 
 
@@ -1242,7 +1243,7 @@ def test_a_checkpoint_of_other_sizes(copied, data_file, tmp_path, monkeypatch, c
     assert "expected boards of 8x8, as the checkpoint's, found 4x4" in says
     checkpoint = torch.load(copied / "best.pt", weights_only=True)
     torch.save(checkpoint | {"sizes": checkpoint["sizes"] | {"latent_dim": 3}}, copied / "best.pt")
-    assert "best.pt: the checkpoint is of other sizes" in refused(
+    assert "best.pt: sizes.latent_dim: expected 16, found 3" in refused(
         monkeypatch, capsys, "--evaluate", copied, "--data", data_file
     )
 

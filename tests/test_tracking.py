@@ -73,7 +73,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
         tracking.save_checkpoint(path, {"kind": "k", "args": {}, "step": 2})
     with pytest.raises(OSError, match=r"No space left.*loss\.csv"):
         tracking.write_csv(tmp_path / "loss.csv", [{"epoch": 0}])
-    assert tracking.load_checkpoint(path, "k")["step"] == 1
+    assert torch.load(path, weights_only=True)["step"] == 1
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
@@ -178,33 +178,6 @@ def test_good_flags_and_help(capsys, monkeypatch):
         tracking.parse_args(Args, "what it is for", ["--help"])
     assert stop.value.code in (0, None) and "what it is for" in capsys.readouterr().out
     assert "COLUMNS" not in os.environ
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_checkpoint_cut_short(share, tmp_path):
-    path = tmp_path / "best.pt"
-    tracking.save_checkpoint(path, {"kind": "k", "args": {}, "model": {"w": torch.zeros(1000)}})
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(tracking.UsageError, match=r"best\.pt: the checkpoint is cut short or damaged"):
-        tracking.load_checkpoint(path, "k")
-
-
-def test_only_tensors_and_plain_values_are_read(tmp_path):
-    torch.save({"kind": "k", "args": Args()}, tmp_path / "x.pt")
-    with pytest.raises(tracking.UsageError, match="damaged"):
-        tracking.load_checkpoint(tmp_path / "x.pt", "k")
-    torch.save([1, 2], tmp_path / "x.pt")
-    with pytest.raises(
-        tracking.UsageError, match=r"expected a checkpoint of k\.py, found one of another program"
-    ):
-        tracking.load_checkpoint(tmp_path / "x.pt", "k")
-    with pytest.raises(tracking.UsageError, match="no checkpoint there"):
-        tracking.load_checkpoint(tmp_path / "y.pt", "k")
-
-
-def test_weights_of_another_network(tmp_path):
-    with pytest.raises(tracking.UsageError, match="of other sizes"):
-        tracking.load_weights(torch.nn.Linear(3, 2), torch.nn.Linear(4, 2).state_dict(), "x.pt")
 
 
 def test_settings_of_a_resumed_run():

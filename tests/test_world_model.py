@@ -811,10 +811,10 @@ def test_a_run_of_the_former_regression_is_refused(finished, tmp_path, monkeypat
     checkpoint = torch.load(run_folder(finished[0]) / "last.pt", weights_only=True)
     for name in ("last.pt", "best.pt"):
         torch.save(checkpoint | {"args": checkpoint["args"] | {"model": "regression"}}, tmp_path / name)
-    with pytest.raises(tracking.UsageError, match="made by another version of this script: train anew"):
+    with pytest.raises(tracking.UsageError, match="found 'regression': edited, or made by another version"):
         train_world_model.load_world_model(tmp_path)
     assert call(monkeypatch, "--resume", tmp_path) == 2
-    assert "last.pt: the checkpoint was made by another version" in capsys.readouterr().err
+    assert "last.pt: args.model: expected 'moves' or 'cells', found 'regression'" in capsys.readouterr().err
 
 
 def test_a_vae_is_no_world_model(finished, tmp_path, monkeypatch, capsys):

@@ -1,8 +1,8 @@
-"""A run's name, folders, checkpoints and logs: what every script needs and is not its method.
+"""A run's name, folders, files and logs: what every script needs and is not its method.
 
-`command_line.py` holds flags and errors, `interrupt.py` signals, `files.py` whole files, `run_lock.py` who trains a run,
-`events.py` TensorBoard, `divergence.py` losses that are not finite, `distributed.py` training in several processes,
-`figures.py` what several scripts draw.
+`checkpoints.py` knows what a checkpoint holds, `command_line.py` holds flags and errors, `interrupt.py` signals, `files.py`
+whole files, `run_lock.py` who trains a run, `events.py` TensorBoard, `divergence.py` losses that are not finite,
+`distributed.py` training in several processes, `figures.py` what several scripts draw.
 """
 
 from __future__ import annotations
@@ -11,16 +11,25 @@ from tracking import interrupt  # first, before torch: from here on a signal end
 
 # isort: split
 import atexit
-import io
 import os
-import pickle
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from tracking.checkpoints import (
+    Schema,
+    learnt,
+    load_checkpoint,
+    load_model,
+    load_states,
+    load_weights,
+    restore,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
 from tracking.command_line import (
     UsageError,
     check_ranges,
@@ -35,15 +44,18 @@ from tracking.files import write_bytes, write_csv, write_json
 from tracking.run_lock import lock_run
 
 __all__ = [
+    "Schema",
     "UsageError",
     "World",
-    "build",
     "check_finite",
     "check_ranges",
     "find_folder",
     "interrupt",
     "join_world",
+    "learnt",
     "load_checkpoint",
+    "load_model",
+    "load_states",
     "load_weights",
     "lock_run",
     "log_scalars",
@@ -52,6 +64,7 @@ __all__ = [
     "open_log",
     "open_test_log",
     "parse_args",
+    "restore",
     "resumed_args",
     "rng_state",
     "run",
@@ -157,59 +170,6 @@ def unwritable(error: OSError) -> str:
     return f"cannot make this folder ({error.strerror}); choose one to write to"
 
 
-# ---- checkpoints
-
-
-def save_checkpoint(path: str | Path, checkpoint: dict) -> None:
-    """Write a dictionary of tensors and plain values, as `torch.save` does.
-
-    Serialised in memory first: a full disk is then an OSError that names the file, and keeps the checkpoint before.
-    """
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-def load_checkpoint(path: str | Path, kind: str, device: str | torch.device = "cpu") -> dict:
-    """Read a checkpoint of the script `kind`. Raises: UsageError: no such file, cut short, or of another script."""
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no checkpoint there; name the folder of a run that has saved one")
-    content = io.BytesIO(path.read_bytes())
-    try:
-        # From memory: there an OSError is torch's word for a damaged archive, not the disk's for an unreadable file.
-        checkpoint = torch.load(content, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UsageError(f"{path}: the checkpoint is cut short or damaged ({reason})") from None
-    found = checkpoint.get("kind") if isinstance(checkpoint, dict) else None
-    if found != kind:
-        found = found or "another program"
-        raise UsageError(f"{path}: expected a checkpoint of {kind}.py, found one of {found}")
-    return checkpoint
-
-
-def load_weights(model: torch.nn.Module, weights: dict, path: str | Path) -> None:
-    """`load_state_dict`. Raises: UsageError: the sizes or names are another network's."""
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        message = "the checkpoint is of other sizes than the network it describes"
-        raise UsageError(f"{path}: {message}: {reason}") from None
-
-
-def build(make: Callable[..., torch.nn.Module], checkpoint: dict, path: str | Path) -> torch.nn.Module:
-    """The network that a checkpoint describes, its weights in it. Raises: UsageError: of another version or size."""
-    try:
-        model = make(**checkpoint["sizes"])
-    except TypeError:
-        message = "the checkpoint was made by another version of this script: train anew"
-        raise UsageError(f"{path}: {message}") from None
-    load_weights(model, checkpoint["model"], path)
-    return model
-
-
 # ---- randomness
 
 
@@ -220,18 +180,3 @@ def seed_everything(seed: int, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.deterministic = deterministic
-
-
-def rng_state() -> dict[str, torch.Tensor]:
-    """torch's random state, for a checkpoint."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: dict[str, torch.Tensor]) -> None:
-    """Set what `rng_state` gave."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())

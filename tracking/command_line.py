@@ -19,6 +19,7 @@ from tracking import interrupt
 
 MOST_THREADS = 1024  # PyTorch crashes where the system cannot start as many threads as it was asked for
 LARGEST = 1e30  # of a setting: an optimizer multiplies it, and float32 ends at 3e38
+NAME = r"[\w-][\w.-]*"  # of a run: never a path
 
 
 class UsageError(ValueError):
@@ -180,7 +181,7 @@ def check_ranges(
         value = getattr(args, name)
         if value > LARGEST:
             raise UsageError(f"{flag_of(name)}: must be at most {LARGEST:g}, got {value}")
-    if not re.fullmatch(r"[\w-][\w.-]*", args.exp_name):
+    if not re.fullmatch(NAME, args.exp_name):
         raise UsageError(f"--exp-name: must be letters, digits, '_', '-' and '.', got {args.exp_name!r}")
     if args.resume and getattr(args, "evaluate", ""):
         raise UsageError("--resume and --evaluate exclude each other: choose one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tracking import UsageError, find_folder
@@ -27,17 +28,25 @@ def check_vae(folder: str, vae: Any, checkpoint: dict, rules: Any, needs_goals: 
 
 def describe_vae(folder: str, checkpoint: dict, rules: Any, env_id: str) -> list[str]:
     """How good its MOA is, and whether it was trained under other rules."""
-    path = find_folder(folder) / "metrics.json"
-    test = json.loads(path.read_text(encoding="utf-8"))["test"] if path.is_file() else {}
-    figures = ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll") if test)
     split = f"on the offline test split of {checkpoint['args']['data']}"
-    lines = [f"[MOA] {folder}: {figures or 'not judged yet'} {split}"]
+    lines = [f"[MOA] {folder}: {test_figures(find_folder(folder) / 'metrics.json')} {split}"]
     trained_on = checkpoint.get("rules") or {}
     other = [name for name, value in asdict(rules).items() if trained_on.get(name) != value]
     if other:
         names = ", ".join(other)
         lines.append(f"[MOA] {folder}: in {env_id} these rules are not those of its data: {names}")
     return lines
+
+
+def test_figures(path: Path) -> str:
+    """Of a VAE's metrics.json. A run can do without: where there are none, the text says why."""
+    if not path.is_file():
+        return "not judged yet"
+    try:
+        test = json.loads(path.read_text(encoding="utf-8"))["test"]
+        return ", ".join(f"{key} {test[key]:.4f}" for key in ("top1", "top3", "nll"))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return f"not known how good ({path.as_posix()} is damaged: expected top1, top3 and nll under `test`)"
 
 
 def check_world_model(folder: str, world_model: Any, checkpoint: dict, rules: Any, env_id: str) -> None:
