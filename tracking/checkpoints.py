@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -192,32 +193,33 @@ def check(saved: dict, schema: Schema) -> None:
     check_keys("", saved, ("kind", *COMMON, *tables, schema.counter, "best", *schema.fields))
     check_fields(saved, COMMON)
     args = check_args(saved["args"], schema)
-    model = check_model(saved["sizes"], saved["model"], args, schema)
-    check_optimizer(saved["optimizer"], model, schema.make_optimizer(model, args))
-    check_rng(saved["rng"])
     count = saved[schema.counter]
     length = schema.length(args)
     if type(count) is not int or not 0 <= count <= length:
         raise Mismatch(schema.counter, f"a whole number from 0 to {length}", text_of(count))
     check_history(saved["history"], schema.counter, count)
+    check_rng(saved["rng"])
+    model = check_model(saved["sizes"], saved["model"], args, schema)
+    check_optimizer(saved["optimizer"], model, schema.make_optimizer(model, args))
+    if count and not saved["optimizer"]["state"]:
+        raise Mismatch("optimizer.state", "moments of parameters", "none")
     check_fields(saved, schema.fields)
     check_best(saved, schema)
 
 
 def check_fields(saved: dict, fields: dict[str, Expected]) -> None:
     for name, expected in fields.items():
-        if not expected.fits(saved[name], saved):
-            raise Mismatch(name, expected.text, text_of(saved[name]))
+        value = saved[name]
+        is_odd = isinstance(value, torch.Tensor) and not is_plain_tensor(value)
+        if is_odd or not expected.fits(value, saved):
+            raise Mismatch(name, expected.text, text_of(value))
 
 
 def check_args(found: Any, schema: Schema) -> Any:
     """Returns: the settings."""
     hints = get_type_hints(schema.args_type)
     check_keys("args", found, hints)
-    for name, hint in hints.items():
-        if not is_of_type(found[name], hint):
-            choices = " or ".join(map(repr, get_args(hint)))
-            raise Mismatch(f"args.{name}", choices or hint.__name__, text_of(found[name]))
+    check_types("args", found, hints)
     args = schema.args_type(**found)
     try:
         schema.check_args(args)
@@ -226,22 +228,33 @@ def check_args(found: Any, schema: Schema) -> Any:
     return args
 
 
+def check_types(name: str, found: dict, hints: dict[str, Any]) -> None:
+    for key, hint in hints.items():
+        if not is_of_type(found[key], hint):
+            choices = " or ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else hint.__name__
+            raise Mismatch(f"{name}.{key}", choices, text_of(found[key]))
+
+
 def is_of_type(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return type(value) is str and value in get_args(hint)
     if hint is float:
         return is_number(value)
-    return type(value) is hint
+    if hint is int:
+        return type(value) is int and is_number(value)
+    return type(value) is (get_origin(hint) or hint)
 
 
 def check_model(sizes: Any, weights: Any, args: Any, schema: Schema) -> torch.nn.Module:
     """Returns: the network on the device `meta`, where it costs nothing, whatever its sizes."""
     check_sizes(sizes)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # of layers without weights
             model = schema.make_model(sizes, args)
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise Mismatch("sizes", "those of a network", f"{text_of(sizes)} ({first_line(error)})") from None
+    hints = get_type_hints(type(model).__init__)
+    check_types("sizes", sizes, {name: hints[name] for name in sizes.keys() & hints.keys()})
     check_like("sizes", sizes, model.sizes)
     check_like("model", weights, dict(model.state_dict()))
     return model
@@ -381,7 +394,8 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    """Of 64 bits."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def is_finite(value: Any) -> bool:
@@ -408,6 +422,8 @@ def text_of(value: Any) -> str:
         return f"a dict with {names or 'nothing'}"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)}"
+    if type(value) is int and not is_number(value):
+        return f"a number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
