@@ -85,13 +85,13 @@ def test_available_bytes_are_those_of_macos_and_windows(monkeypatch, tmp_path):
 def test_hop_ppo_refuses_more_than_the_machine_holds(flags, four_gigabytes):
     name = list(flags)[-1] if "co_players" not in flags else "num_steps"
     with pytest.raises(MemoryError, match=f"--{name.replace('_', '-')} {flags[name]}.*needs .* GB of memory"):
-        hop_ppo.check_settings(hop_ppo.Args(**flags), Rules())
+        hop_ppo.check_memory(hop_ppo.Args(**flags), Rules())
 
 
 def test_hop_ppo_fits_with_its_defaults_and_with_many_boards(four_gigabytes):
-    hop_ppo.check_settings(hop_ppo.Args(), Rules())
-    hop_ppo.check_settings(hop_ppo.Args(num_envs=16_384, num_steps=16), Rules())
-    hop_ppo.check_settings(hop_ppo.Args(plan_simulations=2**31 - 1), Rules())  # nothing searches
+    hop_ppo.check_memory(hop_ppo.Args(), Rules())
+    hop_ppo.check_memory(hop_ppo.Args(num_envs=16_384, num_steps=16), Rules())
+    hop_ppo.check_memory(hop_ppo.Args(plan_simulations=2**31 - 1), Rules())  # nothing searches
 
 
 def test_a_latent_size_that_does_not_fit_is_refused(four_gigabytes):
