@@ -1,6 +1,6 @@
 """Attack the project: kills, bad files, bad checkpoints, bad flags, bad machines. For whoever changes saving or reading.
 
-    python -m benchmarks.attacks --kills 100
+    python -m benchmarks.attacks --count 100
 
 prints what was tried, what passed and what failed, and every failure. A small part of it, with fixed seeds, is among the
 tests.
@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 import tracking
 from benchmarks import bad_checkpoints, bad_files, bad_flags, kills, machine
-from data import DataError, load_samples, load_transitions
+from data import DataError
+from data.datasets import load_samples, load_transitions
 
 PARTS = ("kills", "files", "checkpoints", "flags", "machines")
 
@@ -31,8 +32,8 @@ PARTS = ("kills", "files", "checkpoints", "flags", "machines")
 class Args:
     what: tuple[Literal["kills", "files", "checkpoints", "flags", "machines"], ...] = PARTS
     """the attacks to make"""
-    kills: int = 100
-    """over all scripts and variants, in turn"""
+    count: int = 100
+    """kills, over all scripts and variants in turn"""
     commands: tuple[str, ...] = tuple(kills.COMMANDS)
     """what is killed"""
     seed: int = 1
@@ -45,9 +46,9 @@ Row = dict[str, str]  # attack, case, problem: empty where it passed
 
 
 def attack_kills(args: Args, folder: Path) -> list[Row]:
-    attacks = kills.kills(folder, args.kills, args.seed, list(args.commands))
+    attacks = kills.kills(folder, args.count, args.seed, list(args.commands))
     rows = []
-    for row in tqdm(attacks, total=args.kills, unit=" kills", leave=False):
+    for row in tqdm(attacks, total=args.count, unit=" kills", leave=False):
         case = f"{row['command']}: {row['signal']} after {row['share']:.3f}"
         case += "" if row["in_time"] else ", which came too late"
         rows.append(dict(attack="kills", case=case, problem="; ".join(row["problems"])))

@@ -25,7 +25,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
-WALL_CLOCK = {"run", "seconds", "train_seconds", "samples_per_second", "transitions_per_second", "sps", "SPS"}
+WALL_CLOCK = {"run", "checkpoint", "seconds", "train_seconds", "samples_per_second", "transitions_per_second", "sps", "SPS"}
 OUTPUTS = ("vae_ckpts", "wm_ckpts", "ppo_ckpts", "runs", "out")
 SIGNALS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 SIGNALS = {name: code for name, code in SIGNALS.items() if hasattr(signal, name)}
