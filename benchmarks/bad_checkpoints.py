@@ -30,7 +30,7 @@ def changes_of(value: Any) -> dict[str, Any]:
     """What a field is changed to, by name."""
     changes = {"deleted": ABSENT, "none": None, "text": "x", "list": [], "nan": math.nan, "table": {"x": {}}}
     if type(value) in (int, float) and value:
-        changes |= {"negated": -value, "huge": 10**5000}
+        changes |= {"negated": -value, "huge": 10**400}
     if isinstance(value, (str, dict, list)):
         changes["emptied"] = type(value)()
     if isinstance(value, torch.Tensor):

@@ -504,3 +504,10 @@ def test_damaged_figures_of_a_vae_are_one_line(content, tmp_path):
     assert "metrics.json is damaged: expected top1, top3 and nll" in line and "\n" not in line
     (tmp_path / "vae/metrics.json").unlink()
     assert "not judged yet" in fit.describe_vae(str(tmp_path / "vae"), saved, Rules(), "StagHunt-v0")[0]
+
+
+def test_a_number_of_more_digits_than_python_prints_is_refused(runs):
+    run = runs["pretrain_vae"]
+    for path in (("step",), ("args", "seed"), ("sizes", "hidden"), ("best",)):
+        says = refused(checkpoints.check, replaced(run.load(), path, 10**5000), run.schema)
+        assert path[-1] in says and "a number of 16610 bits" in says

@@ -159,7 +159,7 @@ def read(path: Path, schema: Schema, device: str | torch.device) -> dict:
         # From memory: there an OSError is torch's word for a damaged archive, not the disk's for an unreadable file.
         saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # bytes that no `torch.save` wrote: the reader may raise anything
-        raise ValueError(f"{damaged} ({first_line(error)})") from None
+        raise ValueError(f"{damaged} ({first_sentence(error)})") from None
     kind = saved.get("kind") if isinstance(saved, dict) else None
     if kind != schema.kind:
         found = kind if isinstance(kind, str) else "another program"
@@ -172,8 +172,9 @@ def read(path: Path, schema: Schema, device: str | torch.device) -> dict:
     return saved
 
 
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+def first_sentence(error: Exception) -> str:
+    """Its first sentence."""
+    return str(error).splitlines()[0].split(". ")[0][:120] if str(error) else type(error).__name__
 
 
 def rename(saved: dict, former_names: dict[str, str]) -> None:
@@ -252,7 +253,7 @@ def check_model(sizes: Any, weights: Any, args: Any, schema: Schema) -> torch.nn
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # of layers without weights
             model = schema.make_model(sizes, args)
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
-        raise Mismatch("sizes", "those of a network", f"{text_of(sizes)} ({first_line(error)})") from None
+        raise Mismatch("sizes", "those of a network", f"{text_of(sizes)} ({first_sentence(error)})") from None
     hints = get_type_hints(type(model).__init__)
     check_types("sizes", sizes, {name: hints[name] for name in sizes.keys() & hints.keys()})
     check_like("sizes", sizes, model.sizes)
