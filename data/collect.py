@@ -60,7 +60,7 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
     _check_args(args)
     target = args.steps or args.samples
     unit = "steps" if args.steps else "samples"
-    parts, reached, first = [], 0, 0
+    log, reached, first = {}, 0, 0
     with tqdm(total=target, unit=unit, disable=not progress, leave=False) as bar:
         while reached < target:
             part = _play(args, first)
@@ -69,16 +69,42 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
             enough = np.flatnonzero(reached + np.cumsum(count, dtype=np.int64) >= target)
             if len(enough):
                 part = _first_episodes(part, enough[0] + 1)
-            parts.append(part)
             reached += int(count[: len(part["episode_lengths"])].sum())
+            for key, values in part.items():
+                rows = log.setdefault(key, _Rows())
+                rows.append(values, expected=int(1.05 * len(values) * target / reached))
             first += BOARDS
             bar.update(min(reached, target) - bar.n)
-    # One key at a time, dropping what was joined: at no moment are there two copies of everything.
-    log = {key: np.concatenate([part.pop(key) for part in parts]) for key in list(parts[0])}
-    obs = _draw(log.pop("blocks"), log.pop("hunters"), log.pop("prey"), log["episode_lengths"], args.rules)
-    arrays = {key: obs if key == "obs" else log[key] for key in SPEC}
-    optional = {key: log.get(key) for key in OPTIONAL}
+    columns = {key: log.pop(key).values for key in list(log)}
+    cells = [columns.pop(key) for key in ("blocks", "hunters", "prey")]
+    obs = _draw(*cells, columns["episode_lengths"], args.rules)
+    arrays = {key: obs if key == "obs" else columns[key] for key in SPEC}
+    optional = {key: columns.get(key) for key in OPTIONAL}
     return Trajectories(**arrays, **optional, metadata=_metadata(args, arrays), path=args.out)
+
+
+class _Rows:
+    """Rows of an array that grows at its end: room is kept for those that are expected, and at no moment are there two
+    copies of all. Room that is not used takes no memory."""
+
+    def __init__(self) -> None:
+        self.room = np.empty(0)
+        self.count = 0
+
+    def append(self, rows: np.ndarray, expected: int) -> None:
+        """expected: how many rows there will be in all."""
+        needed = self.count + len(rows)
+        if needed > len(self.room):
+            room = np.empty((max(needed, expected, int(1.5 * self.count)), *rows.shape[1:]), rows.dtype)
+            if self.count:
+                room[: self.count] = self.values
+            self.room = room
+        self.room[self.count : needed] = rows
+        self.count = needed
+
+    @property
+    def values(self) -> np.ndarray:
+        return self.room[: self.count]
 
 
 def _check_args(args: Args) -> None:
@@ -166,12 +192,11 @@ def _draw(
     """
     obs = np.empty((len(hunters), rules.hunters, 5, rules.height, rules.width), np.uint8)
     episode = np.repeat(np.arange(len(lengths)), lengths + 1)
-    cells = np.concatenate([hunters, prey], 1).astype(np.intp)
     stags, hares = rules.hunters + 1, rules.hunters + 2
     planes = np.array([*range(rules.hunters), *[stags] * rules.stags, *[hares] * rules.hares])
     for start in range(0, len(obs), CHUNK):
         part = slice(start, start + CHUNK)
-        chunk = cells[part]
+        chunk = np.concatenate([hunters[part], prey[part]], 1).astype(np.intp)
         joint = np.zeros((len(chunk), rules.hunters + 3, rules.cells), np.uint8)
         joint[:, rules.hunters] = blocks[episode[part]]
         row, column = np.nonzero(chunk >= 0)

@@ -3,10 +3,12 @@ need is asked for, by their headers, before any of them is read."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import stat
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -61,6 +63,22 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     Raises: DataError: no such file, not an .npz, cut short, an array of Python objects, or more than the memory holds.
     """
     path = Path(path)
+    with _open_archive(path) as archive:
+        headers = _read_headers(archive, path)
+        _check_need(headers, path)
+        return {key: _read_array(archive, entry) for key, entry in _entries(archive, path).items()}
+
+
+def read_headers(path: str | Path) -> dict[str, Header]:
+    """Shapes and dtypes of all arrays. Raises: DataError: as `read_arrays`, without asking for memory."""
+    path = Path(path)
+    with _open_archive(path) as archive:
+        return _read_headers(archive, path)
+
+
+@contextlib.contextmanager
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Raises: DataError: whatever goes wrong while it is open."""
     with _open(path) as file:
         magic = file.read(4)
         if magic[:2] != b"PK":
@@ -69,10 +87,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             )
         try:
             with zipfile.ZipFile(file) as archive:
-                entries = _entries(archive, path)
-                headers = {key: _read_header(archive, entry, path) for key, entry in entries.items()}
-                _check_need(headers, path)
-                return {key: _read_array(archive, entry) for key, entry in entries.items()}
+                yield archive
         except DataError:
             raise
         except MemoryError:
@@ -111,6 +126,10 @@ def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
             raise DataError(f"{path}: {brief(key)}: expected what np.savez_compressed writes, found {method}")
         entries[key] = entry
     return entries
+
+
+def _read_headers(archive: zipfile.ZipFile, path: Path) -> dict[str, Header]:
+    return {key: _read_header(archive, entry, path) for key, entry in _entries(archive, path).items()}
 
 
 def _read_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Header:
