@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.trajectories import CHUNK, DEFAULT_DATA, OPTIONAL, SPEC, Trajectories, save_arrays
+from data import memory
+from data.trajectories import DEFAULT_DATA, OPTIONAL, SPEC, Trajectories, chunks, save_arrays
 from envs import (
     ACTIONS,
     DATA_EPSILON,
@@ -25,7 +26,8 @@ from envs import (
 )
 from envs.stag_hunt import STAY
 
-BOARDS = 2048  # played at once
+BOARDS = 2048  # played at once, or as many as
+BATCH_BYTES = 2**28  # hold
 LOGGED = ("actions", "attempted", "rewards", "active", "policy_probs", "playing")  # one entry a tick
 
 
@@ -55,15 +57,18 @@ class Args:
 def collect(args: Args, progress: bool = False) -> Trajectories:
     """The first whole episodes that reach `args.samples` active samples (or `args.steps` board steps).
 
-    Raises: ValueError: a setting is out of its range.
+    Raises: ValueError: a setting is out of its range; MemoryError: this machine cannot hold them.
     """
     _check_args(args)
     target = args.steps or args.samples
     unit = "steps" if args.steps else "samples"
-    log, reached, first = {}, 0, 0
+    _check_memory(args, args.steps or args.samples // args.rules.hunters)  # of all hunters in all steps
+    boards = _boards_at_once(args)
+    log: dict[str, _Rows] = {}
+    reached, first = 0, 0
     with tqdm(total=target, unit=unit, disable=not progress, leave=False) as bar:
         while reached < target:
-            part = _play(args, first)
+            part = _play(args, first, boards)
             samples = part.pop("samples")
             count = part["episode_lengths"] if args.steps else samples
             enough = np.flatnonzero(reached + np.cumsum(count, dtype=np.int64) >= target)
@@ -73,11 +78,13 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
             for key, values in part.items():
                 rows = log.setdefault(key, _Rows())
                 rows.append(values, expected=int(1.05 * len(values) * target / reached))
-            first += BOARDS
+            if first == 0:
+                _check_memory(args, len(part["actions"]) * target // reached)
+            first += boards
             bar.update(min(reached, target) - bar.n)
     columns = {key: log.pop(key).values for key in list(log)}
-    cells = [columns.pop(key) for key in ("blocks", "hunters", "prey")]
-    obs = _draw(*cells, columns["episode_lengths"], args.rules)
+    blocks, hunters, prey = (columns.pop(key) for key in ("blocks", "hunters", "prey"))
+    obs = _draw(blocks, hunters, prey, columns["episode_lengths"], args.rules)
     arrays = {key: obs if key == "obs" else columns[key] for key in SPEC}
     optional = {key: columns.get(key) for key in OPTIONAL}
     return Trajectories(**arrays, **optional, metadata=_metadata(args, arrays), path=args.out)
@@ -118,16 +125,39 @@ def _check_args(args: Args) -> None:
         raise ValueError(f"--samples and --steps must be positive, got {args.samples} and {args.steps}")
 
 
-def _play(args: Args, first: int) -> dict[str, np.ndarray]:
-    """Play episodes first .. first + BOARDS - 1. Observations are kept as cells, and drawn at the end."""
+def _check_memory(args: Args, steps: int) -> None:
+    """Raises: MemoryError: this machine cannot hold so many board steps."""
     rules = args.rules
-    env = StagHunt(BOARDS, rules)
+    of_hunter = 5 * rules.cells + _logged_bytes(args)
+    size = f"{rules.hunters} hunters on {rules.height}x{rules.width} cells"
+    wanted = f"--steps {args.steps}" if args.steps else f"--samples {args.samples}"
+    memory.require(memory.COLLECT_FACTOR * steps * rules.hunters * of_hunter, f"{wanted}, {size}")
+
+
+def _logged_bytes(args: Args) -> int:
+    """Of a hunter in a tick: probabilities, rewards, actions, whether it is active, its cell."""
+    return 4 * len(ACTIONS) * len(args.strategies) + 12
+
+
+def _boards_at_once(args: Args) -> int:
+    """BOARDS, or fewer where boards are large or long. A tick is held three times while a batch is put together."""
+    rules = args.rules
+    ticks = min(rules.horizon, 2000)  # most boards end sooner
+    of_ticks = 3 * ticks * (rules.hunters * _logged_bytes(args) + 2 * rules.prey)
+    of_cells = (100 + 13 * rules.prey) * rules.cells  # distances, with their temporary copies
+    return max(1, min(BOARDS, BATCH_BYTES // (of_ticks + of_cells)))
+
+
+def _play(args: Args, first: int, boards: int) -> dict[str, np.ndarray]:
+    """Play episodes first .. first + boards - 1. Observations are kept as cells, and drawn at the end."""
+    rules = args.rules
+    env = StagHunt(boards, rules)
     env.reset(seed=args.seed, first_board=first)
     num_strategies = len(args.strategies)
     strategies = (env.uniform(rules.hunters) * num_strategies).astype(np.int8)  # [B, A]
-    board, seat = np.arange(BOARDS)[:, None], np.arange(rules.hunters)
+    board, seat = np.arange(boards)[:, None], np.arange(rules.hunters)
     log: dict[str, list] = {key: [] for key in LOGGED}
-    states, cut_off = [env.state], np.zeros(BOARDS, bool)
+    states, cut_off = [env.state], np.zeros(boards, bool)
     tick = 0
     while not env.ended.all():
         probs = strategy_probs(env, args.strategies, args.epsilon)  # [B, A, S, 7]
@@ -147,6 +177,9 @@ def _play(args: Args, first: int) -> dict[str, np.ndarray]:
         states.append(env.state)
         cut_off |= truncated.any(1)
         tick += 1
+        if tick % 256 == 0:  # what is logged is held twice when the batch is put together
+            logged = tick * boards * rules.hunters * _logged_bytes(args)
+            memory.require(2 * logged, f"--rules.horizon {rules.horizon}")
     if not args.unmasked:
         del log["attempted"]  # every hunter attempted a legal action: `actions` says it all
     playing = np.stack(log.pop("playing"), 1)  # [B, T]
@@ -194,8 +227,7 @@ def _draw(
     episode = np.repeat(np.arange(len(lengths)), lengths + 1)
     stags, hares = rules.hunters + 1, rules.hunters + 2
     planes = np.array([*range(rules.hunters), *[stags] * rules.stags, *[hares] * rules.hares])
-    for start in range(0, len(obs), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in chunks(obs):
         chunk = np.concatenate([hunters[part], prey[part]], 1).astype(np.intp)
         joint = np.zeros((len(chunk), rules.hunters + 3, rules.cells), np.uint8)
         joint[:, rules.hunters] = blocks[episode[part]]

@@ -23,6 +23,7 @@ from data.trajectories import (
     CHUNK,
     Trajectories,
     check,
+    chunks,
     split_episodes,
     split_rows,
     training_file,
@@ -130,9 +131,9 @@ def _distinct_boards(trajectories: Trajectories) -> tuple[np.ndarray, np.ndarray
     """BLOCKS, STAGS and HARES wherever they change, uint8 [U, 3, H, W], and int64 [N], the entry before each step."""
     obs = trajectories.obs
     changed = np.ones(len(obs), bool)
-    for start in range(1, len(obs), CHUNK):
-        part = obs[start - 1 : start + CHUNK, 0, 2:]
-        changed[start : start + CHUNK] = (part[1:] != part[:-1]).any((1, 2, 3))
+    for part in chunks(obs[1:]):
+        boards, before = obs[1:][part, 0, 2:], obs[:-1][part, 0, 2:]
+        changed[1:][part] = (boards != before).any((1, 2, 3))
     num_obs = trajectories.episode_lengths + 1
     changed[np.cumsum(num_obs) - num_obs] = True  # an episode starts with an entry of its own
     entry = np.cumsum(changed) - 1
@@ -274,8 +275,8 @@ def transitions_of_episodes(trajectories: Trajectories, split: bool) -> Transiti
     """All steps of all episodes. Raises: DataError: a split would be empty."""
     obs, episode = trajectories.obs, trajectories.episode
     states = np.empty((len(obs), obs.shape[1] + 3, *obs.shape[3:]), np.uint8)
-    for start in range(0, len(obs), CHUNK):
-        states[start : start + CHUNK] = planes_to_joint(obs[start : start + CHUNK])
+    for part in chunks(obs):
+        states[part] = planes_to_joint(obs[part])
     splits = {}
     if split:
         parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data.npz import DataError
-from data.trajectories import ACTION_COUNT, CHUNK, first_bad, require
+from data.trajectories import ACTION_COUNT, chunks, first_bad, require
 from envs.grid import hop_to_joint
 
 MAX_TICK = 9999  # a tick is looked up in a table
@@ -158,8 +158,7 @@ def _own_planes(hop: np.ndarray) -> np.ndarray:
 def _in_seat_order(key: str, hop: np.ndarray, observer: np.ndarray, need: Need) -> np.ndarray:
     """[N, H, W, A+3] -> uint8 [N, A+3, H, W], in chunks."""
     joint = np.empty((len(hop), hop.shape[3], *hop.shape[1:3]), np.uint8)
-    for start in range(0, len(hop), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in chunks(hop):
         joint[part] = hop_to_joint(hop[part].astype(np.uint8, copy=False), observer[part])
     count = joint[:, :-3].sum((2, 3))  # [N, A]
     bad = count > 1
@@ -183,8 +182,7 @@ def _check_cells(key: str, obs: np.ndarray, need: Need) -> None:
     need(obs.dtype.kind in "biuf", key, "numbers", f"dtype {obs.dtype}")
     need(len(obs) > 0, key, "at least one row", "zero rows")
     need(obs.size > 0, key, "a board", f"shape {obs.shape}")
-    parts = np.array_split(obs, len(obs) // CHUNK + 1)
-    binary = all(((part == 0) | (part == 1)).all() for part in parts)
+    binary = all(((obs[part] == 0) | (obs[part] == 1)).all() for part in chunks(obs))
     need(binary, key, "cells of 0 or 1", f"values from {obs.min()} to {obs.max()}")
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data import collect
-from data.trajectories import CHUNK, save_arrays
+from data import collect, memory
+from data.trajectories import chunks, save_arrays
 from envs import DATA_EPSILON, Rules, joint_to_hop, planes_to_joint
 
 
@@ -39,10 +39,12 @@ def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
 
     Returns: `obs` and `next_obs` uint8 [N, H, W, A+3], both as `observer` int8 [N] sees them; `actions` int8 [N, A] in seat
     order, or [N], the observer's; `times` int64 [N]; `rewards` float32 [N, A] in seat order.
-    Raises: ValueError: a setting is out of its range.
+    Raises: ValueError: a setting is out of its range; MemoryError: this machine cannot hold the rows.
     """
     if args.rows < 1:
         raise ValueError(f"--rows must be positive, got {args.rows}")
+    planes = 7 * args.rules.hunters + 6  # of the game's observations, and of both of a row
+    memory.require(args.rows * planes * args.rules.cells, f"--rows {args.rows}")
     settings = collect.Args(
         steps=args.rows,
         seed=args.seed,
@@ -57,8 +59,7 @@ def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
     observer = np.where(played.active[:rows], draws, -1.0).argmax(1)
     obs = np.empty((rows, args.rules.height, args.rules.width, seats + 3), np.uint8)
     next_obs = np.empty_like(obs)
-    for start in range(0, rows, CHUNK):
-        part = slice(start, min(start + CHUNK, rows))
+    for part in chunks(obs):
         row = played.obs_row[part]
         obs[part] = joint_to_hop(planes_to_joint(played.obs[row]), observer[part])
         next_obs[part] = joint_to_hop(planes_to_joint(played.obs[row + 1]), observer[part])

@@ -10,9 +10,10 @@ from pathlib import Path
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
-# Peak memory of training or judging as a multiple of a file's arrays; `python -m benchmarks.memory` measures it.
-TRAJECTORY_FACTOR = 1.5
-FLAT_FACTOR = 4.0
+# Peak memory as a multiple of a file's arrays; `python -m benchmarks.memory` measures it.
+COLLECT_FACTOR = 1.3
+TRAJECTORY_FACTOR = 1.5  # trained on, or judged
+FLAT_FACTOR = 4.0  # read from rows
 
 
 def shortage(needed: float) -> str:

@@ -17,7 +17,8 @@ from data.npz import DataError, brief, read_arrays
 from data.temporary import temporary_beside
 from envs.stag_hunt import ACTIONS, STAY, Rules, effective_actions, legal_actions
 
-CHUNK = 8192  # rows checked or drawn at a time, so that a check never holds a copy of a large array
+CHUNK = 8192  # rows checked or drawn at a time, so that a check never holds a copy of a large array,
+CHUNK_BYTES = 10 * 2**20  # or as many as this holds
 ACTION_COUNT = len(ACTIONS)
 # key -> (dtype, number of dimensions)
 SPEC = {
@@ -53,6 +54,13 @@ def first_bad(bad: np.ndarray, values: np.ndarray, start: int = 0) -> str:
         return ""
     at = tuple(int(i) for i in np.argwhere(bad)[0])
     return f"{values[at]} at {[at[0] + start, *at[1:]]}"
+
+
+def chunks(array: np.ndarray) -> list[slice]:
+    """Its rows in parts of CHUNK, or of fewer that hold CHUNK_BYTES."""
+    row_bytes = max(1, array.nbytes // max(1, len(array)))
+    size = max(1, min(CHUNK, CHUNK_BYTES // row_bytes))
+    return [slice(start, min(start + size, len(array))) for start in range(0, len(array), size)]
 
 
 @dataclass
@@ -194,12 +202,12 @@ def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     _check_values(arrays, metadata["strategies"], path)
     fields = {key: arrays.get(key) for key in (*SPEC, *OPTIONAL)}
     trajectories = Trajectories(**fields, metadata=metadata, path=str(path))
-    for start in range(0, len(trajectories.obs), CHUNK):
-        _check_cells(trajectories, start)
-    for start in range(0, len(trajectories.actions), CHUNK):
-        _check_steps(trajectories, start)
-    for start in range(0, len(trajectories.obs), CHUNK):
-        _check_boards(trajectories, start)
+    for part in chunks(trajectories.obs):
+        _check_cells(trajectories, part)
+    for part in chunks(trajectories.obs[: len(trajectories.actions)]):
+        _check_steps(trajectories, part)
+    for part in chunks(trajectories.obs):
+        _check_boards(trajectories, part)
     active, rewards = trajectories.active, trajectories.rewards
     bad = (rewards != 0) & ~active
     require(path, not bad.any(), "rewards", "0 for a hunter that has left", first_bad(bad, rewards))
@@ -289,10 +297,10 @@ def _check_values(arrays: dict[str, np.ndarray], names: list[str], path: str | P
     need(not bad.any(), "strategies", expected, first_bad(bad, strategies))
 
 
-def _check_cells(trajectories: Trajectories, start: int) -> None:
+def _check_cells(trajectories: Trajectories, rows: slice) -> None:
     """Of a chunk of observations: cells are 0 or 1, and a hunter stands on one of them at most."""
     need = partial(require, trajectories.path)
-    part = trajectories.obs[start : start + CHUNK]
+    part, start = trajectories.obs[rows], rows.start
     largest = part.max(initial=0)
     need(largest <= 1, "obs", "cells of 0 or 1", f"{largest} near row {start}")
     count = np.count_nonzero(part[:, :, 0], axis=(2, 3))  # [n, A]
@@ -300,10 +308,10 @@ def _check_cells(trajectories: Trajectories, start: int) -> None:
     need(not bad.any(), "obs", "at most one cell in a SELF plane", first_bad(bad, count, start))
 
 
-def _check_steps(trajectories: Trajectories, start: int) -> None:
+def _check_steps(trajectories: Trajectories, part: slice) -> None:
     """Of a chunk of steps: who is active, that actions are the effective ones, and that probabilities sum to 1."""
     need = partial(require, trajectories.path)
-    part = slice(start, start + CHUNK)
+    start = part.start
     active, actions = trajectories.active[part], trajectories.actions[part]
     planes = trajectories.obs[trajectories.obs_row[part]]  # [n, A, 5, H, W]
     bad = planes[:, :, 0].any(axis=(2, 3)) != active
@@ -328,10 +336,10 @@ def _check_steps(trajectories: Trajectories, start: int) -> None:
         need(not bad.any(), "policy_probs", expected, first_bad(bad, total, start))
 
 
-def _check_boards(trajectories: Trajectories, start: int) -> None:
+def _check_boards(trajectories: Trajectories, rows: slice) -> None:
     """Of a chunk of observations: all hunters of a step see one board, and each other."""
     need = partial(require, trajectories.path)
-    part = trajectories.obs[start : start + CHUNK]
+    part, start = trajectories.obs[rows], rows.start
     bad = (part[:, :, 2:] != part[:, :1, 2:]).any(axis=(2, 3, 4))
     expected = "one board for all hunters of a step (BLOCKS, STAGS, HARES)"
     need(not bad.any(), "obs", expected, first_bad(bad, bad, start))

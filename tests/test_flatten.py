@@ -89,7 +89,7 @@ def test_observers_are_drawn_evenly_by_the_seed():
 def test_the_chunk_size_changes_nothing(tmp_path, monkeypatch):
     args = replace(SETTINGS["default"], out=str(tmp_path / "flat.npz"))
     whole = flatten(args)
-    monkeypatch.setattr("data.flatten.CHUNK", 64)
+    monkeypatch.setattr("data.trajectories.CHUNK", 64)
     cut = flatten_to_file(args)
     assert all(np.array_equal(cut[key], whole[key]) for key in whole)
     samples = load_samples(args.out)  # the view of pretrain_vae.py

@@ -9,7 +9,7 @@ import pytest
 import hop_ppo
 import pretrain_vae
 import tracking
-from data import memory
+from data import collect, flatten, memory
 from envs import Rules
 
 
@@ -119,3 +119,56 @@ def test_more_threads_than_a_system_starts_are_refused():
     for args in (pretrain_vae.Args(torch_threads=1025), hop_ppo.Args(torch_threads=2 * 10**9)):
         with pytest.raises(tracking.UsageError, match="--torch-threads: must be at most 1024, got"):
             tracking.check_ranges(args, {})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        dict(samples=20_000_000),
+        dict(samples=10**15),
+        dict(steps=5_000_000),
+        dict(samples=10**6, rules=Rules(height=64, width=64)),
+        dict(samples=10**7, rules=Rules(hunters=50)),
+    ],
+)
+def test_more_than_memory_holds_is_refused_before_it_is_collected(flags, four_gigabytes, monkeypatch):
+    monkeypatch.setattr(collect, "_play", None)
+    with pytest.raises(MemoryError, match=r"^--(samples|steps) \d+, \d+ hunters on .* cells: needs .* GB"):
+        collect.collect(collect.Args(**flags))
+    if "samples" in flags:
+        with pytest.raises(MemoryError, match=r"^--rows \d+: needs .* GB"):
+            flatten.flatten(flatten.Args(out="", rows=flags["samples"], rules=flags.get("rules", Rules())))
+
+
+def test_what_the_first_boards_foretell_is_refused(monkeypatch):
+    """Samples of hunters that leave early need more steps than samples of hunters that stay."""
+    args = collect.Args(samples=5000)
+    played = len(collect.collect(args).actions)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 5000 * 400 * 1.3)
+    with pytest.raises(MemoryError, match="--samples 5000, 4 hunters on 8x8 cells"):
+        collect.collect(args)
+    assert played > 1.5 * 5000 / 4
+
+
+def test_a_game_without_an_end_is_stopped_before_memory_is_full(monkeypatch):
+    """One hunter cannot hunt a stag alone: it waits for ever."""
+    rules = Rules(hunters=1, hares=0, horizon=10**9)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10**6)
+    with pytest.raises(MemoryError, match=r"^--rules\.horizon 1000000000: needs .* GB"):
+        collect.collect(collect.Args(samples=100, rules=rules, strategies=("NS",)))
+
+
+@pytest.mark.parametrize("rules", [Rules(), Rules(height=16, width=16, horizon=10), Rules(hunters=9)])
+def test_how_many_boards_fit_changes_no_byte(rules, monkeypatch):
+    args = collect.Args(samples=600, rules=rules, unmasked=0.1)
+    monkeypatch.setattr(collect, "BOARDS", 40)
+    many = collect.collect(args)
+    monkeypatch.setattr(collect, "BATCH_BYTES", 10**5)
+    assert collect._boards_at_once(args) < 10
+    assert collect.collect(args).fingerprint == many.fingerprint
+
+
+def test_large_boards_are_played_fewer_at_once():
+    assert collect._boards_at_once(collect.Args()) == collect.BOARDS
+    assert 1 <= collect._boards_at_once(collect.Args(rules=Rules(height=128, width=128))) < 200
+    assert collect._boards_at_once(collect.Args(rules=Rules(hunters=4000, height=128, width=128))) >= 1

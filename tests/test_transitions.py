@@ -33,7 +33,7 @@ GAMES = {
 def small_chunks(monkeypatch):
     """Several chunks a file, the last of them cut."""
     monkeypatch.setattr("data.datasets.CHUNK", 7)
-    monkeypatch.setattr("data.flat.CHUNK", 7)
+    monkeypatch.setattr("data.trajectories.CHUNK", 7)
 
 
 def joint_of(t):
