@@ -68,9 +68,7 @@ MORE = {
         ["--vae"],
     ),
     "data.collect": (
-        ["--strategies", "NS"],
         ["--strategies", "XX", "NH"],
-        ["--strategies", "NS", "NS"],
         ["--unmasked", "1.5"],
         ["--epsilon", "2"],
         ["--rules.height", "0"],
@@ -80,7 +78,6 @@ MORE = {
         ["--rules.prey-moves", "2"],
         ["--samples", "2147483647"],
         ["--steps", "2147483647"],
-        ["--out", "missing\n/x.npz"],
         ["--out", "."],
     ),
     "data.flatten": (["--rows", "2147483647"], ["--out", "."]),
