@@ -25,7 +25,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
-WALL_CLOCK = {"run", "checkpoint", "seconds", "train_seconds", "samples_per_second", "transitions_per_second", "sps", "SPS"}
+WALL_CLOCK = {
+    "run",
+    "checkpoint",
+    "seconds",
+    "train_seconds",
+    "samples_per_second",
+    "transitions_per_second",
+    "sps",
+    "SPS",
+}
 OUTPUTS = ("vae_ckpts", "wm_ckpts", "ppo_ckpts", "runs", "out")
 SIGNALS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 SIGNALS = {name: code for name, code in SIGNALS.items() if hasattr(signal, name)}
@@ -273,13 +282,8 @@ class Range:
         process = start(command, folder, *flags)
         time.sleep(share * self.seconds[name])
         code = kill(process, how)
-        problems = []
-        text = (folder / "stderr.txt").read_text(errors="replace")
         in_time = code != 0
-        if in_time and not command.launcher:
-            told = text.count("error: ") == (how != "SIGKILL")
-            if code not in (SIGNALS[how], 128 - SIGNALS[how]) or "Traceback" in text or not told:
-                problems.append(f"ended badly: exit code {code}: {text.strip()[-200:]}")
+        problems = [] if command.launcher or not in_time else self.bad_end(expected, folder, how, code)
         saved = run_folder(folder) if command.resumes else None
         if saved:
             flags = ["--resume", str(saved)]
@@ -295,6 +299,18 @@ class Range:
             problems += differences(expected, folder)
         row = dict(command=name, signal=how, share=round(share, 3), in_time=in_time, saved=saved is not None)
         return row | {"problems": problems}
+
+    def bad_end(self, expected: Path, folder: Path, how: str, code: int) -> list[str]:
+        """What is wrong with how a killed program ended."""
+        text = (folder / "stderr.txt").read_text(errors="replace")
+        lines = text.count("error: ")
+        if how == "SIGKILL":
+            good = lines == 0
+        elif code == 128 - SIGNALS[how]:  # Python starts or ends: its own handler, and nothing to lose
+            good = lines == 0 and (run_folder(folder) is None or not differences(expected, folder))
+        else:
+            good = code == SIGNALS[how] and lines == 1
+        return [] if good and "Traceback" not in text else [f"ended badly: exit code {code}: {text[-200:]}"]
 
 
 def kills(folder: Path, count: int, seed: int, names: list[str]) -> Iterator[dict]:

@@ -13,11 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from data import memory
-from data.trajectories import DEFAULT_DATA, OPTIONAL, SPEC, Trajectories, chunks, save_arrays
+from data.trajectories import DEFAULT_DATA, OPTIONAL, SPEC, Trajectories, check_output, chunks, save_arrays
 from envs import (
     ACTIONS,
     DATA_EPSILON,
     PLANES,
+    STRATEGIES,
     Rules,
     StagHunt,
     joint_to_planes,
@@ -115,13 +116,21 @@ class _Rows:
 
 
 def _check_args(args: Args) -> None:
+    """Before anything is played. Raises: ValueError."""
     if not args.strategies:
         raise ValueError("--strategies must name at least one strategy")
-    if args.switch_tick < 0:
-        raise ValueError(f"--switch-tick must be at least 0, got {args.switch_tick}")
-    if not 0.0 <= args.unmasked <= 1.0:
-        raise ValueError(f"--unmasked must be in [0, 1], got {args.unmasked}")
-    if args.steps < 0 or (args.steps or args.samples) < 1:
+    for name in args.strategies:
+        if name not in STRATEGIES:
+            raise ValueError(f"--strategies: unknown strategy {name!r}: choose from {', '.join(STRATEGIES)}")
+    for name in ("samples", "steps", "seed", "switch_tick"):
+        value = getattr(args, name)
+        if not 0 <= value < 2**31:
+            raise ValueError(f"--{name.replace('_', '-')} must be in 0..2**31 - 1, got {str(value)[:20]}")
+    for name in ("epsilon", "unmasked"):
+        value = getattr(args, name)
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"--{name} must be in [0, 1], got {value}")
+    if (args.steps or args.samples) < 1:
         raise ValueError(f"--samples and --steps must be positive, got {args.samples} and {args.steps}")
 
 
@@ -270,6 +279,7 @@ def _relative(path: str) -> str:
 
 def collect_to_file(args: Args) -> Trajectories:
     """Collect and write `args.out`, with one line before and one after."""
+    check_output(args.out)
     start = time.perf_counter()
     wanted = f"{args.steps} board steps" if args.steps else f"{args.samples} active samples"
     print(f"[DATA] collecting {wanted} (seed {args.seed}) into {_relative(args.out)}", flush=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data import collect, memory
-from data.trajectories import chunks, save_arrays
+from data.trajectories import check_output, chunks, save_arrays
 from envs import DATA_EPSILON, Rules, joint_to_hop, planes_to_joint
 
 
@@ -41,8 +41,8 @@ def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
     order, or [N], the observer's; `times` int64 [N]; `rewards` float32 [N, A] in seat order.
     Raises: ValueError: a setting is out of its range; MemoryError: this machine cannot hold the rows.
     """
-    if args.rows < 1:
-        raise ValueError(f"--rows must be positive, got {args.rows}")
+    if not 0 < args.rows < 2**31:
+        raise ValueError(f"--rows must be in 1..2**31 - 1, got {str(args.rows)[:20]}")
     planes = 7 * args.rules.hunters + 6  # of the game's observations, and of both of a row
     memory.require(args.rows * planes * args.rules.cells, f"--rows {args.rows}")
     settings = collect.Args(
@@ -76,6 +76,7 @@ def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
 
 def flatten_to_file(args: Args) -> dict[str, np.ndarray]:
     """Play and write `args.out`, with one line before and one after."""
+    check_output(args.out)
     start = time.perf_counter()
     print(f"[DATA] playing {args.rows} rows (seed {args.seed}) into {args.out}", flush=True)
     arrays = flatten(args, progress=True)

@@ -169,6 +169,12 @@ def _cut(order: np.ndarray, what: str, path: str | Path) -> dict[str, np.ndarray
 # ---- files
 
 
+def check_output(path: str | Path) -> None:
+    """Before the work whose result it is to hold. Raises: DataError: no file can be written there."""
+    if not Path(path).name or Path(path).is_dir():
+        raise DataError(f"{path}: expected an .npz file to write, found a folder")
+
+
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a compressed .npz: to a temporary file first, then `os.replace`d, so that `path` is whole or absent."""
     path = Path(path)

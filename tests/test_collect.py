@@ -11,6 +11,7 @@ import pytest
 from reference import STAY, Reference
 
 import data.collect
+import data.flatten
 import data.trajectories
 from data import DEFAULT_DATA, DataError, default_or_fresh, load, training_file
 from data.collect import Args, collect, collect_to_file
@@ -68,7 +69,7 @@ def test_hunters_switch_strategies_at_the_switch_tick():
     played = t.policy_probs[rows, seats, :, t.actions[rows, seats]]  # [n, S]
     assert (played[np.arange(len(rows)), now[rows, seats]] > 0).all()
     assert (played[np.arange(len(rows)), first[rows, seats]][t.tick[rows] >= 4] == 0).any()
-    with pytest.raises(ValueError, match="--switch-tick must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"--switch-tick must be in 0\.\.2\*\*31 - 1, got -1"):
         collect(Args(switch_tick=-1))
 
 
@@ -478,7 +479,12 @@ def test_an_unknown_flag_is_refused(tmp_path):
 
 BAD = {
     "no samples": (dict(samples=0), "--samples and --steps must be positive"),
-    "negative steps": (dict(steps=-1), "--samples and --steps must be positive"),
+    "negative steps": (dict(steps=-1), r"--steps must be in 0..2\*\*31 - 1, got -1"),
+    "2**31 samples": (dict(samples=2**31), r"--samples must be in 0..2\*\*31 - 1, got 2147483648"),
+    "a seed of 400 digits": (
+        dict(seed=10**400),
+        r"--seed must be in 0..2\*\*31 - 1, got 10000000000000000000$",
+    ),
     "epsilon above 1": (dict(epsilon=1.5), "epsilon must be in"),
     "epsilon NaN": (dict(epsilon=float("nan")), "epsilon must be in"),
     "unmasked above 1": (dict(unmasked=1.01), r"--unmasked must be in \[0, 1\], got 1.01"),
@@ -486,7 +492,7 @@ BAD = {
     "unmasked NaN": (dict(unmasked=float("nan")), r"--unmasked must be in \[0, 1\], got nan"),
     "unknown strategy": (dict(strategies=("NS", "XX")), "unknown strategy 'XX': choose from NS, NH, RANDOM"),
     "no strategy": (dict(strategies=()), "strateg"),
-    "negative seed": (dict(seed=-1), "seed must not be negative"),
+    "negative seed": (dict(seed=-1), r"--seed must be in 0..2\*\*31 - 1, got -1"),
 }
 
 
@@ -505,8 +511,18 @@ def test_a_setting_out_of_range_is_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("data.collect", run_name="__main__", alter_sys=True)
     assert stop.value.code == 2 and not list(tmp_path.iterdir())
-    written = capsys.readouterr().err.split("error: ")  # before it stands the progress bar, wiped out
-    assert written[1].startswith("unknown strategy 'XX'") and len(written[1].splitlines()) == 1
+    written = capsys.readouterr().err
+    assert written.startswith("error: --strategies: unknown strategy 'XX'") and written.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", [data.collect, data.flatten])
+def test_a_folder_cannot_be_the_output(module, tmp_path, monkeypatch):
+    """Said before anything is played."""
+    monkeypatch.setattr(module, "save_arrays", None)
+    write = getattr(module, "collect_to_file", None) or module.flatten_to_file
+    for out in (".", str(tmp_path), ""):
+        with pytest.raises(ValueError, match="npz file to write, found a folder"):
+            write(module.Args(out=out))
 
 
 def test_the_split_of_the_default_file_is_by_episode(default_data):

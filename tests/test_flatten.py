@@ -110,12 +110,13 @@ def test_the_default_game_and_a_single_row():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        (dict(rows=0), "--rows must be positive, got 0"),
-        (dict(rows=-5), "--rows must be positive, got -5"),
+        (dict(rows=0), r"--rows must be in 1..2\*\*31 - 1, got 0"),
+        (dict(rows=-5), r"--rows must be in 1..2\*\*31 - 1, got -5"),
         (dict(strategies=("NS", "XX")), "unknown strategy 'XX'"),
+        (dict(rows=10**400), r"--rows must be in 1..2\*\*31 - 1, got 10000000000000000000$"),
         (dict(strategies=()), "--strategies must name at least one strategy"),
         (dict(epsilon=2.0), "epsilon must be in"),
-        (dict(seed=-1), "seed must not be negative"),
+        (dict(seed=-1), r"--seed must be in 0..2\*\*31 - 1, got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):
