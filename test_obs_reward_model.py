@@ -13,7 +13,6 @@ import itertools
 import json
 import math
 import time
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,6 +30,7 @@ from data.trajectories import save_arrays
 from envs import ACTIONS, Rules
 from envs.stag_hunt import STAY
 from metrics import observers
+from metrics.columns import Columns
 from metrics.laws import next_state_log_prob
 from metrics.transitions import (
     EvalTransitions,
@@ -109,6 +109,7 @@ def read_transitions(args: Args, checkpoint: dict) -> tuple[Transitions, np.ndar
             f"--split {part}: the run was trained on {args.data}; judge test, val, or --data fresh"
         )
     if part not in data.splits:
+        del data  # two of them would not fit where one does
         data = load_transitions(path, layout, True)
     index = data.splits[part]
     if args.max_samples:
@@ -196,7 +197,7 @@ def evaluate_steps(model: nn.Module, judged: Judged) -> tuple[dict[str, np.ndarr
     transitions = judged.transitions
     num_channels = transitions.before.shape[1]
     channels = torch.arange(num_channels, device=judged.device)[:, None]
-    parts = defaultdict(list)
+    columns = Columns(len(transitions))
     bins = 0.0
     for start in tqdm(range(0, len(transitions), EVAL_BATCH), desc="one step", leave=False, mininterval=1.0):
         rows = slice(start, start + EVAL_BATCH)
@@ -218,7 +219,7 @@ def evaluate_steps(model: nn.Module, judged: Judged) -> tuple[dict[str, np.ndarr
         if log_prob is not None:
             step["nll"] = -log_prob.double()
         for key, value in step.items():
-            parts[key].append(value.cpu().numpy())
+            columns.put(key, rows, value.cpu().numpy())
 
         part = transitions.take(rows)
         part_known = part.rewards_known()
@@ -229,18 +230,17 @@ def evaluate_steps(model: nn.Module, judged: Judged) -> tuple[dict[str, np.ndarr
         for key, (planes, predicted_rewards) in outcomes.items():
             after = planes.view(part.before.shape).cpu().numpy()
             predicted_rewards = predicted_rewards.cpu().numpy()
-            parts[key].append(
-                broken_rules(
-                    part.before, part.given_actions, after, predicted_rewards, part_known, judged.rules
-                )
+            broken = broken_rules(
+                part.before, part.given_actions, after, predicted_rewards, part_known, judged.rules
             )
+            columns.put(key, rows, broken)
 
         bins = bins + bin_probs(channels, prediction.expected.clamp(0, 1), next_states, num_channels + 1)
         if prediction.reward_prob is not None:
             valid = (states[:, :-3] > 0).any(2) & known
             last = channels[-1] + 1
             bins = bins + bin_probs(last, prediction.reward_prob[valid], rewards[valid] > 0, num_channels + 1)
-    return {key: np.concatenate(values) for key, values in parts.items()}, bins.cpu().numpy()
+    return columns, bins.cpu().numpy()
 
 
 # ---- open-loop rollouts

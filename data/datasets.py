@@ -210,7 +210,7 @@ class Transitions:
     observer_first: bool = False
     """hunters are in the order observer, observer + 1, .. (a flat file without `observer`), not by seat"""
     trajectories: Trajectories | None = None
-    """where the file has episodes"""
+    """where the file has episodes; `states` stands for its `obs`"""
     rules: dict | None = None
     """of the game, where the file has them: the fields of `envs.Rules`"""
 
@@ -302,7 +302,7 @@ def transitions_of_episodes(trajectories: Trajectories, split: bool) -> Transiti
         split_law="80/10/10 by episode",
         fingerprint=trajectories.fingerprint,
         inferred=[],
-        trajectories=trajectories,
+        trajectories=trajectories.without_obs(),
         rules=rules,
     )
 
@@ -484,9 +484,10 @@ class Batches:
         whole_episodes: False where each sample is a group of its own.
         """
         group = samples.episodes if whole_episodes else np.arange(len(samples))
-        _, start, group, length = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+        start = np.append(0, 1 + np.flatnonzero(group[1:] != group[:-1]))  # episodes rise
+        length = np.diff(start, append=len(group))
+        group = np.repeat(np.arange(len(start)), length)
         sample_goals = _goals_of(samples, goals)
-        known = (sample_goals >= 0).astype(np.int64)
         cell_permutation, action_permutation = symmetries(*samples.frames.shape[2:])
         prey = samples.boards[:, 1:].max(1).sum((1, 2), dtype=np.int64)  # [U]
 
@@ -506,7 +507,7 @@ class Batches:
             action_permutation=on_device(action_permutation),
             start=start,
             length=length,
-            goal_known=np.add.reduceat(known, start),
+            goal_known=np.add.reduceat(sample_goals >= 0, start, dtype=np.int64),
             group=group,
             max_prey=max(1, int(prey.max())),
             hunters=int(samples.seats.max()) + 1,
@@ -595,6 +596,11 @@ class TransitionBatches:
         most = (max(1, int(prey[0])), max(1, int(prey[1])))
         cell_permutation, action_permutation = symmetries(*board)
 
+        outcomes = [
+            outcomes_of(states[before], states[after], board, *most)
+            for before, after in zip(_in_parts(data.before), _in_parts(data.after), strict=True)
+        ]
+
         def on_device(array: np.ndarray) -> torch.Tensor:
             return torch.as_tensor(array, device=device)
 
@@ -607,7 +613,7 @@ class TransitionBatches:
             ends=on_device(data.ends),
             cell_permutation=on_device(cell_permutation),
             action_permutation=on_device(action_permutation),
-            outcomes=outcomes_of(states[data.before], states[data.after], board, *most),
+            outcomes=AllOutcomes.cat(outcomes),
             most=most,
             own=own,
         )
@@ -653,6 +659,11 @@ class TransitionBatches:
     def reward_values(self, index: np.ndarray) -> list[float]:
         """Rewards of a hunter, each value once, in the transitions `index`; 0 among them."""
         return _distinct(self.rewards[index].cpu().numpy(), decimals=4)
+
+
+def _in_parts(index: np.ndarray) -> list[np.ndarray]:
+    """In parts of at most CHUNK, at least one."""
+    return np.array_split(index, len(index) // CHUNK + 1)
 
 
 def _own_actions(states: torch.Tensor, actions: torch.Tensor, random: bool) -> torch.Tensor:

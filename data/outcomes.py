@@ -113,6 +113,13 @@ class AllOutcomes:
     count: np.ndarray
     """int64 [M]"""
 
+    @classmethod
+    def cat(cls, parts: list[AllOutcomes]) -> AllOutcomes:
+        """Of all transitions of these parts, in order."""
+        columns = ("possible", "hunters", "prey", "count")
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+        return cls(**joined, start=np.cumsum(joined["count"]) - joined["count"])
+
     def batch(self, index: np.ndarray, device: torch.device | str = "cpu") -> Outcomes:
         """Those of the transitions `index` (int [B])."""
         count = self.count[index]

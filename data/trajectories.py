@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,32 @@ class Trajectories:
                 digest.update(f"{key} {array.dtype} {array.shape}".encode())
                 digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
         return digest.hexdigest()
+
+    def part(self, first: int, last: int) -> Trajectories:
+        """Episodes first .. last - 1, as views."""
+        ends = np.append(0, np.cumsum(self.episode_lengths))
+        start, end = int(ends[first]), int(ends[last])
+        cut = {key: getattr(self, key) for key in (*SPEC, *OPTIONAL)}
+        of_episodes = ("episode_lengths", "terminated", "strategies")
+        for key, array in cut.items():
+            if key == "obs":
+                cut[key] = array[start + first : end + last]
+            elif array is not None:
+                cut[key] = array[first:last] if key in of_episodes else array[start:end]
+        return Trajectories(**cut, metadata=self.metadata, path=self.path)
+
+    def parts(self) -> list[tuple[int, int]]:
+        """All episodes in stretches of about CHUNK steps: the first of each, and the one behind its last."""
+        ends = np.cumsum(self.episode_lengths)
+        cuts = np.searchsorted(ends, np.arange(0, ends[-1], CHUNK), "left")
+        cuts = np.append(np.unique(cuts), len(ends))
+        return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
+
+    def without_obs(self) -> Trajectories:
+        """The same without rows of `obs`, where joint states show it all; `fingerprint` stays that of the file."""
+        bare = replace(self, obs=np.empty((0, *self.obs.shape[1:]), np.uint8))
+        bare.fingerprint = self.fingerprint
+        return bare
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What the file holds, key by key."""

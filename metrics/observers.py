@@ -9,12 +9,14 @@ All raise DataError where the file has no `policy_probs`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from data.datasets import Samples
 from data.trajectories import CHUNK, DataError, Trajectories, split_episodes
+from envs import ACTIONS
 from envs.grid import FAR, distance_fields
 from envs.stag_hunt import legal_actions
 
@@ -94,16 +96,19 @@ def count_table(trajectories: Trajectories, steps: np.ndarray) -> np.ndarray:
     Args: steps: int [n], rows of `actions`; only active hunters count.
     Returns: int32 [D, D, T, A+1, S].
     """
-    active = trajectories.active[steps]
-    features = table_features(trajectories)[steps][active]  # [m, 4]
-    strategies = trajectories.strategies[trajectories.episode[steps]][active]  # [m]
     num_distances = TABLE_DISTANCES + 1
     num_ticks = int(trajectories.episode_lengths.max())
     num_hunters = trajectories.actions.shape[1]
     num_strategies = len(trajectories.strategy_names)
     shape = (num_distances, num_distances, num_ticks, num_hunters + 1, num_strategies)
     table = np.zeros(shape, np.int32)
-    np.add.at(table, (*features.T, strategies), 1)
+    counted = np.zeros(len(trajectories.actions), bool)
+    counted[steps] = True
+    for start, part in _parts(trajectories):
+        active = part.active & counted[start : start + len(part.active), None]  # [n, A]
+        features = table_features(part)[active]  # [m, 4]
+        strategies = part.strategies[part.episode][active]  # [m]
+        np.add.at(table, (*features.T, strategies), 1)
     return table
 
 
@@ -161,8 +166,10 @@ def sample_posterior(samples: Samples, index: np.ndarray) -> np.ndarray | None:
     """`posterior` of the samples `index`, float64 [m, S]; None without `policy_probs`."""
     if not samples.has_policy_probs:
         return None
-    trajectories = samples.trajectories
-    return posterior(trajectories)[trajectories.active][index]
+    belief = np.empty((len(index), len(samples.strategy_names)))
+    for here, step, seat, part in _samples_in_parts(samples, index):
+        belief[here] = posterior(part)[step, seat]
+    return belief
 
 
 def predictions(samples: Samples, index: np.ndarray, counts: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -171,20 +178,41 @@ def predictions(samples: Samples, index: np.ndarray, counts: np.ndarray | None) 
     `uniform` over legal actions; with `policy_probs` also `bayes`, `known`,
     and `table` where `counts` is given.
     """
-    parts = np.array_split(index, len(index) // CHUNK + 1)
-    rows = [samples.rows[part] for part in parts]
-    legal = np.concatenate([legal_actions(samples.frames[part]) for part in rows])
-    probs = {"uniform": (legal / legal.sum(1, keepdims=True)).astype(np.float32)}
+    shape = (len(index), len(ACTIONS))
+    probs = {"uniform": np.empty(shape, np.float32)}
+    for start in range(0, len(index), CHUNK):
+        here = slice(start, start + CHUNK)
+        legal = legal_actions(samples.frames[samples.rows[index[here]]])
+        probs["uniform"][here] = legal / legal.sum(1, keepdims=True)
     if not samples.has_policy_probs:
         return probs
-    trajectories = samples.trajectories
-    steps, seats = np.nonzero(trajectories.active)  # in the order of the samples
-    step, seat = steps[index], seats[index]
-    if counts is not None:
-        probs["table"] = table(trajectories, counts)[step, seat]
-    probs["bayes"] = bayes(trajectories)[step, seat]
-    probs["known"] = known(trajectories)[step, seat]
+    names = ("bayes", "known") if counts is None else ("table", "bayes", "known")
+    probs |= {name: np.empty(shape, np.float32) for name in names}
+    for here, step, seat, part in _samples_in_parts(samples, index):
+        if counts is not None:
+            probs["table"][here] = table(part, counts)[step, seat]
+        probs["bayes"][here] = bayes(part)[step, seat]
+        probs["known"][here] = known(part)[step, seat]
     return probs
+
+
+def _parts(trajectories: Trajectories) -> Iterator[tuple[int, Trajectories]]:
+    """Whole episodes, a part at a time, after the number of its first step: what is made of a part takes little memory."""
+    start = 0
+    for first, last in trajectories.parts():
+        part = trajectories.part(first, last)
+        yield start, part
+        start += len(part.actions)
+
+
+def _samples_in_parts(samples: Samples, index: np.ndarray) -> Iterator[tuple]:
+    """Of the samples `index` in each part: which of them they are, their steps in the part, their seats, the part."""
+    step = samples.trajectories.obs_row  # of each step: rising
+    step = np.searchsorted(step, samples.rows[index] // samples.trajectories.obs.shape[1])
+    for start, part in _parts(samples.trajectories):
+        here = np.flatnonzero((step >= start) & (step < start + len(part.actions)))
+        if len(here):
+            yield here, step[here] - start, samples.seats[index[here]], part
 
 
 def _policy_probs(trajectories: Trajectories) -> np.ndarray:

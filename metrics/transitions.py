@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from data.datasets import Transitions
+from data.trajectories import chunks
 from envs.grid import neighbours
 from envs.stag_hunt import HUNT_HARE, HUNT_STAG, STAY, Rules
+from metrics.columns import Columns
 from metrics.laws import deterministic_step, next_state_log_prob, outcomes
 from metrics.violations import KINDS, TOLERANCE, violations
 
@@ -115,6 +117,14 @@ def find_events(transitions: EvalTransitions) -> dict[str, np.ndarray]:
     it was. The last two are seen only in files with `attempted`: effective actions are legal.
     shared_cell: two hunters stand on one cell afterwards.
     """
+    columns = Columns(len(transitions))
+    for part in chunks(transitions.before):
+        for kind, rows in _events_of(transitions.take(part)).items():
+            columns.put(kind, part, rows)
+    return columns
+
+
+def _events_of(transitions: EvalTransitions) -> dict[str, np.ndarray]:
     actions = transitions.actions
     shape = (*actions.shape, -1)
     old = transitions.before[:, :-3].reshape(shape).astype(bool)  # [n, A, K]

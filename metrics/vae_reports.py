@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from data.datasets import Batch, Batches, Samples
 from metrics import observers, reports, scores
+from metrics.columns import Columns
 
 BATCH_SIZE = 4096
 
@@ -30,8 +31,9 @@ class Predictions(NamedTuple):
 @torch.no_grad()
 def predict(model: torch.nn.Module, batches: Batches, index: np.ndarray) -> Predictions:
     """Of the samples `index`: whole groups, in order. model: a `pretrain_vae.VAE`."""
-    outputs = []
+    columns = Columns(len(index))
     sums: dict[str, torch.Tensor] = {}
+    done = 0
     for groups in batches.shares(index, BATCH_SIZE):
         batch = batches.take(groups)
         output = model(batch)
@@ -39,21 +41,21 @@ def predict(model: torch.nn.Module, batches: Batches, index: np.ndarray) -> Pred
         batch_sums["kl"] = output.kl().sum(0)  # [latent_dim]
         for name, value in batch_sums.items():
             sums[name] = sums.get(name, 0.0) + value.double()
-        outputs.append(output._replace(cell_logits=None))
-
-    def gather(name: str) -> np.ndarray | None:
-        parts = [getattr(output, name) for output in outputs]
-        return None if parts[0] is None else torch.cat(parts).cpu().numpy()
+        rows = slice(done, done + len(output.mean))
+        for name in ("mean", "action_logprobs", "goal_logprobs"):
+            value = getattr(output, name)
+            if value is not None:
+                value = value.cpu().numpy()
+                columns.put(name, rows, value if name == "mean" else np.exp(value))
+        done = rows.stop
 
     kl = sums.pop("kl").cpu().numpy() / len(index)
     means = dict(kl=float(kl.sum()), recon_nll=None, recon_mse=None, recon_exact=None)
     means |= {name: value.item() / len(index) for name, value in sums.items()}
-    probs = gather("action_logprobs")
-    goal_probs = gather("goal_logprobs")
     return Predictions(
-        probs=None if probs is None else np.exp(probs),
-        goal_probs=None if goal_probs is None else np.exp(goal_probs),
-        z=gather("mean"),
+        probs=columns.get("action_logprobs"),
+        goal_probs=columns.get("goal_logprobs"),
+        z=columns["mean"],
         means=means,
         used_dimensions=int((kl > 0.01).sum()),
     )

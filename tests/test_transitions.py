@@ -94,7 +94,7 @@ def test_every_step_of_a_trajectory_file_is_a_transition(name, tmp_path):
 
 def test_states_are_made_in_chunks(monkeypatch):
     """Peak memory is that of the arrays, and one chunk more."""
-    monkeypatch.setattr("data.datasets.CHUNK", 64)
+    monkeypatch.setattr("data.trajectories.CHUNK", 64)
     t = collect(Args(steps=5000, rules=Rules(height=10, width=10)))
     tracemalloc.start()
     x = transitions_of_episodes(t, split=True)
