@@ -108,7 +108,8 @@ def baselines(samples: Samples, index: np.ndarray, checkpoint: dict) -> dict[str
         table = None
     observed = observers.predictions(samples, index, None if table is None else table.cpu().numpy())
     counts = np.array(checkpoint["counts"])
-    observed["majority"] = np.tile((counts / counts.sum()).astype(np.float32), (len(index), 1))
+    majority = (counts / counts.sum()).astype(np.float32)
+    observed["majority"] = np.broadcast_to(majority, (len(index), len(counts)))
     return observed
 
 
