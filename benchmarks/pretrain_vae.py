@@ -75,11 +75,11 @@ def train_earlier(samples: Samples, epochs: int, doubled_softmax: bool = False) 
 
     Returns: after each epoch, seconds of training so far, the mean loss of the epoch, and the held-out nll and top1.
     """
-    frames, height = torch.as_tensor(samples.frames).flatten(2), samples.frames.shape[2]
+    height = samples.frames.shape[2]
     train, val = (torch.as_tensor(samples.splits[name]) for name in ("train", "val"))
     ticks, actions = torch.as_tensor(samples.ticks), torch.as_tensor(samples.actions)
-    rows = torch.as_tensor(samples.rows)
-    data = TensorDataset(frames[rows[train]].float(), ticks[train], actions[train])
+    frames = torch.as_tensor(samples.frames[samples.rows]).flatten(2)
+    data = TensorDataset(frames[train].float(), ticks[train], actions[train])
     model = EarlierRecipe(height, height)
     optimizer = torch.optim.Adam(
         [p for n, p in model.named_parameters() if not n.startswith("legal")], 5e-4, eps=1e-5
@@ -99,9 +99,7 @@ def train_earlier(samples: Samples, epochs: int, doubled_softmax: bool = False) 
             losses += action_loss.detach()
         seconds += time.perf_counter() - start
         with torch.no_grad():
-            parts = [
-                model(frames[rows[p]].float(), ticks[p], noise=False)[0].softmax(1) for p in val.split(4096)
-            ]
+            parts = [model(frames[p].float(), ticks[p], noise=False)[0].softmax(1) for p in val.split(4096)]
         held_out = scores.summarize(torch.cat(parts).numpy(), samples.actions[samples.splits["val"]])
         curve.append({"seconds": seconds, "loss": losses.item() / len(loader), **held_out})
         print(f"  (a) epoch {len(curve)}: {seconds:.1f} s, loss {curve[-1]['loss']:.4f}, NLL {held_out['nll']:.4f}, "

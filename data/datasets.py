@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,12 +35,35 @@ from envs.stag_hunt import STAY, Rules, effective_actions, legal_actions
 # ---- samples: one hunter, one observation, one action
 
 
+def frames_of(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """What hunters see: uint8 [R, A+3, ..], int64 [n] -> uint8 [n, 5, ..]. Row r is state r // A, as seat r % A sees it."""
+    seats = states.shape[1] - 3
+    joint = states[rows // seats]
+    own = joint[torch.arange(len(rows), device=rows.device), rows % seats]
+    others = joint[:, :-3].sum(1) > own
+    hunters = torch.stack([own, others.to(own.dtype)], 1)
+    return torch.cat([hunters, joint[:, -3:]], 1)
+
+
+class Frames:
+    """What hunters see, made of joint states where it is asked for: `frames[rows]` (int64 [n]) is uint8 [n, 5, H, W].
+    All of it would take three times as much memory as the states, which are shared by the hunters."""
+
+    def __init__(self, states: np.ndarray):
+        self.states = states
+        rows, planes, *board = states.shape
+        self.shape = (rows * (planes - 3), 5, *board)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return frames_of(torch.from_numpy(self.states), torch.as_tensor(rows)).numpy()
+
+
 @dataclass
 class Samples:
-    """M samples of hunters that are on the board. `frames` is a view of the file's observations, not a copy."""
+    """M samples of hunters that are on the board."""
 
-    frames: np.ndarray
-    """uint8 [R, 5, H, W]"""
+    frames: Frames | np.ndarray
+    """uint8 [R, 5, H, W], by rows; an array where the file has no episodes"""
     rows: np.ndarray
     """int64 [M], the frame of each sample"""
     actions: np.ndarray
@@ -64,10 +88,20 @@ class Samples:
     inferred: list[str]
     """what was concluded or changed, a line each"""
     trajectories: Trajectories | None = None
-    """where the file has episodes"""
+    """where the file has episodes; `frames` stand for its `obs`"""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def parts(self) -> Iterator[tuple[int, Trajectories]]:
+        """The trajectories, some whole episodes at a time, with `obs`; and the number of the first step of each part."""
+        whole, start = self.trajectories, 0
+        for first, last in whole.parts():
+            part = whole.part(first, last)
+            end = start + len(part.actions)
+            states = self.frames.states[start + first : end + last]
+            yield start, replace(part, obs=joint_to_planes(states))
+            start = end
 
     @property
     def strategy_names(self) -> list[str]:
@@ -101,7 +135,8 @@ def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
     step, seat = np.nonzero(trajectories.active)
     num_seats = trajectories.obs.shape[1]
     episode = trajectories.episode[step]
-    boards, board = _distinct_boards(trajectories)
+    states = _joint_states(trajectories.obs)
+    boards, board = _distinct_boards(states, trajectories)
     splits = {}
     if split:
         parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)
@@ -110,7 +145,7 @@ def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
             if not len(index):
                 raise DataError(f"{trajectories.path}: active: the {name} split has no active sample")
     return Samples(
-        frames=trajectories.obs.reshape(-1, *trajectories.obs.shape[2:]),
+        frames=Frames(states),
         rows=trajectories.obs_row[step] * num_seats + seat,
         actions=trajectories.actions[step, seat].astype(np.int64),
         ticks=trajectories.tick[step],
@@ -123,21 +158,28 @@ def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
         split_law="80/10/10 by episode",
         fingerprint=trajectories.fingerprint,
         inferred=[],
-        trajectories=trajectories,
+        trajectories=trajectories.without_obs(),
     )
 
 
-def _distinct_boards(trajectories: Trajectories) -> tuple[np.ndarray, np.ndarray]:
+def _joint_states(obs: np.ndarray) -> np.ndarray:
+    """uint8 [R, A, 5, H, W] -> [R, A+3, H, W], a part at a time."""
+    states = np.empty((len(obs), obs.shape[1] + 3, *obs.shape[3:]), np.uint8)
+    for part in chunks(obs):
+        states[part] = planes_to_joint(obs[part])
+    return states
+
+
+def _distinct_boards(states: np.ndarray, trajectories: Trajectories) -> tuple[np.ndarray, np.ndarray]:
     """BLOCKS, STAGS and HARES wherever they change, uint8 [U, 3, H, W], and int64 [N], the entry before each step."""
-    obs = trajectories.obs
-    changed = np.ones(len(obs), bool)
-    for part in chunks(obs[1:]):
-        boards, before = obs[1:][part, 0, 2:], obs[:-1][part, 0, 2:]
+    changed = np.ones(len(states), bool)
+    for part in chunks(states[1:]):
+        boards, before = states[1:][part, -3:], states[:-1][part, -3:]
         changed[1:][part] = (boards != before).any((1, 2, 3))
     num_obs = trajectories.episode_lengths + 1
     changed[np.cumsum(num_obs) - num_obs] = True  # an episode starts with an entry of its own
     entry = np.cumsum(changed) - 1
-    return obs[changed, 0, 2:], entry[trajectories.obs_row]
+    return states[changed, -3:], entry[trajectories.obs_row]
 
 
 def samples_of_rows(arrays: dict[str, np.ndarray], path: str | Path, layout: str, split: bool) -> Samples:
@@ -273,10 +315,8 @@ def _cells(planes: np.ndarray, count: int) -> np.ndarray:
 
 def transitions_of_episodes(trajectories: Trajectories, split: bool) -> Transitions:
     """All steps of all episodes. Raises: DataError: a split would be empty."""
-    obs, episode = trajectories.obs, trajectories.episode
-    states = np.empty((len(obs), obs.shape[1] + 3, *obs.shape[3:]), np.uint8)
-    for part in chunks(obs):
-        states[part] = planes_to_joint(obs[part])
+    episode = trajectories.episode
+    states = _joint_states(trajectories.obs)
     splits = {}
     if split:
         parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)
@@ -457,7 +497,8 @@ class Batch(NamedTuple):
 class Batches:
     """The samples as tensors on the device, the groups that stay together, and the symmetries that augment them."""
 
-    frames: torch.Tensor  # uint8 [R, 5, K]
+    frames: torch.Tensor  # uint8 [R, 5, K]; with `joint` the states that they are made of, [R', A+3, K]
+    joint: bool
     rows: torch.Tensor  # int64 [M], the frame of each sample
     boards: torch.Tensor  # uint8 [U, 3, K]
     board: torch.Tensor  # int64 [M], the board of each sample
@@ -491,11 +532,15 @@ class Batches:
         cell_permutation, action_permutation = symmetries(*samples.frames.shape[2:])
         prey = samples.boards[:, 1:].max(1).sum((1, 2), dtype=np.int64)  # [U]
 
+        joint = isinstance(samples.frames, Frames)
+        frames: np.ndarray = samples.frames.states if isinstance(samples.frames, Frames) else samples.frames
+
         def on_device(array: np.ndarray) -> torch.Tensor:
             return torch.as_tensor(array, device=device)
 
         return cls(
-            frames=on_device(samples.frames.reshape(*samples.frames.shape[:2], -1)),
+            frames=on_device(frames.reshape(*frames.shape[:2], -1)),
+            joint=joint,
             rows=on_device(samples.rows),
             boards=on_device(samples.boards.reshape(*samples.boards.shape[:2], -1)),
             board=on_device(samples.board),
@@ -527,7 +572,8 @@ class Batches:
         first = torch.as_tensor(self.start[groups], device=device) - (length.cumsum(0) - length)
         index = torch.arange(total, device=device) + first[group]
         rows, board = self.board[index].unique(return_inverse=True)
-        planes = self.frames[self.rows[index]]  # [B, 5, K]
+        frame = self.rows[index]
+        planes = frames_of(self.frames, frame) if self.joint else self.frames[frame]  # [B, 5, K]
         boards = self.boards[rows]  # [U, 3, K]
         actions = self.actions[index]
         if symmetry is not None:

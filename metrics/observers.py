@@ -9,7 +9,7 @@ All raise DataError where the file has no `policy_probs`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,13 @@ def count_table(trajectories: Trajectories, steps: np.ndarray) -> np.ndarray:
     Args: steps: int [n], rows of `actions`; only active hunters count.
     Returns: int32 [D, D, T, A+1, S].
     """
+    return _count_table(trajectories, steps, _parts(trajectories))
+
+
+def _count_table(
+    trajectories: Trajectories, steps: np.ndarray, parts: Iterable[tuple[int, Trajectories]]
+) -> np.ndarray:
+    """parts: `trajectories`, some episodes at a time, and the first step of each part."""
     num_distances = TABLE_DISTANCES + 1
     num_ticks = int(trajectories.episode_lengths.max())
     num_hunters = trajectories.actions.shape[1]
@@ -104,7 +111,7 @@ def count_table(trajectories: Trajectories, steps: np.ndarray) -> np.ndarray:
     table = np.zeros(shape, np.int32)
     counted = np.zeros(len(trajectories.actions), bool)
     counted[steps] = True
-    for start, part in _parts(trajectories):
+    for start, part in parts:
         active = part.active & counted[start : start + len(part.active), None]  # [n, A]
         features = table_features(part)[active]  # [m, 4]
         strategies = part.strategies[part.episode][active]  # [m]
@@ -141,7 +148,7 @@ def training_table(samples: Samples) -> np.ndarray | None:
     trajectories = samples.trajectories
     episodes = split_episodes(len(trajectories.episode_lengths))["train"]
     steps = np.flatnonzero(np.isin(trajectories.episode, episodes))
-    return count_table(trajectories, steps)
+    return _count_table(trajectories, steps, samples.parts())
 
 
 def is_table(counts: Any, saved: dict) -> bool:
@@ -209,7 +216,7 @@ def _samples_in_parts(samples: Samples, index: np.ndarray) -> Iterator[tuple]:
     """Of the samples `index` in each part: which of them they are, their steps in the part, their seats, the part."""
     step = samples.trajectories.obs_row  # of each step: rising
     step = np.searchsorted(step, samples.rows[index] // samples.trajectories.obs.shape[1])
-    for start, part in _parts(samples.trajectories):
+    for start, part in samples.parts():
         here = np.flatnonzero((step >= start) & (step < start + len(part.actions)))
         if len(here):
             yield here, step[here] - start, samples.seats[index[here]], part
