@@ -123,19 +123,29 @@ def load_samples(path: str | Path, layout: str = "auto", split: bool = True) -> 
     """
     arrays = read_arrays(path)
     if is_trajectory_file(arrays):
-        samples = samples_of_episodes(check(arrays, path), split)
+        trajectories, states = _with_states(check(arrays, path))
+        del arrays  # the file's observations, before more is made
+        samples = _samples_of_states(trajectories, states, split)
     else:
         samples = samples_of_rows(arrays, path, layout, split)
     samples.splits["all"] = np.arange(len(samples))
     return samples
 
 
-def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
+def _with_states(trajectories: Trajectories) -> tuple[Trajectories, np.ndarray]:
+    """The trajectories without `obs`, and the joint states that show it all: uint8 [N+E, A+3, H, W]."""
+    obs = trajectories.obs
+    states = np.empty((len(obs), obs.shape[1] + 3, *obs.shape[3:]), np.uint8)
+    for part in chunks(obs):
+        states[part] = planes_to_joint(obs[part])
+    return trajectories.without_obs(), states
+
+
+def _samples_of_states(trajectories: Trajectories, states: np.ndarray, split: bool) -> Samples:
     """Samples in the order of steps, then seats. Raises: DataError: a split would be empty."""
     step, seat = np.nonzero(trajectories.active)
-    num_seats = trajectories.obs.shape[1]
+    num_seats = trajectories.actions.shape[1]
     episode = trajectories.episode[step]
-    states = _joint_states(trajectories.obs)
     boards, board = _distinct_boards(states, trajectories)
     splits = {}
     if split:
@@ -158,16 +168,8 @@ def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
         split_law="80/10/10 by episode",
         fingerprint=trajectories.fingerprint,
         inferred=[],
-        trajectories=trajectories.without_obs(),
+        trajectories=trajectories,
     )
-
-
-def _joint_states(obs: np.ndarray) -> np.ndarray:
-    """uint8 [R, A, 5, H, W] -> [R, A+3, H, W], a part at a time."""
-    states = np.empty((len(obs), obs.shape[1] + 3, *obs.shape[3:]), np.uint8)
-    for part in chunks(obs):
-        states[part] = planes_to_joint(obs[part])
-    return states
 
 
 def _distinct_boards(states: np.ndarray, trajectories: Trajectories) -> tuple[np.ndarray, np.ndarray]:
@@ -270,7 +272,9 @@ def load_transitions(path: str | Path, layout: str = "auto", split: bool = True)
     """
     arrays = read_arrays(path)
     if is_trajectory_file(arrays):
-        transitions = transitions_of_episodes(check(arrays, path), split)
+        trajectories, states = _with_states(check(arrays, path))
+        del arrays
+        transitions = _transitions_of_states(trajectories, states, split)
     else:
         flat = read_flat(arrays, path, layout, joint=True)
         transitions = transitions_of_rows(flat, arrays, path, split)
@@ -315,8 +319,11 @@ def _cells(planes: np.ndarray, count: int) -> np.ndarray:
 
 def transitions_of_episodes(trajectories: Trajectories, split: bool) -> Transitions:
     """All steps of all episodes. Raises: DataError: a split would be empty."""
+    return _transitions_of_states(*_with_states(trajectories), split)
+
+
+def _transitions_of_states(trajectories: Trajectories, states: np.ndarray, split: bool) -> Transitions:
     episode = trajectories.episode
-    states = _joint_states(trajectories.obs)
     splits = {}
     if split:
         parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)
@@ -342,7 +349,7 @@ def transitions_of_episodes(trajectories: Trajectories, split: bool) -> Transiti
         split_law="80/10/10 by episode",
         fingerprint=trajectories.fingerprint,
         inferred=[],
-        trajectories=trajectories.without_obs(),
+        trajectories=trajectories,
         rules=rules,
     )
 
@@ -643,8 +650,8 @@ class TransitionBatches:
         cell_permutation, action_permutation = symmetries(*board)
 
         outcomes = [
-            outcomes_of(states[before], states[after], board, *most)
-            for before, after in zip(_in_parts(data.before), _in_parts(data.after), strict=True)
+            outcomes_of(states[data.before[part]], states[data.after[part]], board, *most)
+            for part in chunks(states[: len(data)])  # no transition without a state of its own
         ]
 
         def on_device(array: np.ndarray) -> torch.Tensor:
@@ -705,11 +712,6 @@ class TransitionBatches:
     def reward_values(self, index: np.ndarray) -> list[float]:
         """Rewards of a hunter, each value once, in the transitions `index`; 0 among them."""
         return _distinct(self.rewards[index].cpu().numpy(), decimals=4)
-
-
-def _in_parts(index: np.ndarray) -> list[np.ndarray]:
-    """In parts of at most CHUNK, at least one."""
-    return np.array_split(index, len(index) // CHUNK + 1)
 
 
 def _own_actions(states: torch.Tensor, actions: torch.Tensor, random: bool) -> torch.Tensor:

@@ -533,11 +533,13 @@ def test_samples_are_the_active_rows(small, tmp_path):
         e: name for name, episodes in split_episodes(len(t.terminated)).items() for e in episodes.tolist()
     }
     of = {int(i): name for name in ("train", "val", "test") for i in samples.splits[name]}
+    frames = samples.frames[samples.rows]
+    assert samples.frames.shape == (t.obs.shape[0] * t.obs.shape[1], *t.obs.shape[2:])
     i = step = row = 0
     for episode, length in enumerate(t.episode_lengths.tolist()):
         for tick in range(length):
             for seat in np.flatnonzero(t.active[step]):
-                assert np.array_equal(samples.frames[samples.rows[i]], t.obs[row, seat])
+                assert np.array_equal(frames[i], t.obs[row, seat])
                 assert samples.actions[i] == t.actions[step, seat] and samples.ticks[i] == tick
                 assert samples.strategies[i] == t.strategies[episode, seat] and of.pop(i) == splits[episode]
                 i += 1
@@ -682,14 +684,13 @@ def test_collecting_and_reading_files_need_no_torch():
 
 MEASURE = """
 import sys, data
-from data.datasets import load_samples
+from data.datasets import load_samples, load_transitions
 def peak():
     with open("/proc/self/status") as status:
         return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 before = peak()
-found = {"load": data.load, "load_samples": load_samples}[sys.argv[1]](sys.argv[2])
-trajectories = getattr(found, "trajectories", found)
-print((peak() - before) / sum(array.nbytes for array in trajectories.arrays().values()))
+found = {"load": data.load, "load_samples": load_samples, "load_transitions": load_transitions}[sys.argv[1]](sys.argv[2])
+print((peak() - before) / int(sys.argv[3]))
 """
 
 
@@ -705,9 +706,10 @@ def test_loading_keeps_peak_memory_low(default_path, tmp_path):
     arrays = load(default_path).arrays()
     big = {key: array if key == "metadata" else np.concatenate([array] * 4) for key, array in arrays.items()}
     np.savez(tmp_path / "big.npz", **big)
-    for function, limit in (("load", 1.15), ("load_samples", 1.3)):
+    num_bytes = str(sum(array.nbytes for array in big.values()))
+    for function, limit in (("load", 1.15), ("load_samples", 1.4), ("load_transitions", 1.4)):
         done = subprocess.run(
-            [sys.executable, "-c", MEASURE, function, str(tmp_path / "big.npz")],
+            [sys.executable, "-c", MEASURE, function, str(tmp_path / "big.npz"), num_bytes],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import tracemalloc
 
+import numpy as np
 import pytest
+import torch
 
 import hop_ppo
 import pretrain_vae
 import tracking
 from data import collect, flatten, memory
+from data.datasets import TransitionBatches, load_samples, load_transitions
+from data.trajectories import save_arrays
 from envs import Rules
+from metrics import observers, scores, vae_reports
+from metrics.transitions import EvalTransitions, find_events
 
 
 @pytest.fixture
@@ -172,3 +179,87 @@ def test_large_boards_are_played_fewer_at_once():
     assert collect._boards_at_once(collect.Args()) == collect.BOARDS
     assert 1 <= collect._boards_at_once(collect.Args(rules=Rules(height=128, width=128))) < 200
     assert collect._boards_at_once(collect.Args(rules=Rules(hunters=4000, height=128, width=128))) >= 1
+
+
+# ---- what is made of a large file, a part at a time
+
+
+def numbers(value) -> bytes:
+    """All that a result holds, as bytes."""
+    if isinstance(value, dict):
+        return b"".join(key.encode() + numbers(part) for key, part in value.items())
+    return repr(value).encode() if value is None else np.asarray(value).tobytes()
+
+
+def test_the_size_of_the_parts_changes_no_byte(tmp_path, monkeypatch):
+    """Samples, transitions, outcomes, observers' predictions, a model's predictions, scores."""
+    path = tmp_path / "x.npz"
+    save_arrays(path, collect.collect(collect.Args(samples=2500, unmasked=0.1)).arrays())
+    torch.manual_seed(1)
+    model = pretrain_vae.VAE(8, 8, 35, 4).eval()
+
+    def results() -> dict[str, bytes]:
+        samples, transitions = load_samples(path), load_transitions(path)
+        batches = pretrain_vae.make_batches(samples, torch.device("cpu"), "moa")
+        made = TransitionBatches.of(transitions, torch.device("cpu"), own=False)
+        table = observers.training_table(samples)
+        index = np.random.default_rng(1).permutation(len(samples))
+        observed = observers.predictions(samples, index, table)
+        probs = vae_reports.predict(model, batches, samples.splits["all"]).probs
+        found = dict(table=table, possible=made.outcomes.possible, start=made.outcomes.start)
+        found |= dict(hunters=made.outcomes.hunters, prey=made.outcomes.prey, probs=probs)
+        found |= dict(states=transitions.states, boards=samples.boards, group=batches.group)
+        found |= observed | dict(belief=observers.sample_posterior(samples, index))
+        found |= {
+            name: list(scores.score(p, samples.actions[index]).values()) for name, p in observed.items()
+        }
+        found["kl"] = scores.kl(observed["bayes"], observed["table"])
+        found["probe"] = scores.probe(
+            samples.boards.reshape(len(samples.boards), -1)[samples.board][:, :99],
+            samples.strategies,
+            samples.episodes % 2 == 0,
+        )
+        found["events"] = find_events(EvalTransitions.of(transitions, transitions.splits["all"], True, 1))
+        return {name: numbers(value) for name, value in found.items()}
+
+    whole = results()
+    for module in ("data.trajectories", "data.datasets", "metrics.observers", "metrics.scores"):
+        monkeypatch.setattr(f"{module}.CHUNK", 100)
+    parts = results()
+    assert [name for name in whole if whole[name] != parts[name]] == []
+    monkeypatch.setattr("metrics.scores.BLOCK", 500)  # here sums are rounded otherwise
+    assert (
+        abs(np.frombuffer(results()["probe"], bool).mean() - np.frombuffer(whole["probe"], bool).mean())
+        < 0.002
+    )
+
+
+def test_frames_are_made_of_joint_states_as_the_file_has_them(tmp_path):
+    args = collect.Args(samples=800, rules=Rules(hunters=3, height=5, width=6))
+    recorded = collect.collect(args)
+    save_arrays(tmp_path / "x.npz", recorded.arrays())
+    samples = load_samples(tmp_path / "x.npz")
+    obs = recorded.obs.reshape(-1, *recorded.obs.shape[2:])
+    assert samples.frames.shape == obs.shape
+    assert np.array_equal(samples.frames[np.arange(len(obs))], obs)
+    assert samples.frames.states.nbytes < obs.nbytes / 2
+    assert sum(part.obs.size for _, part in samples.parts()) == obs.size
+    for batches in (
+        pretrain_vae.make_batches(samples, torch.device("cpu"), loss) for loss in ("moa", "recon")
+    ):
+        planes = batches.take(np.arange(len(batches.start))).planes
+        assert np.array_equal(planes.numpy(), obs[samples.rows].reshape(len(samples), 5, -1))
+
+
+def test_training_on_transitions_makes_no_copy_of_all_states(tmp_path, monkeypatch):
+    """Peak memory above the states: far from the two copies that all outcomes at once would take."""
+    args = collect.Args(samples=8000, rules=Rules(height=16, width=16))
+    save_arrays(tmp_path / "x.npz", collect.collect(args).arrays())
+    data = load_transitions(tmp_path / "x.npz")
+    assert len(data.trajectories.obs) == 0
+    monkeypatch.setattr("data.trajectories.CHUNK_BYTES", 10**6)
+    tracemalloc.start()
+    TransitionBatches.of(data, torch.device("cpu"), own=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.7 * data.states.nbytes

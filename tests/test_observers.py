@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reference import distances
 
-from data import DEFAULT_DATA, DataError, default_or_fresh
+from data import DEFAULT_DATA, DataError, default_or_fresh, load
 from data.collect import Args, collect
 from data.datasets import load_samples
 from data.trajectories import Trajectories, check, save_arrays
@@ -307,7 +307,7 @@ def test_uniform_is_the_random_strategy(tmp_path):
 
 def test_predictions_are_of_the_samples_in_index(default_samples, shuffled):
     """Any rows in any order, each with the prediction of its own step and seat; the table is of the training episodes."""
-    s, t, (order, found) = default_samples, default_samples.trajectories, shuffled
+    s, t, (order, found) = default_samples, load(default_or_fresh(DEFAULT_DATA)), shuffled
     counts = observers.training_table(s)
     assert counts.sum() == len(s.splits["train"])
     assert np.array_equal(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from data import load
 from data.collect import Args, collect
 from data.datasets import load_samples
 from data.trajectories import save_arrays
@@ -128,7 +129,7 @@ def samples(tmp_path_factory):
 def test_boards_of_samples_equal_their_frames(samples):
     planes = samples.frames[samples.rows]
     np.testing.assert_array_equal(samples.boards[samples.board], planes[:, 2:])
-    t = samples.trajectories
+    t = load(samples.trajectories.path)
     changes = sum(
         (np.diff(t.obs[start + e : start + e + n + 1, 0, 2:].reshape(n + 1, -1).astype(int), axis=0) != 0)
         .any(1)
