@@ -39,10 +39,12 @@ def frames_of(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """What hunters see: uint8 [R, A+3, ..], int64 [n] -> uint8 [n, 5, ..]. Row r is state r // A, as seat r % A sees it."""
     seats = states.shape[1] - 3
     joint = states[rows // seats]
+    frames = joint.new_empty(len(rows), 5, *joint.shape[2:])
     own = joint[torch.arange(len(rows), device=rows.device), rows % seats]
-    others = joint[:, :-3].sum(1) > own
-    hunters = torch.stack([own, others.to(own.dtype)], 1)
-    return torch.cat([hunters, joint[:, -3:]], 1)
+    frames[:, 0] = own
+    frames[:, 1] = joint[:, :-3].sum(1, dtype=own.dtype) > own  # another hunter
+    frames[:, 2:] = joint[:, -3:]
+    return frames
 
 
 class Frames:
