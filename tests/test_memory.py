@@ -132,7 +132,7 @@ def test_more_threads_than_a_system_starts_are_refused():
     "flags",
     [
         dict(samples=20_000_000),
-        dict(samples=10**15),
+        dict(samples=2**31 - 1),
         dict(steps=5_000_000),
         dict(samples=10**6, rules=Rules(height=64, width=64)),
         dict(samples=10**7, rules=Rules(hunters=50)),
