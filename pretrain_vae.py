@@ -820,7 +820,7 @@ def evaluate_run(args: Args, device: torch.device) -> None:
         problem = f"obs: expected boards of {own_size}, as the checkpoint's, found {size}"
     elif samples.fingerprint == checkpoint["fingerprint"]:
         problem = "the run was trained on this file; judge it on another, such as --data fresh"
-    elif model.context == "episode" and model.loss != "recon" and samples.trajectories is None:
+    elif model.context == "episode" and model.loss != "recon" and not samples.has_episodes:
         problem = "expected episodes, as --context episode needs, found rows"
     if problem:
         raise tracking.UsageError(f"{args.data}: {problem}")
@@ -850,13 +850,13 @@ def evaluate_run(args: Args, device: torch.device) -> None:
 
 
 def read_samples(args: Args, split: bool = True) -> Samples:
-    """The samples of --data. A file without episodes sets `args.context` to `observation`."""
+    """The samples of --data. Rows that do not follow one another set `args.context` to `observation`."""
     path = default_or_fresh(args.data) if args.evaluate else training_file(args.data)
     samples = load_samples(path, args.layout, split)
     print(f"[VAE] Loaded {len(samples)} samples.")
     for line in samples.inferred:
         print(f"[DATA] inferred: {line}")
-    if args.context == "episode" and samples.trajectories is None and not args.evaluate:
+    if args.context == "episode" and not samples.has_episodes and not args.evaluate:
         print("[DATA] no episodes in this file, so no history: --context observation")
         args.context = "observation"
     return samples

@@ -75,7 +75,7 @@ class Samples:
     strategies: np.ndarray
     """int8 [M], -1 where the file does not say"""
     episodes: np.ndarray
-    """int64 [M], rising; a number for each row where the file has no episodes"""
+    """int64 [M], rising; a number for each row where rows do not follow one another"""
     seats: np.ndarray
     """int64 [M], which hunter of its episode"""
     boards: np.ndarray
@@ -90,7 +90,9 @@ class Samples:
     inferred: list[str]
     """what was concluded or changed, a line each"""
     trajectories: Trajectories | None = None
-    """where the file has episodes; `frames` stand for its `obs`"""
+    """of a trajectory file; `frames` stand for its `obs`"""
+    has_episodes: bool = True
+    """False where each row of a flat file stands alone"""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -201,24 +203,75 @@ def samples_of_rows(arrays: dict[str, np.ndarray], path: str | Path, layout: str
         inferred.append(f"{left_out} rows without the observer left out")
     if illegal.any():
         inferred.append(f"{illegal.sum()} illegal actions count as STAY")
+    groups = _groups_of_rows(flat, rows, inferred, split)
+    boards, board = _boards_of_rows(flat.planes, rows, groups.episodes)
+    splits = {}
+    if split and groups.found:
+        parts = split_episodes(int(groups.boards[-1]) + 1, path=path)
+        splits = {name: np.flatnonzero(np.isin(groups.boards, part)) for name, part in parts.items()}
+    elif split:
+        splits = split_rows(len(rows), path)
     digest = hashlib.sha256()
     for array in (flat.planes, flat.actions, flat.ticks):
         digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+    if groups.found:
+        digest.update(memoryview(groups.episodes).cast("B"))
     return Samples(
         frames=flat.planes,
         rows=rows,
         actions=actions,
         ticks=flat.ticks[rows],
         strategies=np.full(len(rows), -1, np.int8),
-        episodes=np.arange(len(rows)),
-        seats=np.zeros(len(rows), np.int64),
-        boards=flat.planes[:, 2:],
-        board=rows,
-        splits=split_rows(len(rows), path) if split else {},
-        split_law="80/10/10 by contiguous blocks",
+        episodes=groups.episodes,
+        seats=groups.seats,
+        boards=boards,
+        board=board,
+        splits=splits,
+        split_law="80/10/10 by episode" if groups.found else "80/10/10 by contiguous blocks",
         fingerprint=digest.hexdigest(),
         inferred=inferred,
+        has_episodes=groups.found,
     )
+
+
+class _Groups(NamedTuple):
+    """Which of M samples of a flat file belong together."""
+
+    found: bool  # False: each stands alone
+    episodes: np.ndarray  # int64 [M], rising
+    seats: np.ndarray  # int64 [M]
+    boards: np.ndarray  # int64 [M], rising: what stays together in a split
+
+
+def _groups_of_rows(flat: Flat, rows: np.ndarray, inferred: list[str], split: bool) -> _Groups:
+    """rows: those with the observer on the board; inferred: gets a line where episodes are too few to split."""
+    if flat.episodes is not None:
+        numbers = (flat.episodes.number, flat.episodes.board)
+        number, board = (np.unique(array[rows], return_inverse=True)[1] for array in numbers)
+        if board[-1] >= 9 or not split:
+            return _Groups(True, number, flat.episodes.seat[rows], board)
+        inferred.append("at least 10 episodes are needed to split by them: each row stands alone")
+    alone = np.arange(len(rows))
+    return _Groups(False, alone, np.zeros(len(rows), np.int64), alone)
+
+
+def _boards_of_rows(
+    planes: np.ndarray, rows: np.ndarray, episodes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """BLOCKS, STAGS and HARES, uint8 [U, 3, H, W], each once an episode, and int64 [M], the entry of each of `rows`."""
+    changed = np.append(True, np.diff(episodes) > 0)
+    for part in chunks(rows[1:], planes[0].nbytes):
+        after, before = planes[rows[1:][part], 2:], planes[rows[:-1][part], 2:]
+        changed[1:][part] |= (after != before).any((1, 2, 3))
+    entry = np.cumsum(changed) - 1
+    first = rows[changed]
+    # Hunters of an episode see one board, one after another: alike are those with the same bits.
+    bits = np.packbits(planes[first, 2:].reshape(len(first), -1), axis=1)
+    number = episodes[changed].reshape(-1, 1)
+    keys = np.concatenate([number.astype(">i8").view(np.uint8).reshape(len(first), 8), bits], 1)
+    keys = np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0]
+    _, kept, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return planes[first[kept], 2:], inverse[entry]
 
 
 # ---- transitions: the joint state before, all actions, the joint state after
@@ -364,7 +417,7 @@ def transitions_of_rows(
     Raises: DataError: there are none, or a split would be empty.
     """
     inferred = list(flat.inferred)
-    pairs = _pair_rows(flat, "times" in arrays)
+    pairs = _pair_rows(flat)
     states, broken = pairs.states, pairs.broken
     inferred += pairs.inferred
     occupied = flat.joint[:, :-3].any((1, 2, 3))  # [N]
@@ -425,9 +478,9 @@ class _Pairs(NamedTuple):
     inferred: list[str]
 
 
-def _pair_rows(flat: Flat, has_times: bool) -> _Pairs:
+def _pair_rows(flat: Flat) -> _Pairs:
     states, count = flat.joint, len(flat.joint)
-    broken = np.diff(flat.ticks) != 1 if has_times else np.zeros(count - 1, bool)
+    broken = flat.cut
     if flat.next_joint is None:
         broken = broken | _another_board(states[:-1], states[1:])
         valid = ~np.append(broken, True)

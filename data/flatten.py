@@ -1,7 +1,7 @@
 """Play scripted hunters and write a flat file in the HOP layout: `python -m data.flatten --help`.
 
 A row is a step of the game as one hunter sees it, drawn at random among those on the board: a file of the kind that older
-code wrote, small enough to try things on.
+code wrote, small enough to try things on. With `--all-observers` there is a row for each of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data import collect, memory
-from data.trajectories import check_output, chunks, save_arrays
+from data.trajectories import Trajectories, check_output, chunks, save_arrays
 from envs import DATA_EPSILON, Rules, joint_to_hop, planes_to_joint
 
 
@@ -21,11 +21,13 @@ class Args:
     out: str
     """the .npz file to write"""
     rows: int = 50_000
-    """board steps, a row each"""
+    """board steps, a row each; with --all-observers the fewest rows, of whole episodes"""
     seed: int = 1
     """episode i is board i of this seed; it draws the observers, too"""
     own_actions: bool = False
     """write the observer's own actions [N] instead of everyone's [N, A]"""
+    all_observers: bool = False
+    """write a row of each hunter on the board: an episode as one hunter sees it, then as the next one does"""
     epsilon: float = DATA_EPSILON
     """probability that a hunter plays uniformly over its legal actions"""
     strategies: tuple[str, ...] = ("NS", "NH")
@@ -35,7 +37,8 @@ class Args:
 
 
 def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
-    """The first `args.rows` steps of the episodes that `collect` plays with these settings.
+    """Rows of the episodes that `collect` plays with these settings: its first `args.rows` steps, as a hunter sees each, or
+    whole episodes of at least so many rows, as every hunter sees them.
 
     Returns: `obs` and `next_obs` uint8 [N, H, W, A+3], both as `observer` int8 [N] sees them; `actions` int8 [N, A] in seat
     order, or [N], the observer's; `times` int64 [N]; `rewards` float32 [N, A] in seat order.
@@ -46,44 +49,64 @@ def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
     planes = 7 * args.rules.hunters + 6  # of the game's observations, and of both of a row
     memory.require(args.rows * planes * args.rules.cells, f"--rows {args.rows}")
     settings = collect.Args(
-        steps=args.rows,
         seed=args.seed,
         epsilon=args.epsilon,
         strategies=args.strategies,
         rules=args.rules,
+        samples=args.rows,
+        steps=0 if args.all_observers else args.rows,
     )
     played = collect.collect(settings, progress)
-    rows, seats = args.rows, args.rules.hunters
-    # A step is played only while somebody is on the board, so each row has an observer.
-    draws = np.random.default_rng(args.seed).random((rows, seats))
-    observer = np.where(played.active[:rows], draws, -1.0).argmax(1)
-    obs = np.empty((rows, args.rules.height, args.rules.width, seats + 3), np.uint8)
+    step, observer = _every_hunter(played) if args.all_observers else _drawn_hunters(played, args)
+    states = np.empty((len(played.obs), args.rules.hunters + 3, *played.obs.shape[3:]), np.uint8)
+    for part in chunks(played.obs):  # once, though several rows share a state
+        states[part] = planes_to_joint(played.obs[part])
+    obs = np.empty((len(step), args.rules.height, args.rules.width, args.rules.hunters + 3), np.uint8)
     next_obs = np.empty_like(obs)
     for part in chunks(obs):
-        row = played.obs_row[part]
-        obs[part] = joint_to_hop(planes_to_joint(played.obs[row]), observer[part])
-        next_obs[part] = joint_to_hop(planes_to_joint(played.obs[row + 1]), observer[part])
-    actions = played.actions[:rows]
+        row = played.obs_row[step[part]]
+        obs[part] = joint_to_hop(states[row], observer[part])
+        next_obs[part] = joint_to_hop(states[row + 1], observer[part])
+    actions = played.actions[step]
     return {
         "obs": obs,
-        "actions": actions[np.arange(rows), observer] if args.own_actions else actions,
-        "times": played.tick[:rows],
+        "actions": actions[np.arange(len(step)), observer] if args.own_actions else actions,
+        "times": played.tick[step],
         "observer": observer.astype(np.int8),
-        "rewards": played.rewards[:rows],
+        "rewards": played.rewards[step],
         "next_obs": next_obs,
     }
+
+
+def _every_hunter(played: Trajectories) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [N], the step and the observer of each row: all of one hunter of an episode, then of the next hunter."""
+    step, observer = np.nonzero(played.active)
+    order = np.lexsort((step, observer, played.episode[step]))
+    return step[order], observer[order]
+
+
+def _drawn_hunters(played: Trajectories, args: Args) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [N], the first steps, and one hunter of each, drawn from those on the board.
+
+    A step is played only while somebody is on the board, so each row has an observer.
+    """
+    draws = np.random.default_rng(args.seed).random((args.rows, args.rules.hunters))
+    return np.arange(args.rows), np.where(played.active[: args.rows], draws, -1.0).argmax(1)
 
 
 def flatten_to_file(args: Args) -> dict[str, np.ndarray]:
     """Play and write `args.out`, with one line before and one after."""
     check_output(args.out)
     start = time.perf_counter()
-    print(f"[DATA] playing {args.rows} rows (seed {args.seed}) into {args.out}", flush=True)
+    rows = f"at least {args.rows}" if args.all_observers else f"{args.rows}"
+    print(f"[DATA] playing {rows} rows (seed {args.seed}) into {args.out}", flush=True)
     arrays = flatten(args, progress=True)
     save_arrays(args.out, arrays)
-    episodes, shape = (arrays["times"] == 0).sum(), arrays["obs"].shape[1:]
+    count, shape = len(arrays["obs"]), arrays["obs"].shape[1:]
+    of = "views of episodes" if args.all_observers else "episodes"
+    episodes = f"{(arrays['times'] == 0).sum()} {of}"
     seconds = time.perf_counter() - start
-    print(f"[DATA] {args.rows} rows {shape} of {episodes} episodes in {seconds:.1f} s", flush=True)
+    print(f"[DATA] {count} rows {shape} of {episodes} in {seconds:.1f} s", flush=True)
     return arrays
 
 

@@ -56,9 +56,9 @@ def first_bad(bad: np.ndarray, values: np.ndarray, start: int = 0) -> str:
     return f"{values[at]} at {[at[0] + start, *at[1:]]}"
 
 
-def chunks(array: np.ndarray) -> list[slice]:
-    """Its rows in parts of CHUNK, or of fewer that hold CHUNK_BYTES."""
-    row_bytes = max(1, array.nbytes // max(1, len(array)))
+def chunks(array: np.ndarray, row_bytes: int = 0) -> list[slice]:
+    """Its rows in parts of CHUNK, or of fewer that hold CHUNK_BYTES. row_bytes: of what is made of a row; 0: its own."""
+    row_bytes = row_bytes or max(1, array.nbytes // max(1, len(array)))
     size = max(1, min(CHUNK, CHUNK_BYTES // row_bytes))
     return [slice(start, min(start + size, len(array))) for start in range(0, len(array), size)]
 

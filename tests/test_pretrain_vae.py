@@ -22,6 +22,8 @@ from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.datasets import Batch, Batches, load_samples
+from data.flatten import Args as FlattenArgs
+from data.flatten import flatten
 from data.trajectories import save_arrays
 from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
 from envs.grid import FAR, distance_fields, symmetries
@@ -833,6 +835,32 @@ def test_flat_files_go_the_whole_way(tmp_path, monkeypatch, capsys):
     assert json.loads((folder / "evaluate_labelled.json").read_text())["goal"] is None
     assert re.search(r"MOA, told the goal +- +- +untrained", capsys.readouterr().out)
     assert pd.read_csv(folder / "moa_eval_epoch0.csv").bayes_recall.isna().all()
+
+
+def test_rows_that_follow_one_another_have_a_history(tmp_path, monkeypatch, capsys):
+    """They train as a trajectory file does, and each judges the other's run."""
+    settings = dict(seed=3, rules=Rules(height=4, width=4, blocks=0))
+    rows = flatten(FlattenArgs("", rows=1500, all_observers=True, **settings))
+    save_arrays(tmp_path / "rows.npz", {key: rows[key] for key in ("obs", "actions", "times", "observer")})
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "--data", "rows.npz", "--epochs", 1) == 0
+    out, folder = capsys.readouterr().out, run_folder(tmp_path)
+    assert "split 80/10/10 by episode" in out and "--context observation" not in out
+    assert json.loads((folder / "metrics.json").read_text())["args"]["context"] == "episode"
+    other = dict(settings, seed=4)
+    save_arrays(tmp_path / "same.npz", collect(CollectArgs(samples=1500, **other)).arrays())
+    save_arrays(tmp_path / "seen.npz", flatten(FlattenArgs("", rows=1500, all_observers=True, **other)))
+    figures = []
+    for name in ("same", "seen"):
+        assert call(monkeypatch, "--evaluate", folder, "--data", f"{name}.npz") == 0
+        figures.append(json.loads((folder / f"evaluate_{name}.json").read_text())["test"])
+    assert figures[0]["nll"] == pytest.approx(figures[1]["nll"], abs=1e-5)
+    assert figures[0]["top1"] == pytest.approx(figures[1]["top1"], abs=1e-5)
+    shuffled = np.random.default_rng(0).permutation(len(rows["obs"]))
+    save_arrays(tmp_path / "mixed.npz", {key: array[shuffled] for key, array in rows.items()})
+    assert "expected episodes, as --context episode needs, found rows" in refused(
+        monkeypatch, capsys, "--evaluate", folder, "--data", "mixed.npz"
+    )
 
 
 # ---- what is judged, and how

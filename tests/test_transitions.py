@@ -509,15 +509,15 @@ REFUSED = {
         {"actions": np.zeros((N, 3), int)},
         f"actions: expected 2 columns, one a hunter, found shape ({N}, 3)",
     ),
-    "actions float": ({"actions": GOOD["actions"] * 1.0}, "actions: expected integers, found dtype float64"),
+    "actions of 1/2": ({"actions": GOOD["actions"] + 0.5}, "actions: expected integers, found dtype float64"),
     "observer 2": (value("observer", 0, 2), "observer: expected seats in 0..1, found 0 to 2"),
     "observer 2 of own actions": (
         {"actions": GOOD["actions"][:, 0], **value("observer", 0, 2)},
         "observer: expected seats in 0..1, found 0 to 2",
     ),
     "observer short": ({"observer": np.zeros(3, int)}, f"observer: expected shape ({N},), found shape (3,)"),
-    "times float": (
-        {"times": np.zeros(N)},
+    "times of 1/2": (
+        {"times": np.full(N, 0.5)},
         f"times: expected integers of shape ({N},), found float64 ({N},)",
     ),
     "a cell of 2": (value("obs", (3, 0, 0, 3), 2), "obs: expected cells of 0 or 1, found values from 0 to 2"),
