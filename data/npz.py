@@ -22,6 +22,15 @@ HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# Formats that `data.convert` reads; `data.formats` has the readers.
+CONVERTED = {
+    ".npy": "an array without a key (np.save)",
+    ".pt": "a PyTorch file",
+    ".pth": "a PyTorch file",
+    ".csv": "a table of text",
+    ".h5": "an HDF5 file",
+    ".hdf5": "an HDF5 file",
+}
 NO_ARRAY_FILE = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -29,6 +38,9 @@ NO_ARRAY_FILE = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+
+BOARDS = ("obs", "states", "observations", "next_obs", "next_states", "next_observations")
+MINARI_FILES = ("data/metadata.json", "metadata.json")
 
 
 class DataError(ValueError):
@@ -80,6 +92,12 @@ def read_headers(path: str | Path) -> dict[str, Header]:
 def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Raises: DataError: whatever goes wrong while it is open."""
     with _open(path) as file:
+        found = CONVERTED.get(path.suffix.lower())
+        if found:
+            holds_objects = found.startswith("an array") and _has_objects(file)
+            raise DataError(
+                f"{path}: expected an .npz file, found {found}; {_conversion(path, holds_objects)}"
+            )
         magic = file.read(4)
         if magic[:2] != b"PK":
             raise DataError(
@@ -110,8 +128,29 @@ def _open(path: Path) -> IO[bytes]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: expected an .npz file that can be read, found: {reason}") from None
-    found = NO_ARRAY_FILE.get(kind, "no regular file")
+    if kind == stat.S_IFDIR and any((path / name).is_file() for name in MINARI_FILES):
+        found = f"a Minari dataset; {_conversion(path)}"
+    else:
+        found = NO_ARRAY_FILE.get(kind, "no regular file")
     raise DataError(f"{path}: expected an .npz file, found {found}")
+
+
+def _conversion(path: Path, holds_objects: bool = False) -> str:
+    """The one command that makes a file of it that every script reads."""
+    out = path.with_name(f"{path.stem}_plain.npz") if path.suffix == ".npz" else path.with_suffix(".npz")
+    names = [f'"{name}"' if " " in str(name) else str(name) for name in (path, out)]
+    flag = " --allow-pickle" if holds_objects else ""
+    trust = ", if you trust whoever made it: a pickle can run any code" if holds_objects else ""
+    return f"make one of it: `python -m data.convert {' '.join(names)}{flag}`{trust}"
+
+
+def _has_objects(file: IO[bytes]) -> bool:
+    """Does a .npy file hold Python objects, by its header?"""
+    try:
+        version = np.lib.format.read_magic(file)
+        return HEADERS[version](file)[2].hasobject
+    except (ValueError, KeyError):
+        return False
 
 
 def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -146,7 +185,8 @@ def _read_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -
         shape, _, dtype = HEADERS[version](file)
         left = entry.file_size - file.tell()
     if dtype.hasobject:
-        raise DataError(f"{where}: expected plain numbers, found pickled Python objects")
+        command = _conversion(path, holds_objects=True)
+        raise DataError(f"{where}: expected plain numbers, found pickled Python objects; {command}")
     header = Header(shape, dtype)
     if min(shape, default=0) < 0 or header.nbytes != left:
         expected = f"{dtype} {shape}, {header.nbytes:,} bytes, as its header says"
@@ -156,7 +196,7 @@ def _read_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -
 
 def _check_need(headers: dict[str, Header], path: Path) -> None:
     """Raises: DataError: larger boards than the game has, or more than this machine's memory holds."""
-    for key in ("obs", "states", "next_obs"):
+    for key in BOARDS:
         shape = headers[key].shape if key in headers else ()
         if len(shape) in (4, 5) and _num_cells(shape) > MAX_CELLS:
             expected = f"boards of at most {MAX_CELLS} cells"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data import DataError
+from data import DataError, load
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.datasets import load_samples, load_transitions, samples_of_episodes, samples_of_rows
@@ -308,3 +308,54 @@ def test_all_observers_are_written_one_after_another(played):
     assert (np.diff(rows["observer"])[~border] == 0).all() and (rows["times"][1:][border] == 0).all()
     own = replace(Args("", rows=900, seed=5, all_observers=True, rules=RULES), own_actions=True)
     assert np.array_equal(flatten(own)["actions"], own_actions(rows))
+
+
+# ---- other formats are answered with the command that helps
+
+
+def pickled(path):
+    np.save(path, np.array([{"obs": 1}, None], object))
+
+
+def write_minari_folder(path):
+    (path / "data").mkdir(parents=True)
+    (path / "data" / "metadata.json").write_text("{}")
+
+
+FORMATS = {
+    "obs.npy": (lambda path: np.save(path, np.zeros(3)), "an array without a key (np.save)", ""),
+    "steps.npy": (pickled, "an array without a key (np.save)", " --allow-pickle"),
+    "damaged.npy": (lambda path: path.write_bytes(b"\x93NUMPY\x01"), "an array without a key (np.save)", ""),
+    "rows.pt": (lambda path: path.write_bytes(b"PK"), "a PyTorch file", ""),
+    "rows.PTH": (lambda path: path.write_bytes(b"\x80"), "a PyTorch file", ""),
+    "rows.csv": (lambda path: path.write_text("obs,actions\n"), "a table of text", ""),
+    "rows.h5": (lambda path: path.write_bytes(b"\x89HDF"), "an HDF5 file", ""),
+    "my rows.hdf5": (lambda path: path.write_bytes(b"\x89HDF"), "an HDF5 file", ""),
+    "hunt-v0": (write_minari_folder, "a Minari dataset", ""),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("read", [load_samples, load_transitions, load])
+def test_other_formats_are_answered_with_the_command_that_helps(read, name, tmp_path, monkeypatch):
+    write, found, flag = FORMATS[name]
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / name)
+    out = f"{name.rsplit('.', 1)[0]}.npz"
+    quote = '"' if " " in name else ""
+    command = f"python -m data.convert {quote}{name}{quote} {quote}{out}{quote}{flag}"
+    with pytest.raises(DataError) as caught:
+        read(name)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: expected an .npz file, found {found}; make one of it: `{command}`")
+    assert ("if you trust whoever made it" in message) == bool(flag) and "\n" not in message
+
+
+def test_pickled_arrays_are_answered_with_the_command_that_helps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", obs=np.zeros((3, 4, 4, 7)), actions=np.array([None] * 3))
+    with pytest.raises(DataError) as caught:
+        load_samples("x.npz")
+    command = "`python -m data.convert x.npz x_plain.npz --allow-pickle`"
+    found = "x.npz: actions: expected plain numbers, found pickled Python objects"
+    assert str(caught.value).startswith(f"{found}; make one of it: {command}, if you trust")
