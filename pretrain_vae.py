@@ -70,7 +70,7 @@ class Args:
     loss: Literal["recon", "moa", "both"] = "moa"
     """what trains z: the actions, the observation, or the sum of both"""
     context: Literal["episode", "observation"] = "episode"
-    """z is inferred from the episode so far, or from one observation (files without episodes)"""
+    """z is inferred from the episode so far, or from one observation (rows that stand alone)"""
     data: str = DEFAULT_DATA
     """trajectories or a flat file; the default is collected on first use, and so are `fresh` and
     `unmasked`, which are for --evaluate only"""

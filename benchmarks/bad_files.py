@@ -300,8 +300,8 @@ def bad_rows(arrays: Arrays) -> Iterator[tuple[str, dict]]:
     for value in (4, -1, 2**63):
         dtype = np.uint64 if value > 0 else np.int64
         yield f"observer of {value}", {"observer": changed(arrays["observer"], 0, value, dtype)}
-    yield "actions as fractions", {"actions": arrays["actions"] * 1.0}
-    yield "times as fractions", {"times": arrays["times"] * 1.0}
+    yield "actions as fractions", {"actions": arrays["actions"] + 0.5}
+    yield "times as fractions", {"times": arrays["times"] + 0.5}
     yield "empty boards", {"obs": np.zeros_like(arrays["obs"])}
     yield "full boards", {"obs": np.ones_like(arrays["obs"])}
     yield "three channels", {"obs": arrays["obs"][..., :3]}

@@ -99,7 +99,8 @@ def read_flat(
     order = _order(rows)
     if order is not None:
         inferred.append("rows of several observers tick by tick: put observer after observer")
-        known = {meaning: array[order] for meaning, array in known.items()}
+        fits = {meaning: array.shape[:1] == order.shape for meaning, array in known.items()}
+        known = {meaning: array[order] if fits[meaning] else array for meaning, array in known.items()}
         rows = _read_rows(known, names, seats, need)
     views = known["obs"]
     planes = views.astype(np.uint8, copy=False) if seats is None else _own_planes(views)
