@@ -204,7 +204,9 @@ def samples_of_rows(arrays: dict[str, np.ndarray], path: str | Path, layout: str
     if illegal.any():
         inferred.append(f"{illegal.sum()} illegal actions count as STAY")
     groups = _groups_of_rows(flat, rows, inferred, split)
-    boards, board = _boards_of_rows(flat.planes, rows, groups.episodes)
+    boards, board = flat.planes[:, 2:], rows
+    if groups.found:
+        boards, board = _boards_of_rows(flat.planes, rows, groups.episodes)
     splits = {}
     if split and groups.found:
         parts = split_episodes(int(groups.boards[-1]) + 1, path=path)
