@@ -1,0 +1,244 @@
+"""Make a file that every script reads of one in another format: `python -m data.convert IN OUT`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from data.flat import read_flat
+from data.formats import KNOWN, NAMES, READERS, read_file
+from data.minari_dataset import check_new, is_minari, read_minari, write_minari
+from data.npz import DataError, brief
+from data.trajectories import (
+    OPTIONAL,
+    SPEC,
+    Trajectories,
+    check,
+    check_output,
+    chunks,
+    first_bad,
+    require,
+    save_arrays,
+)
+
+ROW_KEYS = ("obs", "next_obs", "actions", "rewards", "times", "observer", "dones", "terminated", "truncated")
+WHOLE = ("actions", "times", "observer")
+ENDS = ("dones", "terminated", "truncated")
+TRAJECTORY_KEYS = (*SPEC, *OPTIONAL, "metadata")
+
+
+@dataclass
+class Args:
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """a .npy, .npz, .pt, .csv, .h5 or .hdf5 file, or a Minari dataset: its id or its folder"""
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """the .npz file to write; with --to minari, the id of the new dataset, such as stag_hunt/mine-v0"""
+    to: Literal["npz", "minari"] = "npz"
+    """`minari` makes a Minari dataset of a trajectory file"""
+    layout: Literal["auto", "planes", "hop", "hop-first"] = "auto"
+    """of rows on boards that are not square, as in the scripts"""
+    allow_pickle: bool = False
+    """open Python objects that np.save has pickled. A pickle can run any code on this machine, with all your rights:
+    only for files of people whom you trust"""
+
+
+# ---- what the source holds
+
+
+def read_source(source: str, allow_pickle: bool) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays under our names, and the names of all else in the source. Raises: DataError."""
+    suffix = Path(source).suffix.lower()
+    if suffix in READERS:
+        return named_arrays(read_file(source, allow_pickle), source)
+    if is_minari(source):
+        return named_arrays(read_minari(source), source)
+    endings = ", ".join(READERS)
+    found = f"the ending {suffix!r}" if suffix else "neither"
+    raise DataError(
+        f"{source}: expected a file that ends with {endings}, or the folder or id of a Minari dataset, found {found}"
+    )
+
+
+def named_arrays(content: Any, path: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays under our names, and the names that are not used.
+
+    Args: content: a dict of arrays, in which only one other may stand; a structured array; or a list of dicts, one a
+        step or one an episode.
+    Raises: DataError: another kind of object, or no name that we know.
+    """
+    if isinstance(content, np.ndarray) and content.dtype.names:
+        content = {name: content[name] for name in content.dtype.names}
+    if isinstance(content, (list, tuple, np.ndarray)):
+        content = join_records(content, path)
+    groups = [content]
+    while isinstance(content, Mapping) and not KNOWN & content.keys() and len(groups) == 1:
+        content = groups[0]
+        groups = [value for value in content.values() if isinstance(value, Mapping)]
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}: expected a dict of arrays, found {type(content).__name__}")
+    found = [brief(name, 40) for name in content]
+    arrays, used = {}, set()
+    for key, names in NAMES.items():
+        name = next((name for name in names if content.get(name) is not None), None)
+        if name is not None:
+            arrays[key] = to_array(content[name], name, path)
+            used.add(name)
+    if not arrays:
+        listed = brief(", ".join(found)) or "none"
+        raise DataError(f"{path}: expected arrays named obs, actions and others, found the names {listed}")
+    return arrays, [name for name in found if name not in used]
+
+
+def join_records(records: Any, path: str) -> dict[str, np.ndarray]:
+    """A list of steps, or of episodes with T steps and T or T+1 observations, as rows. Raises: DataError."""
+    records = list(records)
+    if not records or not all(isinstance(record, Mapping) for record in records):
+        kind = type(records[0]).__name__ if records else "nothing"
+        raise DataError(f"{path}: expected dicts of arrays, one a step or one an episode, found {kind}")
+    parts = [named_arrays(record, path)[0] for record in records]
+    keys = set(parts[0])
+    for number, part in enumerate(parts):
+        if set(part) != keys:
+            expected = f"the keys of the first entry, {', '.join(sorted(keys))}"
+            raise DataError(f"{path}: entry {number}: expected {expected}, found {', '.join(sorted(part))}")
+    if "obs" not in keys or "actions" not in keys:
+        raise DataError(
+            f"{path}: expected `obs` and `actions` in each entry, found {', '.join(sorted(keys))}"
+        )
+    if parts[0]["obs"].ndim == 3:
+        join = np.stack
+    else:
+        join = np.concatenate
+        parts = [rows_of_episode(part) for part in parts]
+    try:
+        return {key: join([part[key] for part in parts]) for key in parts[0]}
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path}: expected entries of one shape ({brief(error)})") from None
+
+
+def rows_of_episode(episode: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows with `times`, and `next_obs` where there is one observation more than steps."""
+    obs, steps = episode["obs"], len(episode["actions"])
+    rows = {"times": np.arange(steps)} | episode
+    if len(obs) == steps + 1:
+        rows |= {"obs": obs[:-1], "next_obs": obs[1:]}
+    return rows
+
+
+def to_array(value: Any, name: str, path: str) -> np.ndarray:
+    """Raises: DataError: it is not numbers, nor text, nor lists of one shape."""
+    if name == "metadata" and isinstance(value, Mapping):
+        value = json.dumps(value, default=str)
+    try:
+        if hasattr(value, "detach"):  # a tensor
+            value = value.detach().cpu().numpy()
+        array = np.asarray(value)
+        if array.dtype.hasobject:  # of numbers, or of arrays of one shape
+            array = np.asarray(array.tolist())
+    except Exception as error:
+        raise DataError(f"{path}: {name}: expected an array, found {brief(error)}") from None
+    if array.dtype.kind not in ("U" if name == "metadata" else "biuf"):
+        raise DataError(f"{path}: {name}: expected numbers, found {array.dtype} of shape {array.shape}")
+    return array
+
+
+# ---- what is written
+
+
+def as_trajectories(arrays: dict[str, np.ndarray], path: str) -> Trajectories:
+    """Checked; whole numbers of another type are of the file's type then. Raises: DataError."""
+    arrays = {key: arrays[key] for key in TRAJECTORY_KEYS if key in arrays}
+    for key, (dtype, _) in (SPEC | OPTIONAL).items():
+        if key in arrays and arrays[key].dtype.kind in "biuf":
+            with np.errstate(all="ignore"):
+                cast = arrays[key].astype(dtype)
+            if dtype == "float32" or np.array_equal(cast, arrays[key]):
+                arrays[key] = cast
+    return check(arrays, path)
+
+
+def as_rows(
+    arrays: dict[str, np.ndarray], path: str, layout: str = "auto"
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rows in their smallest types, and what `read_flat` infers. Raises: DataError: it cannot read them."""
+    need = partial(require, path)
+    rows = {key: arrays[key] for key in ROW_KEYS if key in arrays}
+    for key, array in rows.items():
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if key in ("obs", "next_obs"):
+            array = as_cells(array)
+        elif key in WHOLE and array.dtype.kind in "bf":
+            bad = ~np.isfinite(array) | (array != np.round(array))
+            need(not bad.any(), key, "whole numbers", first_bad(bad, array))
+            array = array.astype(np.int64)
+        elif key in ENDS:
+            bad = (array != 0) & (array != 1)
+            need(not bad.any(), key, "0 or 1", first_bad(bad, array))
+            need(array.shape == rows["actions"].shape[:1], key, "one value a row", f"shape {array.shape}")
+            array = array.astype(bool)
+        rows[key] = array
+    flat = read_flat(rows, path, layout)
+    _, first, second, third = rows["obs"].shape
+    is_planes = layout == "planes" or (layout == "auto" and first == 5 and second == third)
+    if not is_planes:
+        flat = read_flat(rows, path, layout, joint=True)
+    return rows, [line for line in flat.inferred if not line.endswith("is not used")]
+
+
+def as_cells(array: np.ndarray) -> np.ndarray:
+    """uint8, where all are 0 or 1; else itself."""
+    binary = all(((array[part] == 0) | (array[part] == 1)).all() for part in chunks(array))
+    return array.astype(np.uint8, copy=False) if binary else array
+
+
+def convert(args: Args) -> str:
+    """Read the source, check it, and write the file or the dataset.
+
+    Returns: what was found, in one line.
+    Raises: DataError: the source cannot be used, or OUT not be written.
+    """
+    if args.to == "minari":
+        check_new(args.out)
+    else:
+        check_output(args.out)
+        if Path(args.out).suffix.lower() != ".npz":
+            raise DataError(f"{args.out}: expected the name of an .npz file to write, or --to minari")
+    arrays, unused = read_source(args.source, args.allow_pickle)
+    has_episodes = "obs" in arrays and arrays["obs"].ndim == 5
+    keys = TRAJECTORY_KEYS if has_episodes else ROW_KEYS
+    unused += [key for key in arrays if key not in keys]
+    if has_episodes:
+        trajectories = as_trajectories(arrays, args.source)
+        said = [f"{len(trajectories.episode_lengths):,} episodes", f"{len(trajectories.actions):,} steps"]
+        said.append(f"{trajectories.active.sum():,} active samples of {trajectories.obs.shape[1]} hunters")
+        arrays = trajectories.arrays()
+    else:
+        if args.to == "minari":
+            raise DataError(f"{args.source}: expected a trajectory file for --to minari, found rows")
+        arrays, inferred = as_rows(arrays, args.source, args.layout)
+        said = [f"{len(arrays['obs']):,} rows of {', '.join(arrays)}", *inferred]
+    said += [f"not used: {', '.join(unused)}"] if unused else []
+    if args.to == "minari":
+        where = write_minari(trajectories, args.out, progress=True)
+    else:
+        save_arrays(args.out, arrays)
+        where = Path(args.out)
+    return f"{args.source}: {'; '.join(said)}; written to {where}"
+
+
+if __name__ == "__main__":
+    import tracking  # the command line alone needs it
+
+    def main() -> None:
+        args = tracking.parse_args(Args, __doc__)
+        print(f"[DATA] {convert(args)}", flush=True)
+
+    tracking.run(main, DataError)
