@@ -190,7 +190,7 @@ def as_rows(
     is_planes = layout == "planes" or (layout == "auto" and first == 5 and second == third)
     if not is_planes:
         flat = read_flat(rows, path, layout, joint=True)
-    return rows, [line for line in flat.inferred if not line.endswith("is not used")]
+    return rows, [line for line in flat.inferred if not line.endswith("not used")]
 
 
 def as_cells(array: np.ndarray) -> np.ndarray:
