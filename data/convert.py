@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from data.flat import read_flat
-from data.formats import KNOWN, NAMES, READERS, read_file
+from data.formats import KNOWN, NAMES, READERS, one_line, read_file
 from data.minari_dataset import check_new, is_minari, read_minari, write_minari
 from data.npz import DataError, brief
 from data.trajectories import (
@@ -120,7 +120,7 @@ def join_records(records: Any, path: str) -> dict[str, np.ndarray]:
     try:
         return {key: join([part[key] for part in parts]) for key in parts[0]}
     except (KeyError, ValueError) as error:
-        raise DataError(f"{path}: expected entries of one shape ({brief(error)})") from None
+        raise DataError(f"{path}: expected entries of one shape ({one_line(error)})") from None
 
 
 def rows_of_episode(episode: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -143,7 +143,7 @@ def to_array(value: Any, name: str, path: str) -> np.ndarray:
         if array.dtype.hasobject:  # of numbers, or of arrays of one shape
             array = np.asarray(array.tolist())
     except Exception as error:
-        raise DataError(f"{path}: {name}: expected an array, found {brief(error)}") from None
+        raise DataError(f"{path}: {name}: expected an array, found {one_line(error)}") from None
     if array.dtype.kind not in ("U" if name == "metadata" else "biuf"):
         raise DataError(f"{path}: {name}: expected numbers, found {array.dtype} of shape {array.shape}")
     return array

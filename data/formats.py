@@ -65,8 +65,13 @@ def read_file(path: str | Path, allow_pickle: bool = False) -> Any:
         raise DataError(f"{path}: does not fit in this machine's memory; use a smaller file") from None
     except Exception as error:  # each library raises its own dozen kinds for damaged bytes
         raise DataError(
-            f"{path}: expected a {path.suffix} file, found one that cannot be read ({brief(error)})"
+            f"{path}: expected a {path.suffix} file, found one that cannot be read ({one_line(error)})"
         ) from None
+
+
+def one_line(error: Exception) -> str:
+    """A library's message, which may have several."""
+    return brief(" ".join(str(error).split()))
 
 
 def needs(package: str, install: str) -> ImportError:

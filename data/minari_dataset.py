@@ -22,8 +22,8 @@ import numpy as np
 from gymnasium.spaces import Box, MultiDiscrete
 from tqdm import tqdm
 
-from data.formats import needs
-from data.npz import DataError, brief
+from data.formats import needs, one_line
+from data.npz import DataError
 from data.trajectories import ACTION_COUNT, Trajectories
 from envs.stag_hunt import STAY
 
@@ -56,7 +56,7 @@ def read_minari(source: str) -> dict[str, np.ndarray]:
         raise DataError(f"{source}: {error}") from None
     except Exception as error:
         raise DataError(
-            f"{source}: expected a Minari dataset, found one that cannot be read ({brief(error)})"
+            f"{source}: expected a Minari dataset, found one that cannot be read ({one_line(error)})"
         ) from None
 
 
@@ -181,7 +181,7 @@ def write_minari(trajectories: Trajectories, dataset_id: str, progress: bool = F
         try:
             _write_folder(trajectories, data, dataset_id, progress)
         except RuntimeError as error:  # h5py's, on a full disk
-            raise OSError(f"{folder}: cannot be written ({brief(error)})") from None
+            raise OSError(f"{folder}: cannot be written ({one_line(error)})") from None
         if namespace and namespace not in list_local_namespaces():
             create_namespace(namespace)
         folder.mkdir()

@@ -539,6 +539,7 @@ def sources_with_mistakes(folder: Path, rows: dict[str, np.ndarray]) -> dict[str
     table.assign(times="soon").to_csv(folder / "words.csv", index=False)
     table.assign(times=[None, *range(1, ROWS)]).to_csv(folder / "cell.csv", index=False)
     (folder / "empty.csv").write_bytes(b"")
+    (folder / "fields.csv").write_text("times,actions\n1,2\n1,2,3\n", encoding="utf-8")
     (folder / "folder.csv").mkdir()
     for name in ("x.npy", "x.npz", "x.pt", "x.csv", "rows.txt", "rows"):
         (folder / name).write_bytes(b"\x00\xffsome other bytes")
@@ -568,6 +569,7 @@ def sources_with_mistakes(folder: Path, rows: dict[str, np.ndarray]) -> dict[str
         "words.csv": "times: expected numbers, found text",
         "cell.csv": "times: expected numbers, found an empty cell in line 2",
         "empty.csv": "cannot be read",
+        "fields.csv": "cannot be read (Error tokenizing data",
         "folder.csv": "found a folder",
         "x.npy": "cannot be read",
         "x.npz": "cannot be read",
