@@ -136,6 +136,11 @@ def load_samples(path: str | Path, layout: str = "auto", split: bool = True) -> 
     return samples
 
 
+def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
+    """Raises: DataError: a split would be empty."""
+    return _samples_of_states(*_with_states(trajectories), split)
+
+
 def _with_states(trajectories: Trajectories) -> tuple[Trajectories, np.ndarray]:
     """The trajectories without `obs`, and the joint states that show it all: uint8 [N+E, A+3, H, W]."""
     obs = trajectories.obs
