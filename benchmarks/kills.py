@@ -74,6 +74,7 @@ COMMANDS = {
     "vae torchrun": Command(TRAIN_VAE, launcher=TORCHRUN),
     "wm moves": Command(TRAIN_WM),
     "wm cells": Command([*TRAIN_WM, "--model", "cells"]),
+    "wm contrastive": Command([*TRAIN_WM, "--contrastive-coef", "0.01"]),
     "ppo none": Command(PLAY),
     "ppo self": Command([*PLAY, "--co-players", "self", "--team-reward"]),
     "ppo oracle": Command([*PLAY, "--om", "oracle"]),

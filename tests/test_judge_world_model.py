@@ -426,7 +426,7 @@ def test_one_hunters_action(files, drawn_here, monkeypatch):
         and (cases.given_actions[told] == cases.actions[told]).all()
     )
     assert len(np.unique(told.argmax(1))) == 4, "any of them"
-    rows, probs = np.arange(20), observers.bayes(data.trajectories)
+    rows, probs = np.arange(6), observers.bayes(data.trajectories)
     brute = []
     for i in rows:  # every joint action of the others, one by one
         total = 0.0

@@ -1073,7 +1073,9 @@ def test_two_processes_learn_what_one_does(data_file, tmp_path):
     folders = {}
     for name, launch, epochs in (("one", [sys.executable], 3), ("two", torchrun, 3), ("mixed", torchrun, 3)):
         (tmp_path / name).mkdir()
-        words, how = command("--data", data_file, "--epochs", epochs, "--batch-size", 64, cwd=tmp_path / name)
+        words, how = command(
+            "--data", data_file, "--epochs", epochs, "--batch-size", 128, cwd=tmp_path / name
+        )
         if name == "mixed":  # killed after its first epoch, as soon as it is saved
             process = subprocess.Popen(
                 [*launch, *words[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how

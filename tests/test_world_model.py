@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -740,34 +739,6 @@ def test_a_regression_learns(network, tmp_path):
     last.zero_grad()
     loss.backward()
     assert not [name for name, p in last.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
-
-
-@pytest.mark.slow
-def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
-    flags, folders = ("--data", data_file, "--epochs", 5, "--batch-size", 32, "--contrastive-coef", 0.01), []
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-        words, how = command(*flags, cwd=tmp_path / name)
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
-        if name == "killed":
-            deadline = time.monotonic() + 60
-            loss = "wm_ckpts/*/loss.csv"
-            while not list((tmp_path / name).glob(loss)) and time.monotonic() < deadline:
-                time.sleep(0.01)
-            process.kill()
-            process.wait()
-            assert not list((tmp_path / name).glob("wm_ckpts/*/metrics.json")), "it was too fast to be killed"
-            words, how = command("--resume", run_folder(tmp_path / name), cwd=tmp_path / name)
-            assert subprocess.run(words, capture_output=True, **how).returncode == 0
-        else:
-            assert process.wait() == 0
-        folders.append(run_folder(tmp_path / name))
-    whole, killed = folders
-    assert (whole / "loss.csv").read_bytes() == (killed / "loss.csv").read_bytes()
-    for name in ("last.pt", "best.pt"):
-        one, other = (torch.load(folder / name, weights_only=True) for folder in folders)
-        assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
-        assert torch.equal(one["rng"]["cpu"], other["rng"]["cpu"]) and one["step"] == other["step"]
 
 
 @pytest.mark.slow
