@@ -1506,9 +1506,7 @@ def train(args: Args, resumed: dict | None) -> None:
     panels = {
         name: {args.co_players: [row.get(name, math.nan) for row in state["history"]]} for name in names
     }
-    final_step = (
-        num_updates * batch_size + 1
-    )  # a resumed run removes what is logged later than its checkpoint
+    final_step = num_updates * batch_size + 1  # a resumed run removes what is logged after its checkpoint
     curves = figures.curves(panels, {}, f"update of {batch_size} steps")
     figures.save(curves, folder / "ppo_curve.png", writer, final_step)
     head = dict(

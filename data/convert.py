@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ import numpy as np
 import tyro
 
 from data.flat import read_flat
-from data.formats import KNOWN, NAMES, READERS, one_line, read_file
+from data.formats import CHOICES, KNOWN, READERS, ROW_KEYS, TRAJECTORY_KEYS, one_line, read_file
 from data.minari_dataset import check_new, is_minari, read_minari, write_minari
 from data.npz import DataError, brief
 from data.trajectories import (
@@ -23,15 +22,8 @@ from data.trajectories import (
     check,
     check_output,
     chunks,
-    first_bad,
-    require,
     save_arrays,
 )
-
-ROW_KEYS = ("obs", "next_obs", "actions", "rewards", "times", "observer", "dones", "terminated", "truncated")
-WHOLE = ("actions", "times", "observer")
-ENDS = ("dones", "terminated", "truncated")
-TRAJECTORY_KEYS = (*SPEC, *OPTIONAL, "metadata")
 
 
 @dataclass
@@ -85,7 +77,7 @@ def named_arrays(content: Any, path: str) -> tuple[dict[str, np.ndarray], list[s
         raise DataError(f"{path}: expected a dict of arrays, found {type(content).__name__}")
     found = [brief(name, 40) for name in content]
     arrays, used = {}, set()
-    for key, names in NAMES.items():
+    for key, names in CHOICES.items():
         name = next((name for name in names if content.get(name) is not None), None)
         if name is not None:
             arrays[key] = to_array(content[name], name, path)
@@ -167,24 +159,11 @@ def as_trajectories(arrays: dict[str, np.ndarray], path: str) -> Trajectories:
 def as_rows(
     arrays: dict[str, np.ndarray], path: str, layout: str = "auto"
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Rows in their smallest types, and what `read_flat` infers. Raises: DataError: it cannot read them."""
-    need = partial(require, path)
+    """Rows, their boards of one byte a cell, and what `read_flat` infers. Raises: DataError: it cannot read them."""
     rows = {key: arrays[key] for key in ROW_KEYS if key in arrays}
-    for key, array in rows.items():
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = array[:, 0]
-        if key in ("obs", "next_obs"):
-            array = as_cells(array)
-        elif key in WHOLE and array.dtype.kind in "bf":
-            bad = ~np.isfinite(array) | (array != np.round(array))
-            need(not bad.any(), key, "whole numbers", first_bad(bad, array))
-            array = array.astype(np.int64)
-        elif key in ENDS:
-            bad = (array != 0) & (array != 1)
-            need(not bad.any(), key, "0 or 1", first_bad(bad, array))
-            need(array.shape == rows["actions"].shape[:1], key, "one value a row", f"shape {array.shape}")
-            array = array.astype(bool)
-        rows[key] = array
+    for key in ("obs", "next_obs"):
+        if key in rows:
+            rows[key] = as_cells(rows[key])
     flat = read_flat(rows, path, layout)
     _, first, second, third = rows["obs"].shape
     is_planes = layout == "planes" or (layout == "auto" and first == 5 and second == third)
@@ -217,21 +196,21 @@ def convert(args: Args) -> str:
     unused += [key for key in arrays if key not in keys]
     if has_episodes:
         trajectories = as_trajectories(arrays, args.source)
-        said = [f"{len(trajectories.episode_lengths):,} episodes", f"{len(trajectories.actions):,} steps"]
-        said.append(f"{trajectories.active.sum():,} active samples of {trajectories.obs.shape[1]} hunters")
+        found = [f"{len(trajectories.episode_lengths):,} episodes", f"{len(trajectories.actions):,} steps"]
+        found.append(f"{trajectories.active.sum():,} active samples of {trajectories.obs.shape[1]} hunters")
         arrays = trajectories.arrays()
     else:
         if args.to == "minari":
             raise DataError(f"{args.source}: expected a trajectory file for --to minari, found rows")
         arrays, inferred = as_rows(arrays, args.source, args.layout)
-        said = [f"{len(arrays['obs']):,} rows of {', '.join(arrays)}", *inferred]
-    said += [f"not used: {', '.join(unused)}"] if unused else []
+        found = [f"{len(arrays['obs']):,} rows of {', '.join(arrays)}", *inferred]
+    found += [f"not used: {', '.join(unused)}"] if unused else []
     if args.to == "minari":
         where = write_minari(trajectories, args.out, progress=True)
     else:
         save_arrays(args.out, arrays)
         where = Path(args.out)
-    return f"{args.source}: {'; '.join(said)}; written to {where}"
+    return f"{args.source}: {'; '.join(found)}; written to {where}"
 
 
 if __name__ == "__main__":

@@ -18,17 +18,15 @@ class Episodes(NamedTuple):
     number: np.ndarray  # int64 [N], rising
     seat: np.ndarray  # int64 [N], which hunter of its episode the observer is
     tick: np.ndarray  # int64 [N], how many rows of its hunter come before it
-    board: (
-        np.ndarray
-    )  # int64 [N], rising: episodes that may be one board, seen by changing observers, share a number
+    board: np.ndarray
+    """int64 [N], rising: episodes that may be one board, seen by changing observers, share a number"""
 
 
 class Places(NamedTuple):
     """What N rows show, as far as it tells whether one follows another."""
 
-    hunters: (
-        np.ndarray
-    )  # int64 [N, S, 2], row and column; -1 where a hunter has left. The observer is the first
+    hunters: np.ndarray
+    """int64 [N, S, 2], row and column; -1 where a hunter has left. The observer is the first"""
     prey: np.ndarray  # int64 [N, 2], how many stags and hares
     same_blocks: np.ndarray  # bool [N-1], as in the row before
 
@@ -38,7 +36,7 @@ class Places(NamedTuple):
         return self.hunters[:, 0, 0] >= 0
 
     def one_board(self) -> np.ndarray:
-        """bool [N-1]: may rows i and i + 1 show one board, whoever looks at it? Blocks stay, and no prey appears."""
+        """bool [N-1]: may rows i and i + 1 show one board, also to two observers? Blocks stay, and no prey appears."""
         more_prey = (self.prey[1:] > self.prey[:-1]).any(1)
         return self.same_blocks & ~more_prey
 
@@ -52,7 +50,7 @@ class Places(NamedTuple):
 
 
 def places_of(hunters: np.ndarray, boards: np.ndarray) -> Places:
-    """hunters: [N, S, H, W], a plane for each that is told apart; boards: [N, 3, H, W], BLOCKS, STAGS, HARES."""
+    """hunters: [N, S, H, W], a plane for each; boards: [N, 3, H, W], BLOCKS, STAGS, HARES."""
     count, seats, _, width = hunters.shape
     cells = np.empty((count, seats, 2), np.int64)
     prey = np.empty((count, 2), np.int64)
@@ -146,7 +144,7 @@ def _observer_cells(places: Places, width: int) -> np.ndarray:
 
 
 def _starts_alike(planes: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """bool [S-1]: does stretch s + 1 begin with the board of stretch s, whoever looks at it?"""
+    """bool [S-1]: does stretch s + 1 begin with the board of stretch s, also to two observers?"""
     alike = np.empty(len(first) - 1, bool)
     for part in chunks(planes[: len(alike)]):
         before, after = planes[first[:-1][part]], planes[first[1:][part]]

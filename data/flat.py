@@ -25,7 +25,7 @@ NAMES = {
     "next_obs": ("next_obs", "next_states", "next_observations"),
 }
 """what an array may be called"""
-ENDS = ("dones", "terminals", "terminated", "timeouts", "truncated")
+ENDS = ("dones", "terminals", "terminated", "terminations", "timeouts", "truncated", "truncations")
 """arrays that say that an episode is over with this row; each of them counts"""
 MOST_OBSERVERS = 128
 Need = Callable[..., None]  # `require` of one file

@@ -17,28 +17,15 @@ from typing import IO, Any
 import numpy as np
 
 from data import memory
-from data.npz import DataError, brief
+from data.flat import ENDS, NAMES
+from data.npz import HEADERS, DataError, brief
+from data.trajectories import OPTIONAL, SPEC
 
-# What other code calls an array, behind the name that we give it; the first of them that is there counts.
-NAMES = {
-    "obs": ("obs", "states", "observations"),
-    "next_obs": ("next_obs", "next_states", "next_observations"),
-    "actions": ("actions",),
-    "rewards": ("rewards",),
-    "times": ("times", "timesteps"),
-    "observer": ("observer",),
-    "dones": ("dones",),
-    "terminated": ("terminated", "terminals", "terminations"),
-    "truncated": ("truncated", "timeouts", "truncations"),
-    # of trajectory files
-    "active": ("active",),
-    "episode_lengths": ("episode_lengths",),
-    "strategies": ("strategies",),
-    "attempted": ("attempted",),
-    "policy_probs": ("policy_probs",),
-    "metadata": ("metadata",),
-}
-KNOWN = {name for names in NAMES.values() for name in names}
+ROW_KEYS = NAMES | {name: (name,) for name in ENDS}
+TRAJECTORY_KEYS = (*SPEC, *OPTIONAL, "metadata")
+CHOICES = {name: (name,) for name in TRAJECTORY_KEYS} | ROW_KEYS
+"""what other code calls an array, by the name that we give it; the first of them that is there counts"""
+KNOWN = {name for names in CHOICES.values() for name in names}
 COLUMN = re.compile(r"(.*?)((?:_\d{1,4})*)")  # of a table: a key, and where the value stands in its array
 NUMPY_TYPES = ("bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
 
@@ -109,17 +96,13 @@ def read_npy_file(path: Path, allow_pickle: bool) -> np.ndarray:
 def read_array(file: IO[bytes], where: str | Path, allow_pickle: bool) -> np.ndarray:
     """One array of a .npy file. (`np.load` would take any other file for a pickle.)"""
     version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in read_header:
+    if version not in HEADERS:
         raise DataError(f"{where}: expected an array of .npy version 1.0 or 2.0, found {version}")
-    shape, _, dtype = read_header[version](file)
+    shape, _, dtype = HEADERS[version](file)
     if dtype.hasobject and not allow_pickle:
         raise DataError(
             f"{where}: it holds pickled Python objects, and opening a pickle can run any code on this machine: "
-            "give --allow-pickle if you trust whoever made it"
+            "give --allow-pickle if you trust the file"
         )
     check_memory(where, math.prod(shape) * dtype.itemsize)
     file.seek(0)

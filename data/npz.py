@@ -140,7 +140,7 @@ def _conversion(path: Path, holds_objects: bool = False) -> str:
     out = path.with_name(f"{path.stem}_plain.npz") if path.suffix == ".npz" else path.with_suffix(".npz")
     names = [f'"{name}"' if " " in str(name) else str(name) for name in (path, out)]
     flag = " --allow-pickle" if holds_objects else ""
-    trust = ", if you trust whoever made it: a pickle can run any code" if holds_objects else ""
+    trust = ", if you trust the file: a pickle can run any code" if holds_objects else ""
     return f"make one of it: `python -m data.convert {' '.join(names)}{flag}`{trust}"
 
 

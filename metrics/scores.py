@@ -142,7 +142,7 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _blocks(
     inputs: Callable[[np.ndarray], np.ndarray], rows: np.ndarray
 ) -> Callable[[], Iterable[np.ndarray]]:
-    """What gives the inputs of these rows, BLOCK of them at a time; one block is kept, several are made anew each time."""
+    """What gives the inputs of these rows, BLOCK of them at a time; one block is kept, several are made again each time."""
     parts = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
     if len(parts) > 1:
         return lambda: map(inputs, parts)

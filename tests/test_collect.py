@@ -517,7 +517,7 @@ def test_a_setting_out_of_range_is_one_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("module", [data.collect, data.flatten])
 def test_a_folder_cannot_be_the_output(module, tmp_path, monkeypatch):
-    """Said before anything is played."""
+    """Refused before anything is played."""
     monkeypatch.setattr(module, "save_arrays", None)
     write = getattr(module, "collect_to_file", None) or module.flatten_to_file
     for out in (".", str(tmp_path), ""):

@@ -52,7 +52,7 @@ def minari(tmp_path, monkeypatch):
 
 
 def converted(source, tmp_path: Path, **settings) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays written, and the line that was said."""
+    """The arrays written, and the line printed."""
     out = tmp_path / "out" / "converted.npz"
     line = convert(Args(str(source), str(out), **settings))
     assert "\n" not in line and line.endswith(f"written to {out}")
@@ -163,7 +163,7 @@ def test_objects_are_refused_without_the_flag(name, rows, tmp_path):
     assert "any code" in message and "--allow-pickle" in message
 
 
-def test_names_of_other_code_are_ours_in_the_end(rows, tmp_path):
+def test_names_of_other_code_are_ours_and_ends_keep_theirs(rows, tmp_path):
     ends = np.arange(ROWS) % 20 == 19
     source = {
         "states": rows["obs"].astype(np.float64),
@@ -181,15 +181,13 @@ def test_names_of_other_code_are_ours_in_the_end(rows, tmp_path):
     expected = {
         "obs": rows["obs"],
         "next_obs": rows["next_obs"],
-        "actions": rows["actions"][:, 0],
-        "times": rows["times"],
-        "terminated": ends,
-        "truncated": ~ends,
-        "rewards": rows["rewards"][:, 0],
+        "actions": rows["actions"][:, :1],
+        "times": rows["times"][:, None],
+        "terminals": ends,
+        "timeouts": ~ends,
+        "rewards": rows["rewards"][:, :1],
     }
     assert_same(found, expected)
-    kinds = {key: array.dtype.kind for key, array in found.items()}
-    assert kinds["actions"] == kinds["times"] == "i" and kinds["terminated"] == "b"
     assert "not used: qpos, observations" in line
 
 
@@ -507,7 +505,7 @@ def test_an_environment_that_a_minari_dataset_names_is_not_made(minari, tmp_path
 
 
 def sources_with_mistakes(folder: Path, rows: dict[str, np.ndarray]) -> dict[str, str]:
-    """Files that do not serve, and words of what is said of each."""
+    """Files that do not serve, and words of the line of each."""
     np.savez(folder / "nothing.npz", qpos=np.zeros(3), qvel=np.zeros(3))
     np.savez(folder / "no_actions.npz", obs=rows["obs"])
     np.savez(folder / "no_obs.npz", actions=rows["actions"])
@@ -549,12 +547,12 @@ def sources_with_mistakes(folder: Path, rows: dict[str, np.ndarray]) -> dict[str
         "no_obs.npz": "obs: expected",
         "no_rows.npz": "at least one row",
         "action_7.npz": "values in 0..6",
-        "half.npz": "actions: expected whole numbers, found",
-        "nan.npz": "times: expected whole numbers, found nan at [0]",
+        "half.npz": "actions: expected integers, found",
+        "nan.npz": "times: expected integers of shape",
         "rewards.npz": "rewards: expected finite numbers",
         "two.npz": "obs: expected cells of 0 or 1",
-        "dones.npz": "dones: expected 0 or 1, found 2 at [2]",
-        "short.npz": "dones: expected one value a row, found shape (3,)",
+        "dones.npz": "dones: expected True or False, found 2 at [2]",
+        "short.npz": "dones: expected shape (60,), found shape (3,)",
         "text.npz": "times: expected numbers",
         "cut.npz": "cannot be read",
         "plain.npy": "name its file by its key",
@@ -652,5 +650,5 @@ def test_the_command_says_one_line(rows, tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "no.npz").exists()
-    told = " ".join(run("--help").stdout.replace("│", " ").split())
-    assert "A pickle can run any code on this machine" in told
+    text = " ".join(run("--help").stdout.replace("│", " ").split())
+    assert "A pickle can run any code on this machine" in text

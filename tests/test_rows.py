@@ -93,7 +93,7 @@ def test_rows_give_the_samples_of_the_trajectory_file(form, played):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_was_inferred_is_said(form, played):
+def test_what_was_inferred_is_a_line(form, played):
     trajectories, rows = played
     flat = read_flat(forms(rows)[form], "x.npz", "hop-first" if form == "channels first" else "hop")
     episodes = len(trajectories.episode_lengths)
@@ -102,8 +102,8 @@ def test_what_was_inferred_is_said(form, played):
     keys |= {"no times": "", "boards alone": "", "all keys": "`times`, `next_obs`"}
     keys["tick by tick"] = keys["all keys"]
     source = f"{keys.get(form, '`times`')} and the boards".removeprefix(" and ")
-    said = f"{episodes} episodes of {4 * episodes} hunters, mean length {mean:.1f} rows, from {source}"
-    assert said in flat.inferred
+    line = f"{episodes} episodes of {4 * episodes} hunters, mean length {mean:.1f} rows, from {source}"
+    assert line in flat.inferred
     counted = "ticks are counted from the start of each episode (no `times`)"
     assert (counted in flat.inferred) == ("times" not in forms(rows)[form])
     reordered = "rows of several observers tick by tick: put observer after observer"
@@ -118,8 +118,8 @@ def test_one_hunter_of_each_episode_is_an_episode(played):
     samples = samples_of_rows({k: a[kept] for k, a in bare(rows, "times").items()}, "x.npz", "auto", True)
     assert np.array_equal(samples.episodes, np.unique(episode[kept], return_inverse=True)[1])
     assert np.array_equal(samples.ticks, rows["times"][kept])
-    said = f"{len(chosen)} episodes, mean length {kept.sum() / len(chosen):.1f} rows, from `times` and the boards"
-    assert said in samples.inferred
+    line = f"{len(chosen)} episodes, mean length {kept.sum() / len(chosen):.1f} rows, from `times` and the boards"
+    assert line in samples.inferred
     assert not set(samples.episodes[samples.splits["train"]]) & set(samples.episodes[samples.splits["val"]])
 
 
@@ -348,7 +348,7 @@ def test_other_formats_are_answered_with_the_command_that_helps(read, name, tmp_
         read(name)
     message = str(caught.value)
     assert message.startswith(f"{name}: expected an .npz file, found {found}; make one of it: `{command}`")
-    assert ("if you trust whoever made it" in message) == bool(flag) and "\n" not in message
+    assert ("if you trust the file" in message) == bool(flag) and "\n" not in message
 
 
 def test_pickled_arrays_are_answered_with_the_command_that_helps(tmp_path, monkeypatch):

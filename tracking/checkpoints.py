@@ -25,9 +25,8 @@ from tracking.files import write_bytes
 
 DIGEST = b"sha256:"  # then 64 hexadecimal digits
 DIGEST_SIZE = len(DIGEST) + 64
-ARCHIVE_END = (
-    b"PK\x05\x06"  # of a zip file's last record: 22 bytes, the last two the length of the comment after it
-)
+ARCHIVE_END = b"PK\x05\x06"
+"""begins a zip file's last record: 22 bytes, the last two the length of the comment after it"""
 MAY_BE_ZERO = ("info_size", "stags")  # sizes of a network that count what a game need not have
 MAX_CELLS = 2**22  # of a board: networks make tables of its cells
 CUDA_STATE_SIZE = 16  # bytes: seed and offset of Philox
@@ -102,7 +101,7 @@ def is_whole(content: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError):
+    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError):
         return False
 
 

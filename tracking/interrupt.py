@@ -43,7 +43,7 @@ STATE = State()
 
 
 def message(number: int) -> str:
-    """What is said where the signal `number` ends a program."""
+    """The line where the signal `number` ends a program."""
     word = WORDS[signal.Signals(number).name]
     return f"{word}; what was saved before is kept, `--resume RUN_FOLDER` goes on from it"
 
