@@ -235,12 +235,21 @@ def differences(expected: Path, found: Path) -> list[str]:
 # ---- attacking
 
 
+def deliver_signals() -> None:
+    """Programs that are started inherit what is ignored here, as SIGHUP is under nohup and SIGINT in a script's
+    background: no signal that kills may be."""
+    for name in SIGNALS:
+        if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 class Range:
     """The folders of an attack below `folder`: the small data file, and runs that nobody kills."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.seconds: dict[str, float] = {}
+        deliver_signals()
         folder.mkdir(parents=True, exist_ok=True)
         argv = [sys.executable, "-m", "data.collect", "--samples", "3000", "--seed", "5"]
         subprocess.run(

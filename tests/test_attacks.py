@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +98,19 @@ def test_a_point_more_in_tensorboard_is_seen(tag, step, value, pair):
     writer.close()
     (seen,) = kills.differences(expected, found)
     assert seen.startswith("differs: TensorBoard: ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+def test_signals_reach_a_program_though_they_were_ignored(tmp_path):
+    """As a shell does for a program in its background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        kills.deliver_signals()
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT or process.returncode == 1
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_bad_flags_are_refused_in_one_line(attacked, monkeypatch):
