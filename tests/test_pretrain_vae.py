@@ -86,11 +86,15 @@ def run_folder(cwd: Path) -> Path:
     return folder
 
 
+FINISHED = ("--epochs", 2, "--loss", "both", "--batch-size", 128)  # settings of the run `finished`
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 @pytest.fixture(scope="module")
 def finished(data_file, tmp_path_factory):
     """A finished run of two epochs: (its working folder, what it printed)."""
     cwd = tmp_path_factory.mktemp("run")
-    words, how = command("--data", data_file, "--epochs", 2, "--loss", "both", "--batch-size", 128, cwd=cwd)
+    words, how = command("--data", data_file, *FINISHED, cwd=cwd)
     done = subprocess.run(words, capture_output=True, **how)
     assert done.returncode == 0, done.stderr
     return cwd, done.stdout
@@ -1015,35 +1019,37 @@ def saved(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
 
 
+def saved_after_best(cwd: Path) -> bool:
+    """Whether `last.pt` of an epoch is there: it is written after `best.pt`."""
+    times = [path.stat().st_mtime_ns for path in sorted(cwd.glob("vae_ckpts/*/*/*t.pt"))]
+    return len(times) == 2 and times[1] > times[0]  # best.pt, last.pt
+
+
+def kill_after_first_epoch(words: list, how: dict, cwd: Path) -> Path:
+    """Start a run, and kill it once the first epoch is saved. Returns: its folder."""
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
+    deadline = time.monotonic() + 90
+    while not saved_after_best(cwd) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if "torch.distributed.run" in words:
+        process.terminate()  # it ends those that it has started
+    else:
+        process.kill()
+    process.wait()
+    assert not list(cwd.glob("vae_ckpts/*/*/metrics.json")), "it was too fast to be killed"
+    return run_folder(cwd)
+
+
 @pytest.mark.slow
-def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
-    flags = ("--data", data_file, "--epochs", 4, "--batch-size", 32)
-    folders = []
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-        words, how = command(*flags, cwd=tmp_path / name)
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
-        if name == "killed":
-            deadline = time.monotonic() + 60
-            while (
-                not list((tmp_path / name).glob("vae_ckpts/*/*/moa_eval_epoch1.csv"))
-                and time.monotonic() < deadline
-            ):
-                time.sleep(0.01)
-            process.kill()
-            process.wait()
-            assert not list((tmp_path / name).glob("vae_ckpts/*/*/metrics.json")), (
-                "it was too fast to be killed"
-            )
-            words, how = command("--resume", run_folder(tmp_path / name).parent, cwd=tmp_path / name)
-            assert subprocess.run(words, capture_output=True, **how).returncode == 0
-        else:
-            assert process.wait() == 0
-        folders.append(run_folder(tmp_path / name))
-    whole, killed = folders
-    assert saved(whole) == saved(killed) and len(saved(whole)) == 6
+def test_same_seed_same_bytes_killed_or_not(finished, data_file, tmp_path):
+    words, how = command("--data", data_file, *FINISHED, cwd=tmp_path)
+    killed = kill_after_first_epoch(words, how, tmp_path)
+    words, how = command("--resume", killed.parent, cwd=tmp_path)
+    assert subprocess.run(words, capture_output=True, **how).returncode == 0
+    whole = run_folder(finished[0])
+    assert saved(whole) == saved(killed) and len(saved(whole)) == 4
     for name in ("last.pt", "best.pt"):
-        one, other = (torch.load(folder / name, weights_only=True) for folder in folders)
+        one, other = (torch.load(folder / name, weights_only=True) for folder in (whole, killed))
         assert one["step"] == other["step"]
         assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
         moments = [
@@ -1051,14 +1057,11 @@ def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
         ]
         assert len(moments[0]) > 10 and all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
         assert torch.equal(one["rng"]["cpu"], other["rng"]["cpu"])
-    logs = [
-        EventAccumulator(str(next((tmp_path / name / "runs").iterdir()))).Reload()
-        for name in ("whole", "killed")
-    ]
+    logs = [EventAccumulator(str(next((cwd / "runs").iterdir()))).Reload() for cwd in (finished[0], tmp_path)]
     for tag in ("val/top1", "losses/moa", "charts/learning_rate"):
         one, other = ([(event.step, event.value) for event in log.Scalars(tag)] for log in logs)
-        assert one == other and len(one) >= 4
-    one, other = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
+        assert one == other and len(one) >= 2
+    one, other = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, killed))
     for metrics in (one, other):  # the wall clock, and the name that comes from it
         for key in ("run", "seconds", "samples_per_second"):
             del metrics[key]
@@ -1066,54 +1069,34 @@ def test_same_seed_same_bytes_killed_or_not(data_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(data_file, tmp_path):
-    """torchrun on CPU: the same batches and the same noise, so the same losses but for rounding; saved once, logged once;
-    and a run of two processes can be resumed by one, and the other way round."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    folders = {}
-    for name, launch, epochs in (("one", [sys.executable], 3), ("two", torchrun, 3), ("mixed", torchrun, 3)):
-        (tmp_path / name).mkdir()
-        words, how = command(
-            "--data", data_file, "--epochs", epochs, "--batch-size", 128, cwd=tmp_path / name
-        )
-        if name == "mixed":  # killed after its first epoch, as soon as it is saved
-            process = subprocess.Popen(
-                [*launch, *words[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how
-            )
-            deadline = time.monotonic() + 90
-            while (
-                not list((tmp_path / name).glob("vae_ckpts/*/*/moa_eval_epoch1.csv"))
-                and time.monotonic() < deadline
-            ):
-                time.sleep(0.01)
-            process.terminate()
-            process.wait()
-            words, how = command("--resume", run_folder(tmp_path / name).parent, cwd=tmp_path / name)
-            launch = [sys.executable]
-        done = subprocess.run([*launch, *words[1:]], capture_output=True, **how)
-        assert done.returncode == 0, done.stderr
-        assert name == "mixed" or done.stdout.count("[VAE] Begin offline training...") == 1
-        folders[name] = run_folder(tmp_path / name)
-        assert len(list((tmp_path / name / "runs").iterdir())) == 1
-    one = pd.read_csv(folders["one"] / "loss.csv")
-    for name in ("two", "mixed"):
-        other = pd.read_csv(folders[name] / "loss.csv")
-        np.testing.assert_allclose(other.val_nll, one.val_nll, atol=1e-3)
-        np.testing.assert_allclose(other.total, one.total, rtol=1e-3)
+def test_two_processes_learn_what_one_does(finished, data_file, tmp_path):
+    """torchrun on CPU: the same batches and the same noise, so the same losses but for rounding; and one process can go on
+    with a run of two."""
+    words, how = command("--data", data_file, *FINISHED, cwd=tmp_path)
+    folder = kill_after_first_epoch([*TORCHRUN, *words[1:]], how, tmp_path)
+    words, how = command("--resume", folder.parent, cwd=tmp_path)
+    done = subprocess.run(words, capture_output=True, **how)
+    assert done.returncode == 0, done.stderr
+    one = pd.read_csv(run_folder(finished[0]) / "loss.csv")
+    mixed = pd.read_csv(folder / "loss.csv")
+    np.testing.assert_allclose(mixed.val_nll, one.val_nll, atol=1e-3)
+    np.testing.assert_allclose(mixed.total, one.total, rtol=1e-3)
 
 
 def test_more_processes_than_episodes_in_a_batch(data_file, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    """Also: one of the processes speaks, saves and logs."""
     words, how = command("--data", data_file, "--epochs", 1, "--batch-size", 1, cwd=tmp_path)
-    done = subprocess.run([*torchrun, *words[1:]], capture_output=True, **how)
+    done = subprocess.run([*TORCHRUN, *words[1:]], capture_output=True, **how)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[VAE] Begin offline training...") == 1
+    assert (run_folder(tmp_path) / "metrics.json").is_file()
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 @pytest.mark.slow
 def test_a_users_mistake_is_said_once_by_two_processes(tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words, how = command("--data", "nowhere.npz", cwd=tmp_path)
-    done = subprocess.run([*torchrun, *words[1:]], capture_output=True, **how)
+    done = subprocess.run([*TORCHRUN, *words[1:]], capture_output=True, **how)
     assert done.returncode != 0 and done.stderr.count("error: nowhere.npz: no such file") == 1
 
 
@@ -1134,14 +1117,10 @@ def test_a_latent_that_carries_nothing_shows(context, data_file, capsys):
 
 
 @pytest.mark.slow
-def test_two_seeds_differ_and_a_run_beside_gets_its_own_folder(data_file, tmp_path):
-    processes = []
-    for seed in (1, 2):
-        words, how = command("--data", data_file, "--epochs", 1, "--seed", seed, cwd=tmp_path)
-        processes.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how))
-    assert [process.wait() for process in processes] == [0, 0]
-    folders = sorted((tmp_path / "vae_ckpts").glob("vae__*/dim16"))
-    assert len(folders) == 2 and saved(folders[0]) != saved(folders[1])
+def test_another_seed_gives_another_run(finished, data_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "--data", data_file, *FINISHED, "--seed", 2) == 0
+    assert saved(run_folder(tmp_path)) != saved(run_folder(finished[0]))
 
 
 # ---- what it refuses: one line, exit code 2

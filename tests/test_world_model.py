@@ -392,25 +392,19 @@ def test_cells_permute_with_the_seats(tmp_path):
 
 @pytest.mark.slow
 def test_cells_learn_what_becomes_of_illegal_actions(tmp_path, monkeypatch):
-    """From `attempted` alone: on fresh boards nearly all transitions with an illegal action are right. `effective` hides
-    from the same network what was asked for, and it cannot know."""
+    """From `attempted` alone: on fresh boards nearly all transitions with an illegal action are right."""
     rules = Rules(height=5, width=5, blocks=3, hares=3, hunters=3, horizon=20)
     save_arrays(tmp_path / "x.npz", collect(CollectArgs(samples=15000, rules=rules, unmasked=0.5)).arrays())
-    save_arrays(tmp_path / "legal.npz", collect(CollectArgs(samples=15000, rules=rules)).arrays())
     data = transitions(tmp_path, rules, samples=3000, seed=5, unmasked=0.5)
     states, actions, after, rewards, _ = pair(data)
     illegal = torch.as_tensor((data.actions != data.trajectories.actions).any(1))
-    exact = {}
-    for name in ("x", "legal"):
-        (tmp_path / name).mkdir()
-        monkeypatch.chdir(tmp_path / name)
-        flags = ("--model", "cells", "--epochs", 14, "--batch-size", 128)
-        assert call(monkeypatch, "--data", tmp_path / f"{name}.npz", *flags) == 0
-        model, _ = train_world_model.load_world_model(run_folder(tmp_path / name))
-        said = model.predict(states, actions)
-        right = (said.most_likely == after).all(2).all(1) & ((said.rewards - rewards).abs() < 0.01).all(1)
-        exact[name] = float(right[illegal].float().mean())
-    assert illegal.sum() > 500 and exact["x"] > 0.97 and exact["legal"] < 0.8
+    monkeypatch.chdir(tmp_path)
+    flags = ("--model", "cells", "--epochs", 14, "--batch-size", 128)
+    assert call(monkeypatch, "--data", "x.npz", *flags) == 0
+    model, _ = train_world_model.load_world_model(run_folder(tmp_path))
+    said = model.predict(states, actions)
+    right = (said.most_likely == after).all(2).all(1) & ((said.rewards - rewards).abs() < 0.01).all(1)
+    assert illegal.sum() > 500 and right[illegal].float().mean() > 0.97
 
 
 def test_samples_come_as_often_as_their_probability_says(tmp_path):
@@ -742,19 +736,18 @@ def test_a_regression_learns(network, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(data_file, tmp_path):
-    torchrun, losses = (
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-        [],
-    )
-    for name, launch in (("one", [sys.executable]), ("two", torchrun)):
+def test_two_processes_learn_what_one_does(data_file, tmp_path, monkeypatch):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        words, how = command("--data", data_file, "--epochs", 2, cwd=tmp_path / name)
-        done = subprocess.run([*launch, *words[1:]], capture_output=True, **how)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("[WM] Begin offline training...") == 1
-        losses.append(pd.read_csv(run_folder(tmp_path / name) / "loss.csv"))
-    np.testing.assert_allclose(losses[0].val_nll, losses[1].val_nll, atol=1e-3)
+    monkeypatch.chdir(tmp_path / "one")
+    assert call(monkeypatch, "--data", data_file, "--epochs", 2) == 0
+    words, how = command("--data", data_file, "--epochs", 2, cwd=tmp_path / "two")
+    done = subprocess.run([*torchrun, *words[1:]], capture_output=True, **how)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[WM] Begin offline training...") == 1
+    one, two = (pd.read_csv(run_folder(tmp_path / name) / "loss.csv") for name in ("one", "two"))
+    np.testing.assert_allclose(one.val_nll, two.val_nll, atol=1e-3)
 
 
 @pytest.mark.parametrize(
