@@ -24,7 +24,8 @@ from benchmarks.kills import ROOT
 from data import load
 
 COMMANDS = ("pretrain_vae", "train_world_model", "test_obs_reward_model", "hop_ppo")
-COMMANDS += ("data.collect", "data.flatten", "data.card")
+COMMANDS += ("data.collect", "data.flatten", "data.card", "data.convert")
+POSITIONAL = {"data.convert": ("source", "out")}  # not flags
 BAD_INTEGERS = ("x", "", "1.5", "-1", str(2**31), "9" * 400)
 BAD_FLOATS = ("x", "", "nan", "inf", "-inf", "-1")
 BAD_NAMES = ("../x", "a/b", "", "a b", "..", "x\0"[:1] + "\n")
@@ -81,6 +82,23 @@ MORE = {
         ["--out", "."],
     ),
     "data.flatten": (["--rows", "2147483647"], ["--out", "."]),
+    "data.convert": (
+        ["small.npz"],
+        ["small.npz", "converted.npz", "word"],
+        ["missing.npz", "converted.npz"],
+        ["missing.npy", "converted.npz"],
+        ["missing.csv", "converted.npz"],
+        ["small.xyz", "converted.npz"],
+        ["no/dataset-v0", "converted.npz"],
+        [".", "converted.npz"],
+        ["", "converted.npz"],
+        ["small.npz", ""],
+        ["small.npz", "."],
+        ["small.npz", "converted.txt"],
+        ["--to", "minari", "small.npz", "a name"],
+        ["--to", "minari", "small.npz", "../x-v0"],
+        ["--to", "minari", "missing.npz", "stag_hunt/x-v0"],
+    ),
 }
 
 
@@ -88,6 +106,7 @@ LIBRARY = {  # what the last lines of these modules do
     "data.collect": lambda module, args: module.collect_to_file(args),
     "data.flatten": lambda module, args: module.flatten_to_file(args),
     "data.card": lambda module, args: print(module.block(load(args.data), args.data)),
+    "data.convert": lambda module, args: module.convert(args),
 }
 
 
@@ -112,6 +131,8 @@ def bad_flags() -> Iterator[tuple[str, list[str]]]:
         args_type = importlib.import_module(command).Args
         hints = get_type_hints(args_type)
         for field in dataclasses.fields(args_type):
+            if field.name in POSITIONAL.get(command, ()):
+                continue
             flag = f"--{field.name.replace('_', '-')}"
             yield command, [f"{flag}x", "1"]
             for value in bad_values(field.name, hints[field.name]):
@@ -136,6 +157,8 @@ def outcome(command: str, flags: list[str]) -> str:
     defaults = small(command)
     pairs = zip(defaults[::2], defaults[1::2], strict=True)
     argv = [word for pair in pairs if pair[0] not in given for word in pair] + flags
+    if command in POSITIONAL and flags[0].startswith("--") and "minari" not in flags:
+        argv += ["small.npz", "converted.npz"]
     out, err = io.StringIO(), io.StringIO()
 
     def begin(*args: Any, **kwargs: Any) -> None:
