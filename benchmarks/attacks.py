@@ -50,7 +50,6 @@ def attack_kills(args: Args, folder: Path) -> list[Row]:
     rows = []
     for row in tqdm(attacks, total=args.count, unit=" kills", leave=False):
         case = f"{row['command']}: {row['signal']} after {row['share']:.3f}"
-        case += "" if row["in_time"] else ", which came too late"
         rows.append(dict(attack="kills", case=case, problem="; ".join(row["problems"])))
         tqdm.write(f"{case}: {rows[-1]['problem'] or 'passed'}")
     return rows
