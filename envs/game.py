@@ -8,17 +8,19 @@ and things prey, whatever the game. What happens when prey is taken is the game'
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 UP, DOWN, LEFT, RIGHT, STAY = range(5)
 MOVES = ("UP", "DOWN", "LEFT", "RIGHT", "STAY")
 OWN_PLANES = ("SELF", "OTHERS", "BLOCKS")
+MAX_NAMES = 127  # actions are int8
 MAX_KINDS = 3  # the actions that are legal on a cell fit one byte
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A scripted policy: go for the nearest prey of the first kind that is left, and take it; else do as `otherwise` says."""
+    """A scripted policy: go for the nearest prey of the first kind that is left, and take it; where none is left,
+    do as `otherwise` says."""
 
     chases: tuple[str, ...] = ()
     """planes of the kinds of prey, in this order"""
@@ -90,6 +92,51 @@ class Game:
     def metadata(self) -> dict[str, Any]:
         """Plain values for `metadata.game`; `game_of` reads them back."""
         return asdict(self) | dict(planes=list(self.planes), actions=list(self.actions))
+
+
+@dataclass(frozen=True)
+class OtherGame:
+    """A game outside the family, of which a file says no more than what its planes and actions are called.
+
+    Raises:
+        ValueError: names are missing, or not different.
+    """
+
+    id: str
+    planes: tuple[str, ...]
+    """of an observation, which is an agent's own view"""
+    actions: tuple[str, ...]
+    kinds: ClassVar[int] = 0
+    leaves: ClassVar[bool] = False
+    goals: ClassVar[dict[str, str]] = {}
+    goal_kinds: ClassVar[tuple[int, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for names in (self.planes, self.actions):
+            if not 1 <= len(names) <= MAX_NAMES or len(set(names)) != len(names):
+                raise ValueError(f"game: expected 1 to {MAX_NAMES} planes and actions, of different names")
+
+    @property
+    def num_actions(self) -> int:
+        return len(self.actions)
+
+    def metadata(self) -> dict[str, Any]:
+        """Plain values for `metadata.game`; `any_game_of` reads them back."""
+        return dict(id=self.id, planes=list(self.planes), actions=list(self.actions))
+
+
+def any_game_of(metadata: Any) -> Game | OtherGame:
+    """As `game_of`; a description without `prey`, but with `planes` and `actions`, is of a game outside the family.
+
+    Raises:
+        ValueError: a part is missing, of a wrong type, or does not fit the others.
+    """
+    if not isinstance(metadata, dict) or "prey" in metadata or not {"planes", "actions"} <= metadata.keys():
+        return game_of(metadata)
+    planes, actions = metadata["planes"], metadata["actions"]
+    if not all(isinstance(names, (list, tuple)) for names in (planes, actions)):
+        raise ValueError("game: expected `planes` and `actions` as lists of names")
+    return OtherGame(str(metadata.get("id", "")), tuple(map(str, planes)), tuple(map(str, actions)))
 
 
 def game_of(metadata: dict[str, Any]) -> Game:

@@ -1,11 +1,11 @@
 """A board, once: the neighbours of a cell, shortest paths, the symmetries, and the layouts of an observation.
 
-Layouts, each converted into the others:
+Layouts, each converted into the others, with k kinds of prey (2 in the stag hunt: stags, hares):
 
-- *planes*, `[..., A, 5, H, W]`: for each hunter SELF, OTHERS, BLOCKS, STAGS, HARES.
-- *joint*, `[..., A+3, H, W]`: the SELF plane of each seat in seat order, then BLOCKS, STAGS, HARES.
-- *HOP*, `[..., H, W, A+3]`: channels last, observer first: plane k is seat (observer + k) mod A, then BLOCKS,
-  STAGS, HARES. Joint ACTIONS are in seat order; these planes are not.
+- *planes*, `[..., A, 3+k, H, W]`: for each hunter SELF, OTHERS, BLOCKS and each kind of prey.
+- *joint*, `[..., A+1+k, H, W]`: the SELF plane of each seat in seat order, then BLOCKS and each kind of prey.
+- *HOP*, `[..., H, W, A+1+k]`: channels last, observer first: plane i is seat (observer + i) mod A, then BLOCKS and
+  each kind of prey. Joint ACTIONS are in seat order; these planes are not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+
+from envs.game import MAX_KINDS
 
 FAR = np.int16(2**14)  # the distance to a prey that is gone or cannot be reached
 
@@ -22,7 +24,10 @@ FAR = np.int16(2**14)  # the distance to a prey that is gone or cannot be reache
 
 @lru_cache(maxsize=16)
 def neighbours(height: int, width: int) -> np.ndarray:
-    """int64 [K+1, 7]: the cell that each action leads to, K off the board; the last row is all K."""
+    """int64 [K+1, 8]: the cell that each action leads to, K off the board; the last row is all K.
+
+    An action after the five moves takes prey, and stays.
+    """
     K = height * width
     grid = np.pad(np.arange(K).reshape(height, width), 1, constant_values=K)
     here = grid[1:-1, 1:-1]
@@ -30,8 +35,8 @@ def neighbours(height: int, width: int) -> np.ndarray:
     down = grid[2:, 1:-1]
     left = grid[1:-1, :-2]
     right = grid[1:-1, 2:]
-    table = np.stack([up, down, left, right, here, here, here], -1)  # [H, W, 7]; who hunts stays
-    return np.concatenate([table.reshape(K, 7), np.full((1, 7), K)])
+    table = np.stack([up, down, left, right, here, *[here] * MAX_KINDS], -1).reshape(K, -1)
+    return np.concatenate([table, np.full_like(table[:1], K)])
 
 
 def distance_fields(blocks: np.ndarray, sources: np.ndarray) -> np.ndarray:
@@ -69,12 +74,12 @@ def distance_fields(blocks: np.ndarray, sources: np.ndarray) -> np.ndarray:
 _DIRECTIONS = {(-1, 0): 0, (1, 0): 1, (0, -1): 2, (0, 1): 3}  # (rows, columns) -> UP, DOWN, LEFT, RIGHT
 
 
-def symmetries(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def symmetries(height: int, width: int, num_actions: int = 7) -> tuple[np.ndarray, np.ndarray]:
     """The 8 symmetries of a square board (4 of another rectangle), the identity first, as index tables.
 
     Returns:
         cells: int64 [S, height * width]: `planes[..., cells[g]]` is the board (its cells flattened) seen through g.
-        actions: int64 [S, 7]: an action `a` becomes `actions[g, a]`, and a row of action probabilities `p` becomes
+        actions: int64 [S, num_actions]: an action `a` becomes `actions[g, a]`, and a row of action probabilities `p` becomes
             `p[argsort(actions[g])]`.
     """
     grid = np.arange(height * width).reshape(height, width)
@@ -86,12 +91,12 @@ def symmetries(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
                 board = board[::-1] if flip_rows else board
                 board = board[:, ::-1] if flip_columns else board
                 cells.append(board.ravel())
-                actions.append(_permuted_actions(transpose, flip_rows, flip_columns))
+                actions.append(_permuted_actions(transpose, flip_rows, flip_columns, num_actions))
     return np.array(cells, np.int64), np.array(actions, np.int64)
 
 
-def _permuted_actions(transpose: bool, flip_rows: bool, flip_columns: bool) -> list[int]:
-    permuted = list(range(7))
+def _permuted_actions(transpose: bool, flip_rows: bool, flip_columns: bool, num_actions: int) -> list[int]:
+    permuted = list(range(num_actions))
     for (rows, columns), action in _DIRECTIONS.items():
         to = (columns, rows) if transpose else (rows, columns)
         down = -to[0] if flip_rows else to[0]
@@ -104,17 +109,17 @@ def _permuted_actions(transpose: bool, flip_rows: bool, flip_columns: bool) -> l
 
 
 def planes_to_joint(obs: np.ndarray) -> np.ndarray:
-    """[..., A, 5, H, W] -> [..., A+3, H, W], same dtype."""
+    """[..., A, 3+k, H, W] -> [..., A+1+k, H, W], same dtype."""
     own = obs[..., :, 0, :, :]
     board = obs[..., 0, 2:, :, :]
     return np.concatenate([own, board], axis=-3)
 
 
-def joint_to_planes(joint: np.ndarray) -> np.ndarray:
-    """[..., A+3, H, W] -> [..., A, 5, H, W], same dtype."""
-    own = joint[..., :-3, :, :]
-    board = joint[..., None, -3:, :, :]
-    A = own.shape[-3]
+def joint_to_planes(joint: np.ndarray, kinds: int = 2) -> np.ndarray:
+    """[..., A+1+k, H, W] -> [..., A, 3+k, H, W], same dtype. kinds: k."""
+    A = joint.shape[-3] - 1 - kinds
+    own = joint[..., :A, :, :]
+    board = joint[..., None, A:, :, :]
     if A > 1:
         others = np.stack([np.delete(own, seat, axis=-3).max(axis=-3) for seat in range(A)], axis=-3)
     else:
@@ -124,24 +129,24 @@ def joint_to_planes(joint: np.ndarray) -> np.ndarray:
     return np.concatenate([hunters, board], axis=-3)
 
 
-def joint_to_hop(joint: np.ndarray, observer: int | np.ndarray) -> np.ndarray:
-    """[..., A+3, H, W] -> [..., H, W, A+3] as seat `observer` (an int, or an int array of shape [...]) sees it."""
-    return np.moveaxis(_rotate(joint, np.asarray(observer)), -3, -1)
+def joint_to_hop(joint: np.ndarray, observer: int | np.ndarray, kinds: int = 2) -> np.ndarray:
+    """[..., A+1+k, H, W] -> [..., H, W, A+1+k] as seat `observer` (an int, or an int array of shape [...]) sees it."""
+    return np.moveaxis(_rotate(joint, np.asarray(observer), 1 + kinds), -3, -1)
 
 
-def hop_to_joint(hop: np.ndarray, observer: int | np.ndarray) -> np.ndarray:
-    """[..., H, W, A+3] seen by seat `observer` -> [..., A+3, H, W] in seat order."""
-    return _rotate(np.moveaxis(hop, -1, -3), -np.asarray(observer))
+def hop_to_joint(hop: np.ndarray, observer: int | np.ndarray, kinds: int = 2) -> np.ndarray:
+    """[..., H, W, A+1+k] seen by seat `observer` -> [..., A+1+k, H, W] in seat order."""
+    return _rotate(np.moveaxis(hop, -1, -3), -np.asarray(observer), 1 + kinds)
 
 
-def _rotate(joint: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Plane k becomes plane (k + by) mod A; the last three planes stay."""
-    A = joint.shape[-3] - 3
+def _rotate(joint: np.ndarray, by: np.ndarray, board_planes: int) -> np.ndarray:
+    """Plane i becomes plane (i + by) mod A; the last `board_planes` stay."""
+    planes = joint.shape[-3]
+    A = planes - board_planes
     if A < 1:
-        planes = joint.shape[-3]
-        raise ValueError(f"expected at least one hunter plane and three more, got {planes} planes")
+        raise ValueError(f"expected at least one hunter plane and {board_planes} more, got {planes} planes")
     by = np.broadcast_to(by, joint.shape[:-3])[..., None]
     seats = (np.arange(A) + by) % A
-    board = np.broadcast_to([A, A + 1, A + 2], (*seats.shape[:-1], 3))
+    board = np.broadcast_to(np.arange(A, planes), (*seats.shape[:-1], board_planes))
     order = np.concatenate([seats, board], axis=-1)
     return np.take_along_axis(joint, order[..., None, None], axis=-3)

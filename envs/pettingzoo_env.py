@@ -9,25 +9,36 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
-from envs.grid import planes_to_joint
+from envs.core import GameRules, make_core
+from envs.grid import joint_to_hop, planes_to_joint
 from envs.render import RENDER_MODES, render_board
-from envs.stag_hunt import ACTIONS, Rules, StagHunt
-from envs.vector_env import check_render_mode, choose_rules, planes_space, whole_action
+from envs.vector_env import (
+    LAYOUTS,
+    check_choice,
+    check_render_mode,
+    choose_rules,
+    hop_space,
+    planes_space,
+    whole_action,
+)
 
 
-class StagHuntParallelEnv(ParallelEnv):
+class BoardParallelEnv(ParallelEnv):
     """One board, agents "hunter_0", "hunter_1", ... in seat order.
 
     An agent leaves `agents` when it leaves the board.
 
-    Observations: uint8 [5, H, W]. infos: `action_mask` int8 [7], `tick`, `ticks_left` (see `StagHunt.ticks_left`).
-    Under `reset(seed=s)` it plays board 0 of `StagHunt.reset(seed=s)`.
+    Observations: uint8, the "planes" [3+k, H, W], or "hop" [H, W, A+1+k], the observer first; k kinds of prey, 2 in the
+    stag hunt. infos: `action_mask` int8 [5+k], `tick`, `ticks_left` (see `Board.ticks_left`).
+    Under `reset(seed=s)` it plays board 0 of `Board.reset(seed=s)`.
 
     Args:
-        rules: the game; or give its fields as keywords (`hunters=3, height=6, ...`).
+        rules: of any game; or give their fields as keywords (`hunters=3, height=6, ...`).
         render_mode: None, "rgb_array" or "ansi".
+        layout: of the observations, "planes" or "hop".
+        game: one of GAMES, whose rules the keywords are; None: that of `rules`, or the stag hunt.
     Raises:
-        ValueError: an unknown render mode, a rule out of range, or both `rules` and single rules.
+        ValueError: an unknown render mode, layout or game, a rule out of range, or both `rules` and single rules.
     """
 
     metadata = {  # noqa: RUF012  (PettingZoo's own form)
@@ -37,15 +48,25 @@ class StagHuntParallelEnv(ParallelEnv):
         "is_parallelizable": True,
     }
 
-    def __init__(self, rules: Rules | None = None, render_mode: str | None = None, **rule_keywords: Any):
-        r = choose_rules(rules, rule_keywords)
-        self.core = StagHunt(1, r)
+    def __init__(
+        self,
+        rules: GameRules | None = None,
+        render_mode: str | None = None,
+        layout: str = "planes",
+        game: str | None = None,
+        **rule_keywords: Any,
+    ):
+        r = choose_rules(rules, game, rule_keywords)
+        self.metadata = {**self.metadata, "name": f"{r.game.name}_v0"}
+        self.layout = check_choice("layout", layout, LAYOUTS)
+        self.core = make_core(1, r)
         self.render_mode = check_render_mode(render_mode)
         self.possible_agents = [f"hunter_{seat}" for seat in range(r.hunters)]
         self.agents: list[str] = []
-        self.observation_spaces = {agent: planes_space(r) for agent in self.possible_agents}
-        self.action_spaces = {agent: Discrete(len(ACTIONS)) for agent in self.possible_agents}
-        self.state_space = Box(0, 1, (r.hunters + 3, r.height, r.width), np.uint8)
+        space = planes_space if layout == "planes" else hop_space
+        self.observation_spaces = {agent: space(r) for agent in self.possible_agents}
+        self.action_spaces = {agent: Discrete(r.game.num_actions) for agent in self.possible_agents}
+        self.state_space = Box(0, 1, (r.hunters + 1 + r.game.kinds, r.height, r.width), np.uint8)
         self._seats = {agent: seat for seat, agent in enumerate(self.possible_agents)}
         self._has_board = False
 
@@ -68,10 +89,10 @@ class StagHuntParallelEnv(ParallelEnv):
     def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
         """Play one tick.
 
-        Args: actions: one of 0..6 for each agent in `agents`; those of agents that have left are ignored.
+        Args: actions: one of 0..4+k for each agent in `agents`; those of agents that have left are ignored.
         Returns: observations, rewards, terminations, truncations, infos of the agents that were on the board.
         Raises:
-            ValueError: an agent's action is missing or not in 0..6, or there is no such agent.
+            ValueError: an agent's action is missing or not in 0..4+k, or there is no such agent.
             gymnasium.error.ResetNeeded: before the first reset or after the board has ended.
         """
         if not self.agents:
@@ -89,7 +110,7 @@ class StagHuntParallelEnv(ParallelEnv):
         )
 
     def state(self) -> np.ndarray:
-        """The joint state, uint8 [A+3, H, W]: each hunter's plane in seat order, blocks, stags, hares."""
+        """The joint state, uint8 [A+1+k, H, W]: each hunter's plane in seat order, blocks, each kind of prey."""
         return planes_to_joint(self.core.obs[0])
 
     def render(self) -> np.ndarray | str | None:
@@ -109,12 +130,17 @@ class StagHuntParallelEnv(ParallelEnv):
         if missing:
             raise ValueError(f"actions: none for {', '.join(missing)}")
         joint = np.zeros((1, len(self._seats)), np.int64)
+        num_actions = self.core.rules.game.num_actions
         for agent in self.agents:
-            joint[0, self._seats[agent]] = whole_action(actions[agent], f"actions: {agent}")
+            joint[0, self._seats[agent]] = whole_action(actions[agent], f"actions: {agent}", num_actions)
         return joint
 
     def _observations(self, agents: list[str]) -> dict[str, np.ndarray]:
-        return {agent: self.core.obs[0, self._seats[agent]].copy() for agent in agents}
+        if self.layout == "planes":
+            return {agent: self.core.obs[0, self._seats[agent]].copy() for agent in agents}
+        joint = self.state()
+        kinds = self.core.rules.game.kinds
+        return {agent: joint_to_hop(joint, self._seats[agent], kinds) for agent in agents}
 
     def _infos(self, agents: list[str]) -> dict[str, dict]:
         legal = self.core.legal_actions()[0].astype(np.int8)
@@ -125,3 +151,6 @@ class StagHuntParallelEnv(ParallelEnv):
             action_mask = legal[self._seats[agent]].copy()
             infos[agent] = {"action_mask": action_mask, "tick": tick, "ticks_left": ticks_left}
         return infos
+
+
+StagHuntParallelEnv = BoardParallelEnv

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from envs.core import GameRules, State, make_core
+from envs.games import REGISTERED, make_rules
 from envs.scripted import sample_actions, strategy_probs
-from envs.stag_hunt import Rules, StagHunt, State
 
 RENDER_MODES = ("rgb_array", "ansi")
 Layer = tuple[np.ndarray, str]  # (signed distance, colour): what a sprite is painted from, back to front
@@ -25,8 +26,10 @@ HUNTER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E
 PAPER, CELL, GRID, FRAME, INK = "#ffffff", "#fbfaf6", "#e4e0d6", "#b9b3a6", "#22252b"
 
 
-def draw(state: State, rules: Rules, board: int = 0, cell: int = 64, ring: int | None = None) -> np.ndarray:
-    """Draw one board: blocks, stags (antlers), hares (long ears), hunters as discs with their seat number.
+def draw(
+    state: State, rules: GameRules, board: int = 0, cell: int = 64, ring: int | None = None
+) -> np.ndarray:
+    """Draw one board: blocks, each kind of prey by its sprite (see `SPRITES`), hunters as discs with their seat number.
 
     Things that share a cell stand side by side, smaller. `places` says where each hunter stands in the picture.
 
@@ -49,9 +52,9 @@ def draw(state: State, rules: Rules, board: int = 0, cell: int = 64, ring: int |
         y = edge + (row + 0.5) * cell
         _paint(image, _block, x, y, 0.5 * cell)
     prey, hunters = places(state, rules, board, cell)
+    planes = prey_planes(rules)
     for slot, (x, y, radius) in prey.items():
-        sprite = _stag if slot < rules.stags else _hare
-        _paint(image, sprite, x, y, radius)
+        _paint(image, SPRITES[planes[slot]], x, y, radius)
     ring_last = sorted(hunters, key=lambda seat: seat == ring)  # the ring on top
     for seat in ring_last:
         x, y, radius = hunters[seat]
@@ -59,12 +62,18 @@ def draw(state: State, rules: Rules, board: int = 0, cell: int = 64, ring: int |
     return np.round(image * 255.0).astype(np.uint8)
 
 
+def prey_planes(rules: GameRules) -> list[str]:
+    """Of each prey the plane of its kind."""
+    kinds = zip(rules.game.prey, rules.prey_counts, strict=True)
+    return [plane for plane, count in kinds for _ in range(count)]
+
+
 def margin(cell: int) -> int:
     """Pixels around the board."""
     return max(cell // 6, 2)
 
 
-def places(state: State, rules: Rules, board: int = 0, cell: int = 64) -> tuple[dict, dict]:
+def places(state: State, rules: GameRules, board: int = 0, cell: int = 64) -> tuple[dict, dict]:
     """Where `draw` puts things: ({prey slot: (x, y, radius)}, {seat: (x, y, radius)}), in pixels, x to the right."""
     on_cell: dict[int, tuple[list, list]] = {}  # cell -> (prey slots, seats)
     for kind, cells in enumerate((state.prey[board], state.hunters[board])):
@@ -149,7 +158,7 @@ def _paint(
         _blend(part, distance * radius, colour)
 
 
-def _paint_board(image: np.ndarray, rules: Rules, cell: int, edge: int) -> None:
+def _paint_board(image: np.ndarray, rules: GameRules, cell: int, edge: int) -> None:
     """The cells, the lines between them and a frame around them."""
     h = rules.height * cell
     w = rules.width * cell
@@ -286,6 +295,21 @@ def _hare(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
     yield _circle(m, y, 0.22, 0.24, 0.065), "#2a2624"
 
 
+def _drift(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
+    """A heap of snow on flat ground: two mounds, each with its lit side."""
+    ground = y - 0.66
+    high = np.maximum(_ellipse(x, y, -0.2, 0.66, 0.66, 1.14), ground)
+    low = np.maximum(_ellipse(x, y, 0.42, 0.66, 0.52, 0.68), ground)
+    yield np.minimum(high, low) - 0.06, "#4f7298"
+    yield high, "#a5c4e2"
+    yield np.maximum(_ellipse(x, y, -0.3, 0.66, 0.52, 1.1), high + 0.03), "#eef6fd"
+    yield low, "#8fb3d6"
+    yield np.maximum(_ellipse(x, y, 0.35, 0.66, 0.42, 0.62), low + 0.03), "#dcebf8"
+
+
+SPRITES = {"STAGS": _stag, "HARES": _hare, "DRIFTS": _drift}  # of each plane of prey
+
+
 def _disc(seat: int, ringed: bool) -> Callable[..., Iterator[Layer]]:
     colour = HUNTER_COLOURS[seat % len(HUNTER_COLOURS)]
     rgb = _rgb(colour)
@@ -346,14 +370,15 @@ def _number(x: np.ndarray, y: np.ndarray, number: int) -> np.ndarray:
 # ---- text
 
 
-def text(state: State, rules: Rules, board: int = 0, ring: int | None = None) -> str:
+def text(state: State, rules: GameRules, board: int = 0, ring: int | None = None) -> str:
     """One board in letters, with a legend line. `S01` is a cell with a stag and the hunters 0 and 1."""
+    planes = prey_planes(rules)
     prey = state.prey[board].tolist()
     hunters = state.hunters[board].tolist()
     cells = ["#" if block else "" for block in state.blocks[board]]
     for slot, k in enumerate(prey):
         if k >= 0:
-            cells[k] += "S" if slot < rules.stags else "H"
+            cells[k] += planes[slot][0]
     for seat, k in enumerate(hunters):
         if k >= 0:
             after_number = rules.hunters > 10 and cells[k][-1:].isdigit()
@@ -365,9 +390,8 @@ def text(state: State, rules: Rules, board: int = 0, ring: int | None = None) ->
     for start in range(0, rules.cells, rules.width):
         row = cells[start : start + rules.width]
         lines.append("".join(f"{cell or '.':<{width}}" for cell in row).rstrip())
-    legend = (
-        f"tick {state.tick[board]}/{rules.horizon}  S stag  H hare  # block  0-{rules.hunters - 1} hunters"
-    )
+    kinds = "  ".join(f"{plane[0]} {plane.lower().removesuffix('s')}" for plane in rules.game.prey)
+    legend = f"tick {state.tick[board]}/{rules.horizon}  {kinds}  # block  0-{rules.hunters - 1} hunters"
     if ring is not None:
         legend += f"  * seat {ring}"
     has_left = [str(seat) for seat, k in enumerate(hunters) if k < 0]
@@ -377,7 +401,7 @@ def text(state: State, rules: Rules, board: int = 0, ring: int | None = None) ->
 
 
 def render_board(
-    mode: str, state: State, rules: Rules, board: int, ring: int | None = None
+    mode: str, state: State, rules: GameRules, board: int, ring: int | None = None
 ) -> np.ndarray | str:
     """One board as `mode` ("rgb_array" or "ansi") has it."""
     return text(state, rules, board, ring) if mode == "ansi" else draw(state, rules, board, ring=ring)
@@ -403,18 +427,20 @@ def png(image: np.ndarray) -> bytes:
 
 
 def main(argv: list[str] | None = None) -> None:
-    description = "Draw one board of hunters that all go for the nearest stag."
+    description = "Draw one board of hunters that all play the first strategy of their game."
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("path", type=Path, help="the PNG to write")
+    parser.add_argument("--env-id", default="StagHunt-v0", choices=REGISTERED, help="the game")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ticks", type=int, default=0, help="ticks to play first")
     parser.add_argument("--cell", type=int, default=64, help="pixels a cell")
     parser.add_argument("--ring", type=int, default=None, help="a seat to mark")
     args = parser.parse_args(argv)
-    env = StagHunt(1)
+    env = make_core(1, make_rules(args.env_id)[0])
     env.reset(seed=args.seed)
+    strategy = next(iter(env.rules.game.strategies))
     for _ in range(args.ticks):
-        probs = strategy_probs(env, ["NS"])[:, :, 0]
+        probs = strategy_probs(env, [strategy])[:, :, 0]
         env.step(sample_actions(probs, env.uniform(env.rules.hunters)))
     args.path.parent.mkdir(parents=True, exist_ok=True)
     args.path.write_bytes(png(draw(env.state, env.rules, cell=args.cell, ring=args.ring)))

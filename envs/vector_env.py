@@ -1,7 +1,7 @@
 """The games in Gymnasium: learners among co-players, on many boards at once.
 
     gymnasium.make("StagHunt-v0", co_players=("NS", "NS", "NH"))
-    gymnasium.make_vec("StagHunt-v0", num_envs=1024, co_players="mixed")
+    gymnasium.make_vec("Snowdrift-v0", num_envs=1024, co_players="mixed", drifts=3)
 
 The vector environment plays all boards on one core; the single environment is a batch of one.
 Under `reset(seed=s)` board i draws everything (boards, seats, co-players and their actions)
@@ -23,39 +23,48 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from envs.core import Board, GameRules, State, legal_of_codes, make_core
+from envs.game import STAY, Game
+from envs.games import DEFAULT_GAME, GAMES
 from envs.render import RENDER_MODES, render_board
-from envs.scripted import DATA_EPSILON, STRATEGIES, parse_team, sample_actions, strategy_probs
-from envs.stag_hunt import ACTIONS, LEGAL, PLANES, STAY, Rules, StagHunt, State
+from envs.scripted import DATA_EPSILON, parse_team, sample_actions, strategy_probs
 
-DEFAULT_CO_PLAYERS = ("NS", "NS", "NH")
 LEARNER = -1  # in `strategy_ids`
 EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws
 LAYOUTS = ("planes", "hop")
 EPISODES = ("learner", "board")
 
-CoPlayers = Sequence[str] | str | Callable[[StagHunt], np.ndarray] | None
+CoPlayers = Sequence[str] | str | Callable[[Board], np.ndarray] | None
 
 
-def choose_rules(rules: Rules | None, keywords: dict[str, Any]) -> Rules:
-    """`rules` itself, or `Rules(**keywords)`.
+def choose_rules(rules: GameRules | None, game: str | None, keywords: dict[str, Any]) -> GameRules:
+    """`rules` itself, or the game's rules with these keywords.
 
+    Args: game: one of GAMES; None: that of `rules`, or the stag hunt.
     Raises:
-        ValueError: both are given, or a keyword's value is out of range.
-        TypeError: `Rules` has no such field.
+        ValueError: an unknown game; both `rules` and keywords, or rules of another game; a keyword's value is out of
+            range.
+        TypeError: the game has no such rule.
     """
+    if game is not None and game not in GAMES:
+        raise ValueError(f"unknown game {game!r}: choose from {', '.join(GAMES)}")
     if rules is not None and keywords:
         raise ValueError(f"give either rules=... or single rules, not both: {', '.join(keywords)}")
-    return rules or Rules(**keywords)
+    if rules is None:
+        return GAMES[game or DEFAULT_GAME](**keywords)
+    if game is not None and rules.game.id != game:
+        raise ValueError(f"rules: expected those of {game}, got those of {rules.game.id}")
+    return rules
 
 
-def planes_space(rules: Rules) -> Box:
-    """The space of one hunter's observation: uint8 [5, H, W], each cell 0 or 1."""
-    return Box(0, 1, (len(PLANES), rules.height, rules.width), np.uint8)
+def planes_space(rules: GameRules) -> Box:
+    """The space of one hunter's observation: uint8 [3 + k, H, W], each cell 0 or 1."""
+    return Box(0, 1, (len(rules.game.planes), rules.height, rules.width), np.uint8)
 
 
-def hop_space(rules: Rules) -> Box:
-    """The space of one hunter's observation in HOP's layout: uint8 [H, W, A+3], each cell 0 or 1."""
-    return Box(0, 1, (rules.height, rules.width, rules.hunters + 3), np.uint8)
+def hop_space(rules: GameRules) -> Box:
+    """The space of one hunter's observation in HOP's layout: uint8 [H, W, A+1+k], each cell 0 or 1."""
+    return Box(0, 1, (rules.height, rules.width, rules.hunters + 1 + rules.game.kinds), np.uint8)
 
 
 def check_render_mode(render_mode: str | None) -> str | None:
@@ -65,17 +74,19 @@ def check_render_mode(render_mode: str | None) -> str | None:
     return render_mode
 
 
-def whole_action(action: Any, of: str) -> int:
+def whole_action(action: Any, of: str, num_actions: int) -> int:
     """An action of one hunter.
 
-    Args: of: begins the message, such as `action`. Raises: ValueError: it is not a whole number in 0..6.
+    Args: of: begins the message, such as `action`.
+    Raises: ValueError: it is not a whole number in 0..num_actions - 1.
     """
+    limits = f"0..{num_actions - 1}"
     try:
         number = operator.index(action)  # numpy's and torch's integers, too; no floats, no complex numbers
     except TypeError:
-        raise ValueError(f"{of}: expected a whole number in 0..{len(ACTIONS) - 1}, got {action!r}") from None
-    if not 0 <= number < len(ACTIONS):
-        raise ValueError(f"{of}: must be in 0..{len(ACTIONS) - 1}, got {action!r}")
+        raise ValueError(f"{of}: expected a whole number in {limits}, got {action!r}") from None
+    if not 0 <= number < num_actions:
+        raise ValueError(f"{of}: must be in {limits}, got {action!r}")
     return number
 
 
@@ -86,21 +97,24 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def check_co_players(co_players: CoPlayers, hunters: int) -> tuple[str, ...] | str | Callable:
-    """A tuple of A - 1 names, a team's text, or a function. Raises: ValueError: see `StagHuntVectorEnv`."""
+def check_co_players(co_players: CoPlayers, hunters: int, game: Game) -> tuple[str, ...] | str | Callable:
+    """A tuple of A - 1 names, a team's text, or a function. Raises: ValueError: see `BoardVectorEnv`."""
     others = hunters - 1
     if callable(co_players):
         return co_players
-    if co_players is None:  # the default three, cut or repeated
-        return tuple(DEFAULT_CO_PLAYERS[j % len(DEFAULT_CO_PLAYERS)] for j in range(others))
+    if co_players is None:  # the first goal twice, each other once; cut or repeated
+        names = tuple(game.goals.values())
+        names = (names[0], *names)
+        return tuple(names[j % len(names)] for j in range(others))
     if isinstance(co_players, str):
-        parse_team(co_players, others)
+        parse_team(co_players, others, game)
         return co_players
     if len(co_players) != others:
         raise ValueError(f"co_players: expected {others} names for {hunters} hunters, got {co_players!r}")
     for name in co_players:
-        if name not in STRATEGIES:
-            raise ValueError(f"co_players: unknown strategy {name!r}: choose from {', '.join(STRATEGIES)}")
+        if name not in game.strategies:
+            strategies = ", ".join(game.strategies)
+            raise ValueError(f"co_players: unknown strategy {name!r}: choose from {strategies}")
     return tuple(co_players)
 
 
@@ -115,7 +129,7 @@ def count_rows(num_envs: int, hunters: int, self_play: bool, episode: str) -> in
     return hunters
 
 
-def check_state(state: dict[str, Any], rules: Rules, team_episodes: int = 1) -> None:
+def check_state(state: dict[str, Any], rules: GameRules, team_episodes: int = 1) -> None:
     """Of environments and `starts`; the core checks its own cells.
 
     Args: state: arrays or tensors, as `state_dict` names them.
@@ -128,11 +142,11 @@ def check_state(state: dict[str, Any], rules: Rules, team_episodes: int = 1) -> 
         starts2=(0, rules.cells),
         tick=(0, rules.horizon),
         first_hunt=(-1, rules.horizon),
-        strategy_ids=(LEARNER, len(STRATEGIES) - 1),
+        strategy_ids=(LEARNER, len(rules.game.strategies) - 1),
         seats=(0, rules.hunters - 1),
         learner_seats=(0, rules.hunters - 1),
         team_episode=(0, team_episodes),
-        joint_actions=(0, len(ACTIONS) - 1),
+        joint_actions=(0, rules.game.num_actions - 1),
     )
     ranges |= {f"core.{key}": ranges[key] for key in ("tick", "first_hunt")}
     for key in ranges.keys() & state.keys():
@@ -143,7 +157,7 @@ def check_state(state: dict[str, Any], rules: Rules, team_episodes: int = 1) -> 
             raise ValueError(f"{key}: expected numbers from {low} to {high}, found {found}")
 
 
-class StagHuntVectorEnv(VectorEnv):
+class BoardVectorEnv(VectorEnv):
     """N learners among co-players, on one batched core.
 
     A row is a learner. Usually each of B = N boards has one, in a seat that is drawn. With
@@ -165,17 +179,17 @@ class StagHuntVectorEnv(VectorEnv):
     "learner": until then `step` raises ResetNeeded. "board": until then boards that have ended
     stand still: their rewards are 0, their `terminated` and `truncated` stay what they are.
 
-    obs: uint8, the "planes" [N, 5, H, W] of the learner, or "hop" [N, H, W, A+3], the learner
-    first.
+    obs: uint8, the "planes" [N, 3+k, H, W] of the learner, or "hop" [N, H, W, A+1+k], the
+    learner first; k kinds of prey, 2 in the stag hunt.
     rewards: float32 [N]. terminated, truncated: bool [N].
 
     infos, each with its mask `_<key>`, bool [N]; hunters are in seat order, K = H * W is a cell
     off the board:
 
-    - `action_mask` int8 [N, 7], the learner's legal actions; `seat` int64 [N], the learner's.
-    - `tick`, `ticks_left` (see `StagHunt.ticks_left`), `first_hunt`: int64 [N].
+    - `action_mask` int8 [N, 5+k], the learner's legal actions; `seat` int64 [N], the learner's.
+    - `tick`, `ticks_left` (see `Board.ticks_left`), `first_hunt`: int64 [N].
     - `active` bool [N, A], hunters on the board; `strategy_ids` int64 [N, A], index into
-      STRATEGIES, LEARNER for learners and for co-players that are a function.
+      the game's strategies, LEARNER for learners and for co-players that are a function.
     - `new_team` bool [N]: this call has begun an episode with new seats and co-players.
     - `joint_actions` int8 [N, A], what was done in the last tick, also where SAME_STEP has
       reset; STAY after `reset`. `joint_rewards` float32 [N, A], what was earned in it.
@@ -189,10 +203,13 @@ class StagHuntVectorEnv(VectorEnv):
 
     Args:
         num_envs: rows, N.
-        rules: the game; or give its fields as keywords (`hunters=3, height=6, ...`).
+        rules: of any game; or give their fields as keywords (`hunters=3, height=6, ...`).
+        game: one of GAMES, whose rules the keywords are; None: that of `rules`, or the stag hunt.
         co_players: a tuple of names: co_players[j] sits at seat (learner + 1 + j) mod A. None:
-            NS, NS, NH, cut or repeated to A - 1 names. A text such as "3NS" or "1NS2NH": so
-            many of each strategy, in random seats. "mixed": each NS or NH with probability 1/2.
+            the stag hunt's NS, NS, NH (the snowdrift's ND, ND, FIX), cut or repeated to A - 1
+            names. A text such as "3NS" or "1NS2NH": so
+            many of each strategy, in random seats. "mixed": each pursues one of the
+            game's goals (NS or NH; ND or FIX), all equally likely.
             "self": all are learners. A function of the core: it returns the actions of all
             hunters, integers [B, A]; the learner's own are not used.
         epsilon: of the co-players, see `strategy_probs`.
@@ -220,7 +237,7 @@ class StagHuntVectorEnv(VectorEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        rules: Rules | None = None,
+        rules: GameRules | None = None,
         co_players: CoPlayers = None,
         epsilon: float = DATA_EPSILON,
         render_mode: str | None = None,
@@ -228,12 +245,14 @@ class StagHuntVectorEnv(VectorEnv):
         team_episodes: int = 1,
         layout: str = "planes",
         episode: str = "learner",
+        game: str | None = None,
         **rule_keywords: Any,
     ):
-        rules = choose_rules(rules, rule_keywords)
+        rules = choose_rules(rules, game, rule_keywords)
         hunters = rules.hunters
+        num_actions = rules.game.num_actions
         self.rules = rules
-        self.co_players = check_co_players(co_players, hunters)
+        self.co_players = check_co_players(co_players, hunters, rules.game)
         self.self_play = self.co_players == "self"
         self.layout = check_choice("layout", layout, LAYOUTS)
         self.episode = check_choice("episode", episode, EPISODES)
@@ -251,15 +270,16 @@ class StagHuntVectorEnv(VectorEnv):
         self.num_envs = num_envs
         self.rows_per_board = count_rows(num_envs, hunters, self.self_play, episode)
         self.num_boards = num_envs // self.rows_per_board
-        self.core = StagHunt(self.num_boards, rules)
+        self.core = make_core(self.num_boards, rules)
 
         self.single_observation_space = planes_space(rules) if layout == "planes" else hop_space(rules)
-        self.single_action_space = Discrete(len(ACTIONS))
+        self.single_action_space = Discrete(num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = MultiDiscrete(np.full(num_envs, len(ACTIONS)))
+        self.action_space = MultiDiscrete(np.full(num_envs, num_actions))
 
         self.seats = np.arange(num_envs) % self.rows_per_board  # [N]
         self.strategy_ids = np.full((self.num_boards, hunters), LEARNER, np.int64)
+        self._legal = legal_of_codes(rules.game.kinds)
         self._board_of_row = np.arange(num_envs) // self.rows_per_board
         self._team, self._strategies = self._read_team()
         self._team_episode = np.zeros(self.num_boards, np.int64)  # how many its team has begun
@@ -305,10 +325,10 @@ class StagHuntVectorEnv(VectorEnv):
         return self._obs(), self._infos(new_team)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Play one tick on all boards. actions: integers [N] in 0..6, the learners'.
+        """Play one tick on all boards. actions: integers [N] in 0..4+k, the learners'.
 
         Raises:
-            ValueError: wrong shape or dtype, or an action outside 0..6.
+            ValueError: wrong shape or dtype, or an action outside 0..4+k.
             gymnasium.error.ResetNeeded: before the first reset, or ("learner", DISABLED) where
             an episode is over.
         """
@@ -340,7 +360,7 @@ class StagHuntVectorEnv(VectorEnv):
         return self._obs(), rewards, terminated, truncated, infos
 
     def planes(self) -> np.ndarray:
-        """uint8 [B, A, 5, H, W]: what each hunter sees, the core's live buffer."""
+        """uint8 [B, A, 3+k, H, W]: what each hunter sees, the core's live buffer."""
         return self.core.obs
 
     def render(self) -> tuple[np.ndarray | str, ...] | None:
@@ -389,15 +409,22 @@ class StagHuntVectorEnv(VectorEnv):
     # ---- who plays, and new episodes
 
     def _read_team(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The co-players that are fixed, int64 [A-1], index into STRATEGIES (empty if none are), and all that may play."""
+        """The co-players that are fixed, int64 [A-1], index into the game's strategies (empty if none are),
+        and all that may play."""
+        game = self.rules.game
         if callable(self.co_players) or self.self_play:
             return np.zeros(0, np.int64), ()
         if self.co_players == "mixed":
-            return np.zeros(0, np.int64), ("NS", "NH")
+            return np.zeros(0, np.int64), tuple(game.goals.values())
         names = self.co_players
         if isinstance(names, str):
-            names = parse_team(names, self.rules.hunters - 1)
-        return np.array([STRATEGIES.index(name) for name in names], np.int64), tuple(dict.fromkeys(names))
+            names = parse_team(names, self.rules.hunters - 1, game)
+        return self._ids_of(names), tuple(dict.fromkeys(names))
+
+    def _ids_of(self, names: Sequence[str]) -> np.ndarray:
+        """int64 [len(names)]: indices of strategies of the game."""
+        strategies = list(self.rules.game.strategies)
+        return np.array([strategies.index(name) for name in names], np.int64)
 
     def _reset_all(self, seed: int | None) -> np.ndarray:
         """New boards everywhere. Returns: bool [B], where the team is new."""
@@ -441,7 +468,9 @@ class StagHuntVectorEnv(VectorEnv):
         if callable(self.co_players):
             return
         if self.co_players == "mixed":
-            others = (draws[:, 1:] < 0.5).astype(np.int64)  # [n, A-1], 0: NS, 1: NH
+            pursuers = self._ids_of(self._strategies)
+            goal = (draws[:, 1:] * len(pursuers)).astype(np.int64)
+            others = pursuers[::-1][goal]  # [n, A-1]; a number below 1/2 is the last of two goals
         elif isinstance(self.co_players, str):
             others = self._team[np.argsort(draws[:, 1:], 1)]
         else:
@@ -465,10 +494,9 @@ class StagHuntVectorEnv(VectorEnv):
         uniform = self.core.uniform(self.rules.hunters)  # [B, A]
         if not self._strategies:  # a board with one hunter
             return np.full(uniform.shape, STAY, np.int8)
-        probs = strategy_probs(self.core, self._strategies, self.epsilon)  # [B, A, S, 7]
-        column = np.zeros(len(STRATEGIES), np.int64)
-        for index, name in enumerate(self._strategies):
-            column[STRATEGIES.index(name)] = index
+        probs = strategy_probs(self.core, self._strategies, self.epsilon)  # [B, A, S, 5+k]
+        column = np.zeros(len(self.rules.game.strategies), np.int64)
+        column[self._ids_of(self._strategies)] = np.arange(len(self._strategies))
         column = column[self.strategy_ids.clip(0)]  # [B, A]
         probs = np.take_along_axis(probs, column[:, :, None, None], 2)
         return sample_actions(probs[:, :, 0], uniform)
@@ -496,8 +524,9 @@ class StagHuntVectorEnv(VectorEnv):
                 f"actions: expected integers of shape {shape}, got {actions.dtype} {actions.shape}"
             )
         low, high = actions.min(), actions.max()
-        if low < 0 or high >= len(ACTIONS):
-            raise ValueError(f"actions: must be in 0..{len(ACTIONS) - 1}, got {low} to {high}")
+        num_actions = self.rules.game.num_actions
+        if low < 0 or high >= num_actions:
+            raise ValueError(f"actions: must be in 0..{num_actions - 1}, got {low} to {high}")
         return actions
 
     # ---- what is returned
@@ -513,15 +542,15 @@ class StagHuntVectorEnv(VectorEnv):
         return values[self._board_of_row, self.seats]
 
     def _obs(self) -> np.ndarray:
-        planes = self.core.obs  # [B, A, 5, H, W]
+        planes = self.core.obs  # [B, A, 3+k, H, W]
         if self.layout == "planes":
             return self._of_learners(planes)
         hunters = self.rules.hunters
         order = (self.seats[:, None] + np.arange(hunters)) % hunters  # [N, A], the learner first
-        obs = np.empty(self.observation_space.shape, np.uint8)  # [N, H, W, A+3]
+        obs = np.empty(self.observation_space.shape, np.uint8)  # [N, H, W, A+1+k]
         own = planes[self._board_of_row[:, None], order, 0]  # [N, A, H, W], where each hunter is
         obs[..., :hunters] = np.moveaxis(own, 1, -1)
-        things = planes[self._board_of_row, 0, 2:]  # [N, 3, H, W]
+        things = planes[self._board_of_row, 0, 2:]  # [N, 1+k, H, W]
         obs[..., hunters:] = np.moveaxis(things, 1, -1)
         return obs
 
@@ -542,7 +571,7 @@ class StagHuntVectorEnv(VectorEnv):
             distances=core.distances().copy(),
             strategy_ids=self.strategy_ids.copy(),
         )
-        action_mask = LEGAL[self._of_learners(core.legal_codes())]
+        action_mask = self._legal[self._of_learners(core.legal_codes())]
         rows = dict(action_mask=action_mask.astype(np.int8), seat=self.seats.copy())
         return rows | {key: self._to_rows(value) for key, value in boards.items()}
 
@@ -569,30 +598,32 @@ class StagHuntVectorEnv(VectorEnv):
         )
 
 
-class StagHuntEnv(gymnasium.Env):
+class BoardEnv(gymnasium.Env):
     """One board with one learner: a batch of one that does not reset itself.
 
-    obs and infos are one row of `StagHuntVectorEnv`, without the masks: uint8 [5, H, W], and
-    for example `action_mask` int8 [7], for `action_space.sample(info["action_mask"])`.
-    Arguments and errors are those of `StagHuntVectorEnv`.
+    obs and infos are one row of `BoardVectorEnv`, without the masks: uint8 [3+k, H, W], and
+    for example `action_mask` int8 [5+k], for `action_space.sample(info["action_mask"])`.
+    Arguments and errors are those of `BoardVectorEnv`.
     """
 
     metadata = dict(render_modes=list(RENDER_MODES), render_fps=4)  # noqa: RUF012
 
     def __init__(
         self,
-        rules: Rules | None = None,
+        rules: GameRules | None = None,
         co_players: CoPlayers = None,
         epsilon: float = DATA_EPSILON,
         render_mode: str | None = None,
         team_episodes: int = 1,
         layout: str = "planes",
         episode: str = "learner",
+        game: str | None = None,
         **rule_keywords: Any,
     ):
-        self._batch = StagHuntVectorEnv(
+        self._batch = BoardVectorEnv(
             num_envs=1,
             rules=rules,
+            game=game,
             co_players=co_players,
             epsilon=epsilon,
             render_mode=render_mode,
@@ -622,12 +653,12 @@ class StagHuntEnv(gymnasium.Env):
         """Play one tick.
 
         Raises:
-            ValueError: the action is not a whole number in 0..6.
+            ValueError: the action is not a whole number in 0..4+k.
             gymnasium.error.ResetNeeded: before the first reset or after the end of an episode.
         """
         if self._over:
             raise ResetNeeded("no episode is running: call reset() before step()")
-        actions = np.array([whole_action(action, "action")])
+        actions = np.array([whole_action(action, "action", self.core.rules.game.num_actions)])
         obs, rewards, terminated, truncated, infos = self._batch.step(actions)
         self._over = bool(terminated[0] or truncated[0])
         return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), self._info(infos)
@@ -640,3 +671,7 @@ class StagHuntEnv(gymnasium.Env):
     def _info(infos: dict[str, np.ndarray]) -> dict[str, Any]:
         rows = {key: value[0] for key, value in infos.items() if not key.startswith("_")}
         return {key: row.copy() if row.ndim else row.item() for key, row in rows.items()}
+
+
+StagHuntVectorEnv = BoardVectorEnv
+StagHuntEnv = BoardEnv

@@ -2,9 +2,10 @@
 Alonso et al. 2024).
 
 The networks are handed in: a world model says what happens, a policy says what co-players do.
-Built in: when a board ends. Every player knows that rule: no hunter is left,
-`end_after_first_hunt` ticks after the first (imagined) capture, or the horizon. A joint state
-does not tell it, so the end that the world model predicts is not used.
+Built in: when a board ends. Every player knows that rule of the game (`rules.ended`, such as no
+hunter is left, or no drift; or the horizon), which is asked of the imagined board. A joint state
+does not tell all of it, so the end that the world model predicts is not used. Who leaves the
+board, and what is captured, is as the world model says.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from gymnasium.error import ResetNeeded
 
+from envs.core import GameRules, first_hunt_after, kind_slices, legal_cells
+from envs.game import STAY
 from envs.grid import FAR, distance_fields, joint_to_planes
-from envs.scripted import STRATEGIES, parse_team
-from envs.stag_hunt import STAY, Rules, ended_by_rule, first_hunt_after, legal_cells
+from envs.scripted import parse_team
 from envs.vector_env import EPISODES, LEARNER, check_choice, check_state, count_rows
 
 Starts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -31,30 +33,30 @@ _EPISODE_STATE = ("team_episode", "terminated", "truncated", "joint_actions", "j
 
 class WorldModelEnv:
     """N learners among co-players on B imagined boards; rows, episodes and infos are those of
-    `StagHuntVectorEnv`.
+    `BoardVectorEnv`.
 
     All that is returned is a torch tensor. The caller resets boards, as with DISABLED. Draws
-    come from torch's global generator. obs: None, or (layout="hop") uint8 [N, H, W, A+3], the
-    learner first. rewards: float32 [N], as the world model predicts them. `joint_actions` in
+    come from torch's global generator. obs: None, or (layout="hop") uint8 [N, H, W, A+1+k],
+    the learner first. rewards: float32 [N], as the world model predicts them. `joint_actions` in
     the infos are what the world model was given, not always legal.
 
     Args:
         num_envs: rows, N.
-        rules: the game's. Of the rewards and captures nothing is used: the world model predicts
+        rules: of any game. Of the rewards and captures nothing is used: the world model predicts
             them.
         co_players: a team's text, "mixed" or "self".
         world_model: its `step(state, actions int64 [B, A])` returns the state after, rewards
             float [B, A] and one value that is not used. A state has `hunters` and `prey`.
         co_player_policy: called with blocks bool [B, K], hunters int64 [B, A], prey int64
-            [B, P], tick int64 [B] and goals int64 [B, A] (0 stag, 1 hare, 2 none). Returns:
-            log probabilities, float [B, A, 7]. None in self-play. `load_state_dict` calls its
+            [B, P], tick int64 [B] and goals int64 [B, A] (0, 1: the game's first and second; 2:
+            none). Returns: log probabilities, float [B, A, 5+k]. None in self-play. `load_state_dict` calls its
             `clear()`, if it has one: it forgets what it has computed of earlier boards.
         starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey
             int64 [M, P]. The attribute may be assigned at any time.
         team_episodes: how many episodes of a board its seats and co-players stay what they are.
         episode: "learner" or "board"; self-play needs "board".
-        make_state: called with blocks float [B, K], hunters, prey, and how many of the prey are
-            stags.
+        make_state: called with blocks float [B, K], hunters, prey, and how many prey there are of
+            each kind, a tuple.
         layout: of `obs`, None or "hop".
     Raises:
         ValueError: an unknown team, episode or layout; self-play with "learner" or N not a
@@ -64,7 +66,7 @@ class WorldModelEnv:
     def __init__(
         self,
         num_envs: int,
-        rules: Rules,
+        rules: GameRules,
         co_players: str,
         world_model: Any,
         co_player_policy: Callable[..., torch.Tensor] | None,
@@ -76,7 +78,8 @@ class WorldModelEnv:
         layout: str | None = None,
     ):
         hunters = rules.hunters
-        team = parse_team(co_players, hunters - 1)
+        game = rules.game
+        team = parse_team(co_players, hunters - 1, game)
         self.self_play = co_players == "self"
         if layout not in (None, "hop"):
             raise ValueError(f"unknown layout {layout!r}: choose from None, hop")
@@ -93,7 +96,9 @@ class WorldModelEnv:
         self.team_episodes = team_episodes
         self.layout = layout
 
-        self._team = torch.tensor([STRATEGIES.index(name) for name in team], dtype=torch.int64)
+        strategies = list(game.strategies)
+        self._team = torch.tensor([strategies.index(name) for name in team], dtype=torch.int64)
+        self._pursuers = torch.tensor([strategies.index(name) for name in game.goals.values()])
         self._board_of_row = torch.arange(num_envs) // self.rows_per_board
         gone = torch.full((self.num_boards, 1), rules.cells)
         zeros = torch.zeros(self.num_boards, dtype=torch.int64)
@@ -110,7 +115,9 @@ class WorldModelEnv:
         self.joint_actions = torch.full((self.num_boards, hunters), STAY)  # int64 [B, A]
         self.joint_rewards = torch.zeros(self.num_boards, hunters)
         self.distances = torch.full((self.num_boards, rules.prey, rules.cells), int(FAR), dtype=torch.int16)
-        self.action_mask = torch.zeros(self.num_boards, self.rows_per_board, 7, dtype=torch.int8)
+        self.action_mask = torch.zeros(
+            self.num_boards, self.rows_per_board, game.num_actions, dtype=torch.int8
+        )
         self._started = False
 
     @property
@@ -166,7 +173,7 @@ class WorldModelEnv:
         self.first_hunt = first_hunt_after(
             self.first_hunt, self.tick, prey_before, self.prey, self.rules.cells
         )
-        ended = ended_by_rule(self.tick, self.first_hunt, active, self.rules) & ~waiting
+        ended = self.rules.ended(self.tick, self.first_hunt, active, self.prey) & ~waiting
         self.tick = self.tick + ~waiting
         cut = ~waiting & ~ended & (self.tick >= self.rules.horizon)
         if self.episode == "learner":
@@ -183,8 +190,9 @@ class WorldModelEnv:
         return self._obs(), rewards, self._to_rows(self.terminated), self._to_rows(self.truncated), infos
 
     def planes(self) -> torch.Tensor:
-        """uint8 [B, A, 5, H, W]: what each hunter sees."""
-        return torch.as_tensor(joint_to_planes(self._joint_planes().numpy()))
+        """uint8 [B, A, 3+k, H, W]: what each hunter sees."""
+        planes = joint_to_planes(self._joint_planes().numpy(), self.rules.game.kinds)
+        return torch.as_tensor(planes)
 
     # ---- stopping and going on
 
@@ -248,7 +256,8 @@ class WorldModelEnv:
         """Draw the learner's seat and the co-players of these boards, int64 [n]."""
         hunters = self.rules.hunters
         seats = torch.randint(hunters, (len(boards),))
-        others = torch.randint(2, (len(boards), hunters - 1))  # 0: NS, 1: NH
+        goals = torch.randint(len(self._pursuers), (len(boards), hunters - 1))
+        others = self._pursuers[goals]
         if len(self._team):
             order = torch.rand(len(boards), hunters - 1).argsort(1)
             others = self._team[order]
@@ -263,7 +272,9 @@ class WorldModelEnv:
         if self.self_play:
             return actions
         goals = self.strategy_ids.clamp(min=0)
-        log_probs = self.co_player_policy(self.blocks, self.hunters, self.prey, self.tick, goals)  # [B, A, 7]
+        log_probs = self.co_player_policy(
+            self.blocks, self.hunters, self.prey, self.tick, goals
+        )  # [B, A, 5+k]
         log_probs = log_probs.flatten(0, 1)
         noise = torch.empty_like(log_probs).exponential_().log_()
         joint = (log_probs - noise).argmax(1)  # the Gumbel trick (Gumbel 1954)
@@ -272,7 +283,7 @@ class WorldModelEnv:
 
     def _imagine(self, joint: torch.Tensor, waiting: torch.Tensor) -> torch.Tensor:
         """Let the world model step the boards; those that wait stand still. Returns: rewards float [B, A]."""
-        state = self.make_state(self.blocks.float(), self.hunters, self.prey, self.rules.stags)
+        state = self.make_state(self.blocks.float(), self.hunters, self.prey, self.rules.prey_counts)
         after, rewards, _ = self.world_model.step(state, joint)
         self.hunters = torch.where(waiting[:, None], self.hunters, after.hunters)
         self.prey = torch.where(waiting[:, None], self.prey, after.prey)
@@ -298,9 +309,9 @@ class WorldModelEnv:
             hunters = hunters.gather(1, self.learner_seats[boards, None])
         prey, blocks = self.prey[boards], self.blocks[boards]
         legal = legal_cells(hunters.numpy(), prey.numpy(), blocks.numpy(), self.rules)
-        mask = torch.as_tensor(legal).to(torch.int8)  # [n, rows of a board, 7]
+        mask = torch.as_tensor(legal).to(torch.int8)  # [n, rows of a board, 5+k]
         ended = (self.terminated | self.truncated)[boards]
-        mask[ended] = F.one_hot(torch.tensor(STAY), 7).to(torch.int8)
+        mask[ended] = F.one_hot(torch.tensor(STAY), mask.shape[2]).to(torch.int8)
         self.action_mask = self.action_mask.index_copy(0, boards, mask)
 
     # ---- what is returned
@@ -316,13 +327,12 @@ class WorldModelEnv:
         return values[self._board_of_row, self.seats]
 
     def _joint_planes(self) -> torch.Tensor:
-        """uint8 [B, A+3, H, W]: each hunter's plane in seat order, then BLOCKS, STAGS, HARES."""
+        """uint8 [B, A+1+k, H, W]: each hunter's plane in seat order, then BLOCKS and each kind of prey."""
         cells = self.rules.cells
         hunters = F.one_hot(self.hunters, cells + 1)[..., :cells]  # [B, A, K]
         prey = F.one_hot(self.prey, cells + 1)[..., :cells].bool()  # [B, P, K]
-        stags = prey[:, : self.rules.stags].any(1)
-        hares = prey[:, self.rules.stags :].any(1)
-        things = torch.stack([self.blocks, stags, hares], 1)  # [B, 3, K]
+        kinds = [prey[:, kind].any(1) for kind in kind_slices(self.rules.prey_counts)]
+        things = torch.stack([self.blocks, *kinds], 1)  # [B, 1+k, K]
         joint = torch.cat([hunters, things], 1).to(torch.uint8)
         return joint.unflatten(2, (self.rules.height, self.rules.width))
 
@@ -330,13 +340,13 @@ class WorldModelEnv:
         if self.layout is None:
             return None
         hunters = self.rules.hunters
-        joint = self._to_rows(self._joint_planes())  # [N, A+3, H, W]
+        joint = self._to_rows(self._joint_planes())  # [N, A+1+k, H, W]
         order = (self.seats[:, None] + torch.arange(hunters)) % hunters  # [N, A], the learner first
         own = joint[torch.arange(self.num_envs)[:, None], order]
         return torch.cat([own, joint[:, hunters:]], 1).permute(0, 2, 3, 1)
 
     def _ticks_left(self) -> torch.Tensor:
-        """int64 [B], see `StagHunt.ticks_left`."""
+        """int64 [B], see `Board.ticks_left`."""
         limit = self.rules.end_after_first_hunt
         if limit is None:
             return torch.full_like(self.tick, -1)

@@ -82,7 +82,7 @@ def test_the_rotation_of_numbered_planes_by_hand():
 
 @pytest.mark.parametrize("planes", [2, 3])
 def test_too_few_planes(planes):
-    with pytest.raises(ValueError, match=f"at least one hunter plane and three more, got {planes} planes"):
+    with pytest.raises(ValueError, match=f"at least one hunter plane and 3 more, got {planes} planes"):
         joint_to_hop(np.zeros((planes, 4, 4)), 0)
     with pytest.raises(ValueError, match="at least one hunter plane"):
         hop_to_joint(np.zeros((4, 4, planes)), 0)

@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 import pytest
 
-from envs import Rules, StagHunt
-from envs.render import HUNTER_COLOURS, INK, draw, main, margin, places, png, text
+from envs import GAMES, Rules, StagHunt, make_core, snowdrift
+from envs.render import HUNTER_COLOURS, INK, SPRITES, draw, main, margin, places, png, text
 from envs.stag_hunt import STAY, UP
 
 RULES = Rules(height=3, width=4, hunters=3, stags=1, hares=2, blocks=2)
@@ -145,6 +145,33 @@ def test_the_text_of_a_board():
     ])  # fmt: skip
 
 
+def test_the_snowdrift_is_drawn_and_written():
+    rules = snowdrift.Rules(height=3, width=4, agents=3, drifts=3, blocks=2)
+    env = make_core(1, rules)
+    env.reset(seed=0)
+    state = env.state
+    state.blocks[:] = np.isin(np.arange(rules.cells), (1, 6))
+    state.hunters[0], state.prey[0], state.tick[0] = (0, 0, 7), (0, 5, -1), 4
+    env.set_state(state)
+    assert text(env.state, rules, ring=2) == "\n".join([
+        "D01 #   .   .",
+        ".   D   #   2*",
+        ".   .   .   .",
+        "tick 4/50  D drift  # block  0-2 hunters  * seat 2",
+    ])  # fmt: skip
+    image = draw(env.state, rules)
+    edge = margin(64)
+    shows_drift = pixels(image[edge + 64 : edge + 128, edge + 64 : edge + 128], "#eef6fd")
+    assert shows_drift > 200 and pixels(image[edge + 128 :], "#eef6fd") < 20
+    assert pixels(draw(env.state, rules, ring=2), INK) > 100 > pixels(image, INK)
+    assert all(pixels(image, colour) > 60 for colour in HUNTER_COLOURS[:3])
+
+
+def test_each_kind_of_prey_of_each_game_has_a_sprite():
+    for rules in GAMES.values():
+        assert set(rules.game.prey) <= set(SPRITES)
+
+
 def test_two_digit_seats_stay_apart():
     rules = Rules(hunters=12)
     env = board(hunters=[0, 0, 5, 5, *range(12, 18), 0, 5], prey=[63, 62, 61, 60, 0], blocks=(), rules=rules)
@@ -155,6 +182,8 @@ def test_two_digit_seats_stay_apart():
 
 def test_a_png_holds_the_picture(tmp_path, capsys):
     path = tmp_path / "new folder" / "board.png"
+    main([str(tmp_path / "drifts.png"), "--env-id", "Snowdrift-4x4-v0"])
+    assert "tick 0/15  D drift" in capsys.readouterr().out
     main([str(path), "--seed", "3", "--ticks", "2", "--cell", "24", "--ring", "1"])
     assert "tick 2/35" in capsys.readouterr().out
     data = path.read_bytes()

@@ -7,11 +7,9 @@ from envs import Rules, StagHunt
 from envs.stag_hunt import (
     LEGAL,
     effective_actions,
-    ended_by_rule,
     first_hunt_after,
     legal_actions,
     legal_on,
-    resolve_hunts,
     step_prey,
 )
 
@@ -25,7 +23,7 @@ def test_legal_on_corners_blocks_and_prey():
     cells = np.array([[0, 1, 5, 6]])
     on_stag = np.array([[False, True, False, False]])
     on_hare = np.array([[False, True, True, False]])
-    legal = legal_on(cells, blocks, on_stag, on_hare, 2, 3)
+    legal = legal_on(cells, blocks, np.stack([on_stag, on_hare], -1), 2, 3)
     assert [np.flatnonzero(row).tolist() for row in legal[0]] == [
         [DOWN, RIGHT, STAY],
         [LEFT, RIGHT, STAY, HUNT_STAG, HUNT_HARE],
@@ -68,15 +66,15 @@ def test_an_illegal_action_counts_as_stay():
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_who_captures_and_what_each_earns(cells, actions, captures, rewards, dtype):
-    result = resolve_hunts(np.array([cells]), np.array([actions]), Rules(), dtype)
+    result = Rules().resolve(np.array([cells]), np.array([actions]), dtype)
     assert result[0].tolist() == [[bool(c) for c in captures]]
     assert result[1].dtype == dtype and result[1].tolist() == [np.array(rewards, dtype).tolist()]
 
 
 def test_three_hunters_are_needed_where_the_rules_say_so():
     rules = Rules(hunters_needed=3, stag_reward=6.0)
-    two = resolve_hunts(np.array([[3, 3, 3, 3]]), np.array([[5, 5, 4, 6]]), rules)
-    three = resolve_hunts(np.array([[3, 3, 3, 4]]), np.array([[5, 5, 5, 5]]), rules)
+    two = rules.resolve(np.array([[3, 3, 3, 3]]), np.array([[5, 5, 4, 6]]))
+    three = rules.resolve(np.array([[3, 3, 3, 4]]), np.array([[5, 5, 5, 5]]))
     assert two[0].tolist() == [[False, False, False, True]]
     assert three[1].tolist() == [[2.0, 2.0, 2.0, 0.0]]
 
@@ -104,8 +102,8 @@ def test_first_hunt_is_kept_and_ends_the_board_k_ticks_later():
     first = first_hunt_after(first, tick, before, after, 9)
     assert first.tolist() == [5, -1, 3, 4]
     active = np.ones((4, 2), bool)
-    assert ended_by_rule(tick, first, active, Rules()).tolist() == [False] * 4
-    ends = ended_by_rule(tick, first, active, Rules(end_after_first_hunt=1))
+    assert Rules().ended(tick, first, active, after).tolist() == [False] * 4
+    ends = Rules(end_after_first_hunt=1).ended(tick, first, active, after)
     assert ends.tolist() == [False, False, True, True]
     active[1] = False
-    assert ended_by_rule(tick, first, active, Rules()).tolist() == [False, True, False, False]
+    assert Rules().ended(tick, first, active, after).tolist() == [False, True, False, False]

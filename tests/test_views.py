@@ -37,8 +37,8 @@ KEYS = (
 )
 
 
-def make_vec(num_envs, **keywords) -> StagHuntVectorEnv:
-    return gymnasium.make_vec("StagHunt-v0", num_envs=num_envs, **keywords)
+def make_vec(num_envs, env_id="StagHunt-v0", **keywords) -> StagHuntVectorEnv:
+    return gymnasium.make_vec(env_id, num_envs=num_envs, **keywords)
 
 
 def play(env, steps, seed=0, actions=None):
@@ -67,6 +67,8 @@ def test_gymnasiums_own_checks_pass_without_a_warning(render_mode):
         warnings.simplefilter("error")
         check_env(gymnasium.make("StagHunt-v0", render_mode=render_mode).unwrapped)
         check_env(gymnasium.make("StagHunt-v0", **SMALL, prey_moves=0.5).unwrapped)
+        for env_id in ("StagHunt-4x4-v0", "Snowdrift-v0"):
+            check_env(gymnasium.make(env_id, render_mode=render_mode).unwrapped)
 
 
 def test_make_vec_takes_the_batched_view_by_default():
@@ -124,10 +126,13 @@ def test_the_mask_is_legality_as_the_observation_shows_it():
 # ---- seeds
 
 
-@pytest.mark.parametrize("rules", [{}, {**SMALL, "prey_moves": 0.3, "end_after_first_hunt": 2}])
+@pytest.mark.parametrize(
+    "rules", [{}, {**SMALL, "prey_moves": 0.3, "end_after_first_hunt": 2}, dict(env_id="Snowdrift-4x4-v0")]
+)
 def test_a_board_does_not_depend_on_how_many_there_are(rules):
-    actions = np.random.default_rng(2).integers(0, 7, (100, 40))
-    many = play(make_vec(40, **rules), 100, seed=7, actions=actions)
+    env = make_vec(40, **rules)
+    actions = np.random.default_rng(2).integers(0, env.single_action_space.n, (100, 40))
+    many = play(env, 100, seed=7, actions=actions)
     few = play(make_vec(3, **rules), 100, seed=7, actions=actions[:, :3])
     np.testing.assert_array_equal(few[0][0], many[0][0][:3])
     ends = 0
@@ -158,12 +163,15 @@ def test_without_a_seed_boards_are_fresh_and_go_on_in_their_streams():
     assert (first != a.reset()[0]).any()
 
 
-@pytest.mark.parametrize("rules", [{}, {**SMALL, "end_after_first_hunt": 1}])
+@pytest.mark.parametrize(
+    "rules", [{}, {**SMALL, "end_after_first_hunt": 1}, dict(env_id="Snowdrift-v0", layout="hop", horizon=9)]
+)
 def test_it_returns_what_gymnasiums_sync_vector_env_returns(rules):
     """One single view in Gymnasium's own SAME_STEP loop, and the batched view: keys, masks, shapes and values agree."""
     ours = make_vec(1, **rules)
-    theirs = SyncVectorEnv([lambda: gymnasium.make("StagHunt-v0", **rules)], autoreset_mode="SameStep")
-    actions = np.random.default_rng(3).integers(0, 7, (300, 1))
+    rules = {"id": rules.get("env_id", "StagHunt-v0")} | {k: v for k, v in rules.items() if k != "env_id"}
+    theirs = SyncVectorEnv([lambda: gymnasium.make(**rules)], autoreset_mode="SameStep")
+    actions = np.random.default_rng(3).integers(0, ours.single_action_space.n, (300, 1))
     ends = 0
     for a, b in zip(play(ours, 300, 9, actions), play(theirs, 300, 9, actions), strict=True):
         for x, y in zip(a[:4], b[:4], strict=True):
@@ -529,7 +537,16 @@ def zoo():
     return pytest.importorskip("pettingzoo.test")
 
 
-@pytest.mark.parametrize("rules", [{}, {**SMALL, "prey_moves": 0.5}, {"end_after_first_hunt": 2}])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {**SMALL, "prey_moves": 0.5},
+        {"end_after_first_hunt": 2, "layout": "hop"},
+        dict(game="Snowdrift-v0"),
+        dict(rules=envs.make_rules("StagHunt-4x4-v0")[0]),
+    ],
+)
 def test_pettingzoos_own_checks_pass_without_a_warning(zoo, rules):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -561,6 +578,33 @@ def test_the_parallel_view_plays_the_core_and_agents_leave_with_their_hunters(zo
             gone += sum(terminated.values())
         assert core.ended[0]
     assert gone > 40
+
+
+@pytest.mark.parametrize("game", ["StagHunt-v0", "Snowdrift-v0"])
+def test_parallel_observations_in_hop_layout_have_the_observer_first(zoo, game):
+    plain, hop = envs.parallel_env(game=game), envs.parallel_env(game=game, layout="hop")
+    plain.reset(seed=4)
+    obs, _ = hop.reset(seed=4)
+    for seat, agent in enumerate(hop.agents):
+        assert obs[agent] in hop.observation_space(agent)
+        seats = (seat + np.arange(4)) % 4
+        expected = np.concatenate([plain.state()[seats], plain.state()[4:]])  # [A+1+k, H, W]
+        np.testing.assert_array_equal(np.moveaxis(obs[agent], -1, 0), expected)
+    with pytest.raises(ValueError, match="unknown layout 'rows'"):
+        envs.parallel_env(layout="rows")
+
+
+def test_agents_of_the_snowdrift_stay_to_the_end(zoo):
+    env = envs.parallel_env(game="Snowdrift-v0", height=4, width=4, horizon=60)
+    assert env.metadata["name"] == "snowdrift_v0"
+    env.reset(seed=1)
+    total = dict.fromkeys(env.agents, 0.0)
+    while env.agents:
+        assert env.agents == env.possible_agents
+        joint = strategy_probs(env.core, ["ND"])[0, :, 0].argmax(1)
+        _, rewards, terminated, _, _ = env.step(dict(zip(env.agents, joint, strict=True)))
+        total = {agent: total[agent] + reward for agent, reward in rewards.items()}
+    assert all(terminated.values()) and np.mean(list(total.values())) == pytest.approx(30.0)
 
 
 def test_parallel_observations_are_copies(zoo):
