@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data.trajectories import DEFAULT_DATA, DataError, Trajectories, default_or_fresh, load, split_episodes
-from envs import ACTIONS
+from envs.game import MOVES, OWN_PLANES
 
 Row = tuple  # of cells: anything that can be printed
 
@@ -53,10 +53,6 @@ def _file_table(t: Trajectories, path: Path) -> str:
     rules = t.metadata.get("rules") or {}
     rules = ", ".join(f"{key} {value}" for key, value in rules.items())
     quantiles = np.quantile(lengths, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1), method="nearest")
-    left = _stayed(t)[truncated].sum() / max(truncated.sum(), 1)
-    played = np.bincount(t.actions[t.active], minlength=7)
-    rewarded = np.bincount(t.actions[t.rewards > 0], minlength=7)
-    captures = [f"{ACTIONS[a]} {rewarded[a] / max(played[a], 1):.2%}" for a in (5, 6)]
     return _table(
         ("What", "Value"),
         ("file", f"`{path.name}`, {path.stat().st_size:,} bytes"),
@@ -73,11 +69,32 @@ def _file_table(t: Trajectories, path: Path) -> str:
         ("the same, quantiles 0, 10, 25, 50, 75, 90, 100%", ", ".join(f"{q}" for q in quantiles)),
         ("episodes terminated", _share(t.terminated)),
         ("episodes truncated", _share(truncated)),
-        ("hunters left on truncated boards", f"mean {left:.2f}"),
-        ("hunts that capture", ", ".join(captures)),
+        *(_hunt_rows(t) if t.game.leaves else [_prey_row(t)]),
         *_attempted_rows(t),
         ("return a hunter", _mean_and_deviation(_returns(t), 4)),
     )
+
+
+def _hunt_rows(t: Trajectories) -> list[Row]:
+    """Of a game whose hunters leave with what they take."""
+    truncated = ~t.terminated
+    left = _stayed(t)[truncated].sum() / max(truncated.sum(), 1)
+    played = np.bincount(t.actions[t.active], minlength=t.game.num_actions)
+    rewarded = np.bincount(t.actions[t.rewards > 0], minlength=t.game.num_actions)
+    takes = range(len(MOVES), t.game.num_actions)
+    captures = [f"{t.game.actions[a]} {rewarded[a] / max(played[a], 1):.2%}" for a in takes]
+    return [
+        ("hunters left on truncated boards", f"mean {left:.2f}"),
+        ("hunts that capture", ", ".join(captures)),
+    ]
+
+
+def _prey_row(t: Trajectories) -> Row:
+    """Of a game whose agents never leave."""
+    last = np.cumsum(t.episode_lengths + 1) - 1
+    prey = t.obs[last[~t.terminated], 0, len(OWN_PLANES) :].sum(dtype=np.int64)
+    left = prey / max((~t.terminated).sum(), 1)
+    return f"{', '.join(t.game.prey).lower()} left on truncated boards", f"mean {left:.2f}"
 
 
 def _attempted_rows(t: Trajectories) -> list[Row]:
@@ -94,10 +111,10 @@ def _attempted_rows(t: Trajectories) -> list[Row]:
 
 def _action_table(t: Trajectories, path: Path) -> str:
     total = t.active.sum()
-    played = np.bincount(t.actions[t.active], minlength=7)
-    all_rows = np.bincount(t.actions.ravel(), minlength=7)
+    played = np.bincount(t.actions[t.active], minlength=t.game.num_actions)
+    all_rows = np.bincount(t.actions.ravel(), minlength=t.game.num_actions)
     rows = []
-    for action, name in enumerate(ACTIONS):
+    for action, name in enumerate(t.game.actions):
         active, every = played[action], all_rows[action]
         shares = f"{active / total:.2%}", f"{every / t.active.size:.2%}"
         rows.append((name, f"{active:,}", shares[0], f"{every:,}", shares[1]))
@@ -110,6 +127,8 @@ def _action_table(t: Trajectories, path: Path) -> str:
 
 def _strategy_table(t: Trajectories, path: Path) -> str:
     returns, stayed = _returns(t), _stayed(t)
+    starts = np.cumsum(t.episode_lengths) - t.episode_lengths
+    takes = np.add.reduceat(t.actions >= len(MOVES), starts, dtype=np.int64)  # [E, A]
     strategies = t.strategies[t.episode]  # [N, A]
     rows = []
     for strategy, name in enumerate(t.strategy_names):
@@ -126,11 +145,12 @@ def _strategy_table(t: Trajectories, path: Path) -> str:
                 f"{samples / mask.sum():.2f}",
                 f"{own_returns.mean():.4f}",
                 f"{np.median(own_returns):.4f}",
-                f"{(~stayed[mask]).mean():.2%}",
+                f"{(~stayed[mask]).mean():.2%}" if t.game.leaves else f"{takes[mask].mean():.2f}",
             )
         )
     counts = ("Hunters", "Active samples", "Samples a hunter")
-    return _table(("Strategy", *counts, "Return: mean", "median", "Left the board"), *rows)
+    outcome = "Left the board" if t.game.leaves else f"{'/'.join(t.game.takes)} an agent"
+    return _table(("Strategy", *counts, "Return: mean", "median", outcome), *rows)
 
 
 def _team_table(t: Trajectories, path: Path) -> str:

@@ -6,26 +6,35 @@ Board i of a seed is episode i: which episodes a file holds does not depend on h
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+from tyro.conf import Suppress
 
 from data import memory
-from data.trajectories import DEFAULT_DATA, OPTIONAL, SPEC, Trajectories, check_output, chunks, save_arrays
+from data.trajectories import (
+    OPTIONAL,
+    SPEC,
+    Trajectories,
+    check_output,
+    chunks,
+    file_of,
+    save_arrays,
+    size_of,
+)
 from envs import (
-    ACTIONS,
     DATA_EPSILON,
-    PLANES,
-    STRATEGIES,
-    Rules,
-    StagHunt,
     joint_to_planes,
+    make_core,
+    make_rules,
     sample_actions,
     strategy_probs,
 )
-from envs.stag_hunt import STAY
+from envs.core import GameRules
+from envs.game import STAY
+from envs.stag_hunt import GAME as STAG_HUNT
 
 BOARDS = 2048  # played at once, or as many as
 BATCH_BYTES = 2**28  # hold
@@ -34,8 +43,12 @@ LOGGED = ("actions", "attempted", "rewards", "active", "policy_probs", "playing"
 
 @dataclass
 class Args:
-    out: str = DEFAULT_DATA
-    """the .npz file to write"""
+    env_id: str = STAG_HUNT.id
+    """the game, as registered, such as Snowdrift-v0"""
+    env_args: tuple[str, ...] = ()
+    """rules that are other than its own, such as height=4 width=4 prey_moves=0.5"""
+    out: str = ""
+    """the .npz file to write; by default data/<game>_<size>.npz, such as data/snowdrift_4a6d_8x8.npz"""
     samples: int = 107_010
     """stop at the first whole episode that reaches this many active samples"""
     steps: int = 0
@@ -45,14 +58,21 @@ class Args:
     epsilon: float = DATA_EPSILON
     """probability that a hunter plays uniformly over its legal actions"""
     unmasked: float = 0.0
-    """probability that a hunter attempts an action uniformly over all seven, legal or not; above 0, what each hunter
+    """probability that a hunter attempts an action uniformly over all, legal or not; above 0, what each hunter
     attempted is recorded as `attempted`"""
-    strategies: tuple[str, ...] = ("NS", "NH")
-    """each hunter of each episode is one of these, equally likely, independently"""
+    strategies: tuple[str, ...] = ()
+    """each hunter of each episode is one of these, equally likely, independently; by default those of the game's goals"""
     switch_tick: int = 0
     """if above 0: from this tick on each hunter plays the strategy after its own in `strategies`; recorded is its first"""
-    rules: Rules = field(default_factory=Rules)
-    """the game, `prey_moves` included"""
+    rules: Suppress[GameRules | None] = None
+    """instead of --env-id and --env-args"""
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: no such game, or a rule that is not of it."""
+        if self.rules is None:
+            self.rules, _ = make_rules(self.env_id, self.env_args)
+        self.out = self.out or _relative(file_of(self.rules))
+        self.strategies = self.strategies or tuple(self.rules.game.goals.values())
 
 
 def collect(args: Args, progress: bool = False) -> Trajectories:
@@ -117,11 +137,10 @@ class _Rows:
 
 def _check_args(args: Args) -> None:
     """Before anything is played. Raises: ValueError."""
-    if not args.strategies:
-        raise ValueError("--strategies must name at least one strategy")
+    choices = args.rules.game.strategies
     for name in args.strategies:
-        if name not in STRATEGIES:
-            raise ValueError(f"--strategies: unknown strategy {name!r}: choose from {', '.join(STRATEGIES)}")
+        if name not in choices:
+            raise ValueError(f"--strategies: unknown strategy {name!r}: choose from {', '.join(choices)}")
     for name in ("samples", "steps", "seed", "switch_tick"):
         value = getattr(args, name)
         if not 0 <= value < 2**31:
@@ -137,7 +156,7 @@ def _check_args(args: Args) -> None:
 def _check_memory(args: Args, steps: int) -> None:
     """Raises: MemoryError: this machine cannot hold so many board steps."""
     rules = args.rules
-    of_hunter = 5 * rules.cells + _logged_bytes(args)
+    of_hunter = len(rules.game.planes) * rules.cells + _logged_bytes(args)
     size = f"{rules.hunters} hunters on {rules.height}x{rules.width} cells"
     wanted = f"--steps {args.steps}" if args.steps else f"--samples {args.samples}"
     memory.require(memory.COLLECT_FACTOR * steps * rules.hunters * of_hunter, f"{wanted}, {size}")
@@ -145,7 +164,7 @@ def _check_memory(args: Args, steps: int) -> None:
 
 def _logged_bytes(args: Args) -> int:
     """Of a hunter in a tick: probabilities, rewards, actions, whether it is active, its cell."""
-    return 4 * len(ACTIONS) * len(args.strategies) + 12
+    return 4 * args.rules.game.num_actions * len(args.strategies) + 12
 
 
 def _boards_at_once(args: Args) -> int:
@@ -160,7 +179,7 @@ def _boards_at_once(args: Args) -> int:
 def _play(args: Args, first: int, boards: int) -> dict[str, np.ndarray]:
     """Play episodes first .. first + boards - 1. Observations are kept as cells, and drawn at the end."""
     rules = args.rules
-    env = StagHunt(boards, rules)
+    env = make_core(boards, rules)
     env.reset(seed=args.seed, first_board=first)
     num_strategies = len(args.strategies)
     strategies = (env.uniform(rules.hunters) * num_strategies).astype(np.int8)  # [B, A]
@@ -169,14 +188,14 @@ def _play(args: Args, first: int, boards: int) -> dict[str, np.ndarray]:
     states, cut_off = [env.state], np.zeros(boards, bool)
     tick = 0
     while not env.ended.all():
-        probs = strategy_probs(env, args.strategies, args.epsilon)  # [B, A, S, 7]
+        probs = strategy_probs(env, args.strategies, args.epsilon)  # [B, A, S, n]
         switched = 0 < args.switch_tick <= tick
-        own = probs[board, seat, (strategies + switched) % num_strategies]  # [B, A, 7]
+        own = probs[board, seat, (strategies + switched) % num_strategies]  # [B, A, n]
         effective = _effective_probs(probs, env.legal_actions(), args.unmasked)
         log["active"].append(env.active)
         log["playing"].append(~env.ended)
         log["policy_probs"].append(effective.astype(np.float32))
-        own = (1.0 - args.unmasked) * own + args.unmasked / len(ACTIONS)
+        own = (1.0 - args.unmasked) * own + args.unmasked / rules.game.num_actions
         attempted = sample_actions(own, env.uniform(rules.hunters))
         attempted = np.where(env.active, attempted, STAY).astype(np.int8)
         log["attempted"].append(attempted)
@@ -188,7 +207,7 @@ def _play(args: Args, first: int, boards: int) -> dict[str, np.ndarray]:
         tick += 1
         if tick % 256 == 0:  # what is logged is held twice when the batch is put together
             logged = tick * boards * rules.hunters * _logged_bytes(args)
-            memory.require(2 * logged, f"--rules.horizon {rules.horizon}")
+            memory.require(2 * logged, f"--env-args horizon={rules.horizon}")
     if not args.unmasked:
         del log["attempted"]  # every hunter attempted a legal action: `actions` says it all
     playing = np.stack(log.pop("playing"), 1)  # [B, T]
@@ -209,9 +228,9 @@ def _play(args: Args, first: int, boards: int) -> dict[str, np.ndarray]:
 def _effective_probs(probs: np.ndarray, legal: np.ndarray, unmasked: float) -> np.ndarray:
     """Probabilities of what happens: with probability `unmasked` any action is attempted; an illegal one counts as STAY.
 
-    Args: probs: float64 [B, A, S, 7]; legal: bool [B, A, 7].
+    Args: probs: float64 [B, A, S, n]; legal: bool [B, A, n], of n actions.
     """
-    attempted = (1.0 - unmasked) * probs + unmasked / len(ACTIONS)
+    attempted = (1.0 - unmasked) * probs + unmasked / legal.shape[2]
     effective = np.where(legal[:, :, None], attempted, 0.0)
     effective[..., STAY] += (attempted - effective).sum(-1)
     return effective
@@ -226,34 +245,35 @@ def _first_episodes(part: dict[str, np.ndarray], episodes: int) -> dict[str, np.
 
 
 def _draw(
-    blocks: np.ndarray, hunters: np.ndarray, prey: np.ndarray, lengths: np.ndarray, rules: Rules
+    blocks: np.ndarray, hunters: np.ndarray, prey: np.ndarray, lengths: np.ndarray, rules: GameRules
 ) -> np.ndarray:
-    """Cells, -1 for what has left, -> planes, uint8 [N+E, A, 5, H, W].
+    """Cells, -1 for what has left, -> planes, uint8 [N+E, A, 3+k, H, W].
 
     Args: blocks: bool [E, K]; hunters: int [N+E, A]; prey: int [N+E, P]; lengths: int [E], in steps.
     """
-    obs = np.empty((len(hunters), rules.hunters, 5, rules.height, rules.width), np.uint8)
+    kinds = rules.game.kinds
+    obs = np.empty((len(hunters), rules.hunters, 3 + kinds, rules.height, rules.width), np.uint8)
     episode = np.repeat(np.arange(len(lengths)), lengths + 1)
-    stags, hares = rules.hunters + 1, rules.hunters + 2
-    planes = np.array([*range(rules.hunters), *[stags] * rules.stags, *[hares] * rules.hares])
+    of_prey = rules.hunters + 1 + np.repeat(np.arange(kinds), rules.prey_counts)
+    planes = np.append(np.arange(rules.hunters), of_prey)  # of a joint board
     for part in chunks(obs):
         chunk = np.concatenate([hunters[part], prey[part]], 1).astype(np.intp)
-        joint = np.zeros((len(chunk), rules.hunters + 3, rules.cells), np.uint8)
+        joint = np.zeros((len(chunk), rules.hunters + 1 + kinds, rules.cells), np.uint8)
         joint[:, rules.hunters] = blocks[episode[part]]
         row, column = np.nonzero(chunk >= 0)
         joint[row, planes[column], chunk[row, column]] = 1
         joint = joint.reshape(*joint.shape[:2], rules.height, rules.width)
-        obs[part] = joint_to_planes(joint)
+        obs[part] = joint_to_planes(joint, kinds)
     return obs
 
 
 def _metadata(args: Args, arrays: dict[str, np.ndarray]) -> dict:
     active, rules = arrays["active"], args.rules
-    game = f"{rules.hunters}p{rules.blocks}b-{rules.height}x{rules.width}"
+    game = rules.game
     names = "/".join(args.strategies)
     return {
-        "dataset_id": f"stag_hunt/{game}/scripted-v0",
-        "env_id": "StagHunt-v0",
+        "dataset_id": f"{game.name}/{size_of(rules).replace('_', '-')}/scripted-v0",
+        "env_id": game.id,
         "algorithm_name": f"{names} scripted hunters, epsilon {args.epsilon:g}",
         "total_episodes": len(arrays["episode_lengths"]),
         "total_steps": len(arrays["actions"]),
@@ -264,14 +284,15 @@ def _metadata(args: Args, arrays: dict[str, np.ndarray]) -> dict:
         "priors": [1.0 / len(args.strategies)] * len(args.strategies),
         **({"switch_tick": args.switch_tick} if args.switch_tick else {}),
         **({"unmasked": args.unmasked} if args.unmasked else {}),
-        "rules": asdict(rules),
-        "channels": list(PLANES),
-        "actions": list(ACTIONS),
-        "action_counts": np.bincount(arrays["actions"][active], minlength=len(ACTIONS)).tolist(),
+        "rules": dict(vars(rules)),
+        **({"game": game.metadata()} if game != STAG_HUNT else {}),
+        "channels": list(game.planes),
+        "actions": list(game.actions),
+        "action_counts": np.bincount(arrays["actions"][active], minlength=game.num_actions).tolist(),
     }
 
 
-def _relative(path: str) -> str:
+def _relative(path: str | Path) -> str:
     """Relative to the working folder, where it lies below it."""
     full, here = Path(path).resolve(), Path.cwd()
     return full.relative_to(here).as_posix() if full.is_relative_to(here) else str(path)

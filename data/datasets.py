@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from data.episodes import MIN_SHARE
 from data.flat import Flat, read_flat
 from data.npz import DataError, is_trajectory_file, read_arrays
 from data.outcomes import LEAVE, AllOutcomes, outcomes_of
@@ -24,40 +25,48 @@ from data.trajectories import (
     CHUNK,
     Trajectories,
     check,
+    check_other,
     chunks,
+    is_of_other_game,
     split_episodes,
     split_rows,
     training_file,
 )
+from envs.core import TAKE, GameRules, effective_actions, legal_actions
+from envs.game import OWN_PLANES, STAY, Game, OtherGame
 from envs.grid import joint_to_planes, planes_to_joint, symmetries
-from envs.stag_hunt import STAY, Rules, effective_actions, legal_actions
 
 # ---- samples: one hunter, one observation, one action
 
 
-def frames_of(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """What hunters see: uint8 [R, A+3, ..], int64 [n] -> uint8 [n, 5, ..]. Row r is state r // A, as seat r % A sees it."""
-    seats = states.shape[1] - 3
+def frames_of(states: torch.Tensor, rows: torch.Tensor, kinds: int) -> torch.Tensor:
+    """What hunters see: uint8 [R, A+1+k, ..], int64 [n] -> uint8 [n, 3+k, ..], with k kinds of prey.
+
+    Row r is state r // A, as seat r % A sees it.
+    """
+    seats = states.shape[1] - 1 - kinds
     joint = states[rows // seats]
-    frames = joint.new_empty(len(rows), 5, *joint.shape[2:])
+    frames = joint.new_empty(len(rows), 3 + kinds, *joint.shape[2:])
     own = joint[torch.arange(len(rows), device=rows.device), rows % seats]
     frames[:, 0] = own
-    frames[:, 1] = joint[:, :-3].sum(1, dtype=own.dtype) > own  # another hunter
-    frames[:, 2:] = joint[:, -3:]
+    frames[:, 1] = joint[:, :seats].sum(1, dtype=own.dtype) > own  # another hunter
+    frames[:, 2:] = joint[:, seats:]
     return frames
 
 
 class Frames:
-    """What hunters see, made of joint states where it is asked for: `frames[rows]` (int64 [n]) is uint8 [n, 5, H, W].
+    """What hunters see, made of joint states where it is asked for: `frames[rows]` (int64 [n]) is uint8 [n, 3+k, H, W].
     All of it would take three times as much memory as the states, which are shared by the hunters."""
 
-    def __init__(self, states: np.ndarray):
+    def __init__(self, states: np.ndarray, kinds: int):
         self.states = states
+        self.kinds = kinds
         rows, planes, *board = states.shape
-        self.shape = (rows * (planes - 3), 5, *board)
+        self.seats = planes - 1 - kinds
+        self.shape = (rows * self.seats, 3 + kinds, *board)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return frames_of(torch.from_numpy(self.states), torch.as_tensor(rows)).numpy()
+        return frames_of(torch.from_numpy(self.states), torch.as_tensor(rows), self.kinds).numpy()
 
 
 @dataclass
@@ -65,7 +74,7 @@ class Samples:
     """M samples of hunters that are on the board."""
 
     frames: Frames | np.ndarray
-    """uint8 [R, 5, H, W], by rows; an array where the file has no episodes"""
+    """uint8 [R, 3+k, H, W], by rows (of another game [R, P, H, W]); an array where the file has no joint states"""
     rows: np.ndarray
     """int64 [M], the frame of each sample"""
     actions: np.ndarray
@@ -79,7 +88,7 @@ class Samples:
     seats: np.ndarray
     """int64 [M], which hunter of its episode"""
     boards: np.ndarray
-    """uint8 [U, 3, H, W], BLOCKS, STAGS and HARES: one entry for all hunters and ticks of an episode that share it"""
+    """uint8 [U, 1+k, H, W], BLOCKS and each kind of prey: one entry for all hunters and ticks of an episode that share it"""
     board: np.ndarray
     """int64 [M], the entry of `boards` of each sample"""
     splits: dict[str, np.ndarray]
@@ -89,6 +98,8 @@ class Samples:
     fingerprint: str
     inferred: list[str]
     """what was concluded or changed, a line each"""
+    game: Game | OtherGame
+    path: str
     trajectories: Trajectories | None = None
     """of a trajectory file; `frames` stand for its `obs`"""
     has_episodes: bool = True
@@ -104,7 +115,7 @@ class Samples:
             part = whole.part(first, last)
             end = start + len(part.actions)
             states = self.frames.states[start + first : end + last]
-            yield start, replace(part, obs=joint_to_planes(states))
+            yield start, replace(part, obs=joint_to_planes(states, self.game.kinds))
             start = end
 
     @property
@@ -126,7 +137,9 @@ def load_samples(path: str | Path, layout: str = "auto", split: bool = True) -> 
     Raises: DataError: in one line, what is wrong with the file.
     """
     arrays = read_arrays(path)
-    if is_trajectory_file(arrays):
+    if is_of_other_game(arrays):
+        samples = samples_of_other_game(*check_other(arrays, path), split)
+    elif is_trajectory_file(arrays):
         trajectories, states = _with_states(check(arrays, path))
         del arrays  # the file's observations, before more is made
         samples = _samples_of_states(trajectories, states, split)
@@ -142,9 +155,9 @@ def samples_of_episodes(trajectories: Trajectories, split: bool) -> Samples:
 
 
 def _with_states(trajectories: Trajectories) -> tuple[Trajectories, np.ndarray]:
-    """The trajectories without `obs`, and the joint states that show it all: uint8 [N+E, A+3, H, W]."""
+    """The trajectories without `obs`, and the joint states that show it all: uint8 [N+E, A+1+k, H, W]."""
     obs = trajectories.obs
-    states = np.empty((len(obs), obs.shape[1] + 3, *obs.shape[3:]), np.uint8)
+    states = np.empty((len(obs), obs.shape[1] + obs.shape[2] - 2, *obs.shape[3:]), np.uint8)
     for part in chunks(obs):
         states[part] = planes_to_joint(obs[part])
     return trajectories.without_obs(), states
@@ -152,10 +165,32 @@ def _with_states(trajectories: Trajectories) -> tuple[Trajectories, np.ndarray]:
 
 def _samples_of_states(trajectories: Trajectories, states: np.ndarray, split: bool) -> Samples:
     """Samples in the order of steps, then seats. Raises: DataError: a split would be empty."""
+    boards, board = _distinct_boards(states, trajectories)
+    frames = Frames(states, trajectories.game.kinds)
+    return _samples_of(trajectories, split, trajectories.game, frames, boards, board)
+
+
+def samples_of_other_game(trajectories: Trajectories, game: OtherGame, split: bool) -> Samples:
+    """Samples of a game outside the family. `boards` are empty. Raises: DataError: a split would be empty."""
+    obs = trajectories.obs
+    frames = obs.reshape(-1, *obs.shape[2:])
+    no_board = np.zeros((1, 1, *obs.shape[3:]), np.uint8)
+    board = np.zeros(len(trajectories.actions), np.int64)
+    return _samples_of(trajectories.without_obs(), split, game, frames, no_board, board)
+
+
+def _samples_of(
+    trajectories: Trajectories,
+    split: bool,
+    game: Game | OtherGame,
+    frames: Frames | np.ndarray,
+    boards: np.ndarray,
+    board: np.ndarray,
+) -> Samples:
+    """board: int64 [N], the entry of `boards` before each step."""
     step, seat = np.nonzero(trajectories.active)
     num_seats = trajectories.actions.shape[1]
     episode = trajectories.episode[step]
-    boards, board = _distinct_boards(states, trajectories)
     splits = {}
     if split:
         parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)
@@ -164,7 +199,7 @@ def _samples_of_states(trajectories: Trajectories, states: np.ndarray, split: bo
             if not len(index):
                 raise DataError(f"{trajectories.path}: active: the {name} split has no active sample")
     return Samples(
-        frames=Frames(states),
+        frames=frames,
         rows=trajectories.obs_row[step] * num_seats + seat,
         actions=trajectories.actions[step, seat].astype(np.int64),
         ticks=trajectories.tick[step],
@@ -177,20 +212,23 @@ def _samples_of_states(trajectories: Trajectories, states: np.ndarray, split: bo
         split_law="80/10/10 by episode",
         fingerprint=trajectories.fingerprint,
         inferred=[],
+        game=game,
+        path=trajectories.path,
         trajectories=trajectories,
     )
 
 
 def _distinct_boards(states: np.ndarray, trajectories: Trajectories) -> tuple[np.ndarray, np.ndarray]:
-    """BLOCKS, STAGS and HARES wherever they change, uint8 [U, 3, H, W], and int64 [N], the entry before each step."""
+    """BLOCKS and prey wherever they change, uint8 [U, 1+k, H, W], and int64 [N], the entry before each step."""
+    planes = slice(trajectories.actions.shape[1], None)
     changed = np.ones(len(states), bool)
     for part in chunks(states[1:]):
-        boards, before = states[1:][part, -3:], states[:-1][part, -3:]
+        boards, before = states[1:][part, planes], states[:-1][part, planes]
         changed[1:][part] = (boards != before).any((1, 2, 3))
     num_obs = trajectories.episode_lengths + 1
     changed[np.cumsum(num_obs) - num_obs] = True  # an episode starts with an entry of its own
     entry = np.cumsum(changed) - 1
-    return states[changed, -3:], entry[trajectories.obs_row]
+    return states[changed, planes], entry[trajectories.obs_row]
 
 
 def samples_of_rows(arrays: dict[str, np.ndarray], path: str | Path, layout: str, split: bool) -> Samples:
@@ -237,6 +275,8 @@ def samples_of_rows(arrays: dict[str, np.ndarray], path: str | Path, layout: str
         split_law="80/10/10 by episode" if groups.found else "80/10/10 by contiguous blocks",
         fingerprint=digest.hexdigest(),
         inferred=inferred,
+        game=flat.game,
+        path=str(path),
         has_episodes=groups.found,
     )
 
@@ -265,7 +305,7 @@ def _groups_of_rows(flat: Flat, rows: np.ndarray, inferred: list[str], split: bo
 def _boards_of_rows(
     planes: np.ndarray, rows: np.ndarray, episodes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """BLOCKS, STAGS and HARES, uint8 [U, 3, H, W], each once an episode, and int64 [M], the entry of each of `rows`."""
+    """BLOCKS and prey, uint8 [U, 1+k, H, W], each once an episode, and int64 [M], the entry of each of `rows`."""
     changed = np.append(True, np.diff(episodes) > 0)
     for part in chunks(rows[1:], planes[0].nbytes):
         after, before = planes[rows[1:][part], 2:], planes[rows[:-1][part], 2:]
@@ -281,15 +321,85 @@ def _boards_of_rows(
     return planes[first[kept], 2:], inverse[entry]
 
 
+# ---- goals: whom a hunter plays as
+
+
+def recorded_goals(samples: Samples) -> np.ndarray:
+    """int64 [M]: the goal that the strategy of each sample stands for, -1 where there is none or it is not known."""
+    names = samples.strategy_names
+    goal_of = np.full(len(names) + 1, -1)  # the last entry: strategy -1, not known
+    for goal, strategy in enumerate(samples.game.goals.values()):
+        if strategy in names:
+            goal_of[names.index(strategy)] = goal
+    return goal_of[samples.strategies]
+
+
+def last_actions(samples: Samples) -> np.ndarray:
+    """int64 [M]: what the hunter of each sample did at the tick before; the number of actions where nothing is known."""
+    hunter = samples.episodes * (samples.seats.max() + 1) + samples.seats
+    order = np.lexsort((samples.ticks, hunter))
+    before, after = order[:-1], order[1:]
+    follows = (hunter[before] == hunter[after]) & (samples.ticks[before] + 1 == samples.ticks[after])
+    last = np.full(len(samples), samples.game.num_actions)
+    last[after[follows]] = samples.actions[before[follows]]
+    return last
+
+
+def captured_goals(samples: Samples) -> np.ndarray:
+    """int64 [M]: the goal of each sample's hunter by the kind of prey that it took last in the episode (as HOP infers
+    goals: Huang et al. 2024). Who took nothing has the goal without prey, if the game has one, else -1.
+
+    Where rows stand alone no goal is known.
+    """
+    game = samples.game
+    if not samples.has_episodes or isinstance(game, OtherGame):
+        return np.full(len(samples), -1)
+    kinds = game.goal_kinds
+    goal_of = np.array([kinds.index(kind) if kind in kinds else -1 for kind in range(-1, game.kinds)])
+    hunter = samples.episodes * (samples.seats.max() + 1) + samples.seats
+    hunter = np.unique(hunter, return_inverse=True)[1]  # int64 [M]
+    last = np.full(hunter.max() + 1, -1)  # the kind that it took last
+    takes = np.flatnonzero(_takes(samples, game, hunter))
+    order = takes[np.argsort(samples.ticks[takes], kind="stable")]
+    last[hunter[order]] = samples.actions[order] - TAKE  # of several entries the last one stays
+    return goal_of[last + 1][hunter]
+
+
+def _takes(samples: Samples, game: Game, hunter: np.ndarray) -> np.ndarray:
+    """bool [M]: does the hunter take a prey with this action? hunter: int64 [M], a number for each hunter."""
+    takes = samples.actions >= TAKE
+    if isinstance(samples.frames, Frames):
+        index = np.flatnonzero(takes)
+        for part in chunks(index, samples.frames.states[0].nbytes):
+            row = samples.rows[index[part]]
+            before, after = samples.frames[row], samples.frames[row + samples.frames.seats]
+            takes[index[part]] = _took(game, before, after, samples.actions[index[part]])
+        return takes
+    if game.leaves:  # rows: who takes a prey has no row after; nor has anyone at the end of time
+        last_tick = np.full(hunter.max() + 1, -1)
+        np.maximum.at(last_tick, hunter, samples.ticks)
+        takes &= (samples.ticks == last_tick[hunter]) & (samples.ticks < samples.ticks.max())
+    return takes
+
+
+def _took(game: Game, before: np.ndarray, after: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """bool [n]: is the hunter gone with its prey, or the prey alone? Frames [n, 3+k, H, W] around actions [n] that take."""
+    if game.leaves:
+        return ~after[:, 0].any((1, 2))
+    row = np.arange(len(actions))
+    prey = after[row, len(OWN_PLANES) + actions - TAKE]
+    return ~(prey & before[:, 0]).any((1, 2))
+
+
 # ---- transitions: the joint state before, all actions, the joint state after
 
 
 @dataclass
 class Transitions:
-    """M transitions of A hunters between R joint states; successive ones of an episode share a state."""
+    """M transitions of A hunters between R joint states; successive ones of an episode share a state. k kinds of prey."""
 
     states: np.ndarray
-    """uint8 [R, A+3, H, W]: A SELF planes, BLOCKS, STAGS, HARES"""
+    """uint8 [R, A+1+k, H, W]: A SELF planes, BLOCKS, and each kind of prey"""
     before: np.ndarray
     """int64 [M], the row of `states` before each transition"""
     after: np.ndarray
@@ -313,27 +423,34 @@ class Transitions:
     fingerprint: str
     inferred: list[str]
     """what was concluded or changed, a line each"""
+    game: Game | OtherGame
+    path: str
     observer_first: bool = False
     """hunters are in the order observer, observer + 1, .. (a flat file without `observer`), not by seat"""
     trajectories: Trajectories | None = None
     """where the file has episodes; `states` stands for its `obs`"""
-    rules: dict | None = None
-    """of the game, where the file has them: the fields of `envs.Rules`"""
+    rules: GameRules | None = None
+    """of the game, where the file has them and they are known"""
 
     def __len__(self) -> int:
         return len(self.before)
 
 
-def load_transitions(path: str | Path, layout: str = "auto", split: bool = True) -> Transitions:
+def load_transitions(
+    path: str | Path, layout: str = "auto", split: bool = True, other_games: bool = False
+) -> Transitions:
     """Read and check a trajectory file or a flat file.
 
     Args:
+        other_games: accept a game outside the family, too: its joint state is what all agents see.
         layout: of a flat file: `hop`, `hop-first`, or `auto`. Five planes do not tell the other hunters apart.
         split: False where the whole file is judged; then `splits` holds `all` alone.
     Raises: DataError: in one line, what is wrong with the file.
     """
     arrays = read_arrays(path)
-    if is_trajectory_file(arrays):
+    if other_games and is_of_other_game(arrays):
+        transitions = transitions_of_other_game(*check_other(arrays, path), split)
+    elif is_trajectory_file(arrays):
         trajectories, states = _with_states(check(arrays, path))
         del arrays
         transitions = _transitions_of_states(trajectories, states, split)
@@ -344,32 +461,35 @@ def load_transitions(path: str | Path, layout: str = "auto", split: bool = True)
     return transitions
 
 
-def first_boards(path: str | Path, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def first_boards(path: str | Path, rules: GameRules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The boards at tick 0 of the training episodes of a file, to start games from.
 
     Returns: blocks bool [M, K], hunters int64 [M, A], prey int64 [M, P]: cells, K for a hunter that is not on the board;
-    stags first, each kind in the order of its cells.
+    kind after kind, each in the order of its cells.
     Raises: DataError: a file that judges, or of another game than `rules`.
     """
+    kinds = rules.game.kinds
     transitions = load_transitions(training_file(path))
     train = transitions.splits["train"]
     first = train[transitions.ticks[train] == 0]
-    states = transitions.states[transitions.before[first]]  # [M, A+3, H, W]
-    shape = (rules.hunters + 3, rules.height, rules.width)
-    fits = len(states) > 0 and states.shape[1:] == shape
-    counts = states[:, -2:].sum((2, 3), np.int64)  # [M, 2]
-    if not fits or (counts != [rules.stags, rules.hares]).any():
-        prey = f"{rules.stags} stags and {rules.hares} hares"
+    states = transitions.states[transitions.before[first]]  # [M, A+1+k, H, W]
+    shape = (rules.hunters + 1 + kinds, rules.height, rules.width)
+    fits = len(states) > 0 and states.shape[1:] == shape and transitions.game == rules.game
+    counts = states[:, -kinds:].sum((2, 3), np.int64)  # [M, k]
+    if not fits or (counts != rules.prey_counts).any():
+        names = [plane.lower() for plane in rules.game.prey]
+        counted = zip(rules.prey_counts, names, strict=True)
+        prey = " and ".join(f"{count} {name}" for count, name in counted)
         game = f"{rules.hunters} hunters, {prey} on {rules.height}x{rules.width} cells"
         raise DataError(
-            f"{path}: expected episodes of {game}: collect them with `python -m data.collect --rules...`"
+            f"{path}: expected episodes of {game}: collect them with `python -m data.collect --env-args ..`"
         )
-    states = states.reshape(len(states), rules.hunters + 3, -1)  # [M, A+3, K]
-    stags = _cells(states[:, -2], rules.stags)
-    hares = _cells(states[:, -1], rules.hares)
+    states = states.reshape(*states.shape[:2], -1)  # [M, A+1+k, K]
+    prey_planes = enumerate(rules.prey_counts, rules.hunters + 1)
+    prey_cells = [_cells(states[:, plane], count) for plane, count in prey_planes]
     hunters = [_cells(states[:, seat], 1) for seat in range(rules.hunters)]
-    blocks = states[:, -3].astype(bool)
-    return blocks, np.concatenate(hunters, 1), np.concatenate([stags, hares], 1)
+    blocks = states[:, rules.hunters].astype(bool)
+    return blocks, np.concatenate(hunters, 1), np.concatenate(prey_cells, 1)
 
 
 def _cells(planes: np.ndarray, count: int) -> np.ndarray:
@@ -384,18 +504,45 @@ def transitions_of_episodes(trajectories: Trajectories, split: bool) -> Transiti
     return _transitions_of_states(*_with_states(trajectories), split)
 
 
+def transitions_of_other_game(trajectories: Trajectories, game: OtherGame, split: bool) -> Transitions:
+    """All steps of all episodes of a game outside the family; `states` are uint8 [R, A * P, H, W], what each agent sees.
+    A reward is not known of one that is not active."""
+    obs = trajectories.obs
+    ends = np.zeros(len(trajectories.actions), np.float32)
+    ends[np.cumsum(trajectories.episode_lengths) - 1] = trajectories.terminated
+    return Transitions(
+        states=obs.reshape(len(obs), -1, *obs.shape[3:]),
+        before=trajectories.obs_row,
+        after=trajectories.obs_row + 1,
+        actions=trajectories.actions.astype(np.int64),
+        rewards=np.where(trajectories.active, trajectories.rewards, np.float32(np.nan)),
+        ends=ends,
+        ticks=trajectories.tick,
+        episodes=trajectories.episode,
+        splits=_split_steps(trajectories) if split else {},
+        split_law="80/10/10 by episode",
+        fingerprint=trajectories.fingerprint,
+        inferred=[],
+        game=game,
+        path=trajectories.path,
+    )
+
+
+def _split_steps(trajectories: Trajectories) -> dict[str, np.ndarray]:
+    parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)
+    return {name: np.flatnonzero(np.isin(trajectories.episode, part)) for name, part in parts.items()}
+
+
 def _transitions_of_states(trajectories: Trajectories, states: np.ndarray, split: bool) -> Transitions:
     episode = trajectories.episode
-    splits = {}
-    if split:
-        parts = split_episodes(len(trajectories.episode_lengths), path=trajectories.path)
-        splits = {name: np.flatnonzero(np.isin(episode, episodes)) for name, episodes in parts.items()}
-    rules = trajectories.metadata.get("rules")
+    splits = _split_steps(trajectories) if split else {}
+    rules = trajectories.rules
     ends = np.zeros(len(episode), np.float32)
     last = np.cumsum(trajectories.episode_lengths) - 1
     ends[last] = trajectories.terminated
-    if rules and rules.get("end_after_first_hunt") is not None:
-        hunters_left = states[trajectories.obs_row[last] + 1, :-3].any((1, 2, 3))
+    if rules and rules.end_after_first_hunt is not None:
+        hunters = slice(trajectories.actions.shape[1])
+        hunters_left = states[trajectories.obs_row[last] + 1, hunters].any((1, 2, 3))
         ends[last[trajectories.terminated & hunters_left]] = np.nan
     actions = trajectories.actions if trajectories.attempted is None else trajectories.attempted
     return Transitions(
@@ -411,6 +558,8 @@ def _transitions_of_states(trajectories: Trajectories, states: np.ndarray, split
         split_law="80/10/10 by episode",
         fingerprint=trajectories.fingerprint,
         inferred=[],
+        game=trajectories.game,
+        path=trajectories.path,
         trajectories=trajectories,
         rules=rules,
     )
@@ -427,7 +576,8 @@ def transitions_of_rows(
     pairs = _pair_rows(flat)
     states, broken = pairs.states, pairs.broken
     inferred += pairs.inferred
-    occupied = flat.joint[:, :-3].any((1, 2, 3))  # [N]
+    A = flat.joint_actions.shape[1]
+    occupied = flat.joint[:, :A].any((1, 2, 3))  # [N]
     if not occupied.all():
         inferred.append(f"{(~occupied).sum()} rows with nobody on the board left out")
     valid = occupied & pairs.valid
@@ -438,26 +588,27 @@ def transitions_of_rows(
         )
     before = np.flatnonzero(valid)
     after = pairs.after[valid]
-    if jumps := _count_jumps(states, before, after):
+    if jumps := _count_jumps(states[:, :A], before, after):
         inferred.append(
             f"{jumps} transitions move a hunter further than one cell: another episode, or another observer?"
         )
     actions = flat.joint_actions[before]  # [M, A]
-    inactive = ~states[:, :-3].any((2, 3))[before]
+    inactive = ~states[:, :A].any((2, 3))[before]
     meaningless = inactive & (actions >= 0) & (actions != STAY)
     actions = np.where(meaningless, STAY, actions)
     if meaningless.any():
         inferred.append(f"{meaningless.sum()} actions of hunters that have left count as STAY")
-    if illegal := _count_illegal(states, before, actions):
+    if illegal := _count_illegal(states, before, actions, flat.game.kinds):
         inferred.append(f"{illegal} recorded actions are not legal, kept as asked for")
     stretch = np.append(0, np.cumsum(broken))
+    objects = slice(A) if flat.game.leaves else slice(A + 1, None)  # when they are gone, the board ends
     columns = {
         "states": states,
         "before": before,
         "after": after,
         "actions": actions,
         "rewards": flat.rewards[before],
-        "ends": (~states[after, :-3].any((1, 2, 3))).astype(np.float32),
+        "ends": (~states[after, objects].any((1, 2, 3))).astype(np.float32),
         "ticks": flat.ticks[before],
         "episodes": np.unique(stretch[before], return_inverse=True)[1],
     }
@@ -465,12 +616,18 @@ def transitions_of_rows(
     for key, array in columns.items():
         digest.update(f"{key} {array.dtype} {array.shape}".encode())
         digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+    law = "contiguous blocks"
+    splits: dict[str, np.ndarray] = {}
+    if split:
+        law, splits = _split_transitions(states, columns, A, path)
     return Transitions(
         **columns,
-        splits=_split_transitions(before, after, path) if split else {},
-        split_law="80/10/10 by contiguous blocks",
+        splits=splits,
+        split_law=f"80/10/10 by {law}",
         fingerprint=digest.hexdigest(),
         inferred=inferred,
+        game=flat.game,
+        path=str(path),
         observer_first="observer" not in arrays,
     )
 
@@ -478,7 +635,7 @@ def transitions_of_rows(
 class _Pairs(NamedTuple):
     """The next state of each of N rows."""
 
-    states: np.ndarray  # uint8 [R, A+3, H, W], the N rows first
+    states: np.ndarray  # uint8 [R, A+1+k, H, W], the N rows first
     after: np.ndarray  # int64 [N], the row of `states` after each row
     valid: np.ndarray  # bool [N], False where the next state is not known
     broken: np.ndarray  # bool [N-1], another episode begins between row i and row i + 1
@@ -487,53 +644,66 @@ class _Pairs(NamedTuple):
 
 def _pair_rows(flat: Flat) -> _Pairs:
     states, count = flat.joint, len(flat.joint)
+    seats = flat.joint_actions.shape[1]
     broken = flat.cut
     if flat.next_joint is None:
-        broken = broken | _another_board(states[:-1], states[1:])
+        broken = broken | _another_board(states[:-1], states[1:], seats)
         valid = ~np.append(broken, True)
-        paired = (valid & states[:, :-3].any((1, 2, 3))).sum()
+        paired = (valid & states[:, :seats].any((1, 2, 3))).sum()
         note = f"{paired} of {count} rows paired with the row that follows (no `next_obs`)"
         return _Pairs(states, np.arange(count) + 1, valid, broken, [note])
     broken = broken | (flat.next_joint[:-1] != states[1:]).any((1, 2, 3))
     # A recorder may have reset the board before it looked at it.
-    other = _another_board(states, flat.next_joint)
+    other = _another_board(states, flat.next_joint, seats)
     notes = [f"{other.sum()} rows left out whose `next_obs` is another board"] if other.any() else []
     states = np.concatenate([states, flat.next_joint])
     return _Pairs(states, np.arange(count) + count, ~other, broken, notes)
 
 
-def _another_board(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """bool [N]: no step leads from one to the other, [N, A+3, H, W]: a block changed, or prey or a hunter appeared."""
-    hunter_appeared = after.any((2, 3))[:, :-3] & ~before.any((2, 3))[:, :-3]
-    prey_before = before[:, -2:].sum((2, 3), np.int64)
-    prey_after = after[:, -2:].sum((2, 3), np.int64)
-    blocks_changed = (before[:, -3] != after[:, -3]).any((1, 2))
+def _another_board(before: np.ndarray, after: np.ndarray, seats: int) -> np.ndarray:
+    """bool [N]: no step leads from one to the other, [N, A+1+k, H, W]: a block changed, or prey or a hunter appeared."""
+    hunter_appeared = after[:, :seats].any((2, 3)) & ~before[:, :seats].any((2, 3))
+    prey_before = before[:, seats + 1 :].sum((2, 3), np.int64)
+    prey_after = after[:, seats + 1 :].sum((2, 3), np.int64)
+    blocks_changed = (before[:, seats] != after[:, seats]).any((1, 2))
     return blocks_changed | (prey_after > prey_before).any(1) | hunter_appeared.any(1)
 
 
-def _count_jumps(states: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
-    """Transitions in which a hunter that stays on the board moves further than one cell."""
-    hunters = states[:, :-3].reshape(len(states), states.shape[1] - 3, -1)  # [R, A, K]
+def _count_jumps(planes: np.ndarray, before: np.ndarray, after: np.ndarray) -> int:
+    """Transitions in which a hunter that stays on the board moves further than one cell. planes: [R, A, H, W]"""
+    hunters = planes.reshape(*planes.shape[:2], -1)  # [R, A, K]
     active = hunters.any(2)
-    row, column = np.divmod(hunters.argmax(2), states.shape[3])
+    row, column = np.divmod(hunters.argmax(2), planes.shape[3])
     distance = abs(row[after] - row[before]) + abs(column[after] - column[before])
     jumps = (distance > 1) & active[before] & active[after]
     return int(jumps.any(1).sum())
 
 
-def _count_illegal(states: np.ndarray, before: np.ndarray, actions: np.ndarray) -> int:
+def _count_illegal(states: np.ndarray, before: np.ndarray, actions: np.ndarray, kinds: int) -> int:
     """Known actions [M, A] that are not legal on their boards."""
     actions = np.where(actions < 0, STAY, actions)
     count = 0
     for start in range(0, len(before), CHUNK):
         part = slice(start, start + CHUNK)
-        legal = legal_actions(joint_to_planes(states[before[part]]))
+        legal = legal_actions(joint_to_planes(states[before[part]], kinds))
         count += np.count_nonzero(effective_actions(actions[part], legal) != actions[part])
     return count
 
 
-def _split_transitions(before: np.ndarray, after: np.ndarray, path: str | Path) -> dict[str, np.ndarray]:
-    """Contiguous blocks; where the last transition of one leads to the first state of the next, it is in neither."""
+def _split_transitions(
+    states: np.ndarray, columns: dict[str, np.ndarray], seats: int, path: str | Path
+) -> tuple[str, dict[str, np.ndarray]]:
+    """By episode, where enough transitions follow one another; else contiguous blocks: where the last transition of one
+    leads to the first state of the next, it is in neither. Returns: what they were split by; the splits.
+
+    Args: columns: `before`, `after` and `episodes` of Transitions.
+    """
+    before, after, stretch = columns["before"], columns["after"], columns["episodes"]
+    first = np.flatnonzero(np.diff(stretch, prepend=-1))  # [S], where an unbroken stretch begins
+    group = _boards_of_stretches(states, before[first], seats)[stretch]
+    if len(first) <= (1 - MIN_SHARE) * len(before) and group[-1] >= 9:
+        parts = split_episodes(int(group[-1]) + 1, path=path)
+        return "episode", {name: np.flatnonzero(np.isin(group, part)) for name, part in parts.items()}
     splits = split_rows(len(before), path)
     for name, follower in (("train", "val"), ("val", "test")):
         if after[splits[name][-1]] == before[splits[follower][0]]:
@@ -541,7 +711,19 @@ def _split_transitions(before: np.ndarray, after: np.ndarray, path: str | Path) 
         if not len(splits[name]):
             needed = "at least 20 transitions to split 80/10/10 where neighbours share a state"
             raise DataError(f"{path}: expected {needed}, found {len(before)}: {name} would be empty")
-    return splits
+    return "contiguous blocks", splits
+
+
+def _boards_of_stretches(states: np.ndarray, first: np.ndarray, seats: int) -> np.ndarray:
+    """int64 [S], rising: stretches one after another that begin with the same board, as several hunters see it, share a
+    number. first: int64 [S], the state that each begins with."""
+    another = np.ones(len(first), bool)
+    for part in chunks(first[1:], 2 * states[0].nbytes):
+        before, after = states[first[:-1][part]], states[first[1:][part]]
+        same_board = (before[:, seats:] == after[:, seats:]).all((1, 2, 3))
+        same_hunters = (before[:, :seats].sum(1) == after[:, :seats].sum(1)).all((1, 2))
+        another[1:][part] = ~(same_board & same_hunters)
+    return np.cumsum(another) - 1
 
 
 # ---- batches: tensors on the device
@@ -550,8 +732,8 @@ def _split_transitions(before: np.ndarray, after: np.ndarray, path: str | Path) 
 class Batch(NamedTuple):
     """B samples of whole episodes (or of single rows), on U boards."""
 
-    planes: torch.Tensor  # float [B, 5, K]
-    boards: torch.Tensor  # float [U, 3, K], BLOCKS, STAGS, HARES: hunters and ticks share them
+    planes: torch.Tensor  # float [B, 3+k, K]
+    boards: torch.Tensor  # float [U, 1+k, K], BLOCKS and each kind of prey: hunters and ticks share them
     board: torch.Tensor  # int64 [B], the row of each sample in `boards`
     max_prey: int  # the most that a board has
     tick: torch.Tensor  # int64 [B]
@@ -566,17 +748,17 @@ class Batch(NamedTuple):
 class Batches:
     """The samples as tensors on the device, the groups that stay together, and the symmetries that augment them."""
 
-    frames: torch.Tensor  # uint8 [R, 5, K]; with `joint` the states that they are made of, [R', A+3, K]
+    frames: torch.Tensor  # uint8 [R, 3+k, K]; with `joint` the states that they are made of, [R', A+1+k, K]
     joint: bool
     rows: torch.Tensor  # int64 [M], the frame of each sample
-    boards: torch.Tensor  # uint8 [U, 3, K]
+    boards: torch.Tensor  # uint8 [U, 1+k, K]
     board: torch.Tensor  # int64 [M], the board of each sample
     actions: torch.Tensor  # int64 [M]
     ticks: torch.Tensor  # int64 [M]
     goals: torch.Tensor  # int64 [M], -1 where it is not known
     seats: torch.Tensor  # int64 [M]
     cell_permutation: torch.Tensor  # int64 [S, K]
-    action_permutation: torch.Tensor  # int64 [S, 7]
+    action_permutation: torch.Tensor  # int64 [S, 5+k]
     start: np.ndarray  # int64 [G], the first sample of each group: an episode, or a single sample
     length: np.ndarray  # int64 [G]
     goal_known: np.ndarray  # int64 [G], how many samples have a known goal
@@ -586,20 +768,19 @@ class Batches:
     last_tick: int
 
     @classmethod
-    def of(
-        cls, samples: Samples, device: torch.device, goals: tuple[str, ...], whole_episodes: bool
-    ) -> Batches:
+    def of(cls, samples: Samples, device: torch.device, goals: np.ndarray, whole_episodes: bool) -> Batches:
         """Args:
-        goals: the strategy that each goal stands for.
+        goals: int64 [M], the goal of each sample's hunter, -1 where it is not known.
         whole_episodes: False where each sample is a group of its own.
         """
         group = samples.episodes if whole_episodes else np.arange(len(samples))
         start = np.append(0, 1 + np.flatnonzero(group[1:] != group[:-1]))  # episodes rise
         length = np.diff(start, append=len(group))
         group = np.repeat(np.arange(len(start)), length)
-        sample_goals = _goals_of(samples, goals)
-        cell_permutation, action_permutation = symmetries(*samples.frames.shape[2:])
-        prey = samples.boards[:, 1:].max(1).sum((1, 2), dtype=np.int64)  # [U]
+        height, width = samples.frames.shape[2:]
+        num_actions = max(samples.game.num_actions, STAY)  # of a game that is not of the family nobody asks
+        cell_permutation, action_permutation = symmetries(height, width, num_actions)
+        prey = samples.boards[:, 1:].any(1).sum((1, 2), dtype=np.int64)  # [U]
 
         joint = isinstance(samples.frames, Frames)
         frames: np.ndarray = samples.frames.states if isinstance(samples.frames, Frames) else samples.frames
@@ -615,13 +796,13 @@ class Batches:
             board=on_device(samples.board),
             actions=on_device(samples.actions),
             ticks=on_device(samples.ticks),
-            goals=on_device(sample_goals),
+            goals=on_device(goals),
             seats=on_device(samples.seats),
             cell_permutation=on_device(cell_permutation),
             action_permutation=on_device(action_permutation),
             start=start,
             length=length,
-            goal_known=np.add.reduceat(sample_goals >= 0, start, dtype=np.int64),
+            goal_known=np.add.reduceat(goals >= 0, start, dtype=np.int64),
             group=group,
             max_prey=max(1, int(prey.max())),
             hunters=int(samples.seats.max()) + 1,
@@ -642,8 +823,9 @@ class Batches:
         index = torch.arange(total, device=device) + first[group]
         rows, board = self.board[index].unique(return_inverse=True)
         frame = self.rows[index]
-        planes = frames_of(self.frames, frame) if self.joint else self.frames[frame]  # [B, 5, K]
-        boards = self.boards[rows]  # [U, 3, K]
+        kinds = self.boards.shape[1] - 1
+        planes = frames_of(self.frames, frame, kinds) if self.joint else self.frames[frame]  # [B, 3+k, K]
+        boards = self.boards[rows]  # [U, 1+k, K]
         actions = self.actions[index]
         if symmetry is not None:
             symmetry = symmetry[group]
@@ -671,50 +853,54 @@ class Batches:
         return np.array_split(groups, min(len(groups), math.ceil(len(index) / samples)))
 
 
-def _goals_of(samples: Samples, goals: tuple[str, ...]) -> np.ndarray:
-    """int64 [M]: the goal that the strategy of each sample stands for, -1 where there is none or it is not known."""
-    names = samples.strategy_names
-    goal_of = np.full(len(names) + 1, -1)  # the last entry: strategy -1, not known
-    for goal, strategy in enumerate(goals):
-        if strategy in names:
-            goal_of[names.index(strategy)] = goal
-    return goal_of[samples.strategies]
-
-
 def _permute_cells(planes: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
     """planes: [B, C, K]; permutation: int64 [B, K], the cell that each cell is taken from."""
     return planes.gather(2, permutation[:, None].expand(-1, planes.shape[1], -1))
+
+
+class _Captures(NamedTuple):
+    """Who took part in a capture in m transitions, and what left the board."""
+
+    rewards: np.ndarray  # float32 [m, A], NaN where not known
+    active: np.ndarray  # bool [m, A]
+    cell: np.ndarray  # int64 [m, A], before; 0 of a hunter that has left
+    takers: np.ndarray  # bool [m, A]; where nobody leaves: whose action took the prey on its cell
+    gone: np.ndarray  # int64 [m, k], prey of each kind
 
 
 @dataclass
 class TransitionBatches:
     """Transitions as tensors on the device, what became of each object, and the symmetries that augment them."""
 
-    states: torch.Tensor  # uint8 [R, A+3, K]
+    states: torch.Tensor  # uint8 [R, A+1+k, K]
     before: torch.Tensor  # int64 [M]
     after: torch.Tensor  # int64 [M]
     actions: torch.Tensor  # int64 [M, A]
     rewards: torch.Tensor  # float [M, A], NaN where not known
     ends: torch.Tensor  # float [M], NaN where the states cannot tell
     cell_permutation: torch.Tensor  # int64 [S, K]
-    action_permutation: torch.Tensor  # int64 [S, 7]
-    outcomes: AllOutcomes
-    most: tuple[int, int]  # stags and hares on a board
+    action_permutation: torch.Tensor  # int64 [S, 5+k]
+    outcomes: AllOutcomes | None  # None in games outside the family
+    most: tuple[int, ...]  # of each kind, the most prey on a board
+    game: Game | OtherGame
     own: bool  # show the action of one hunter only
 
     @classmethod
     def of(cls, data: Transitions, device: torch.device, own: bool) -> TransitionBatches:
         """own: show the action of one hunter a transition only; the others are -1."""
-        board = data.states.shape[2:]
+        height, width = data.states.shape[2:]
         states = data.states.reshape(*data.states.shape[:2], -1)
-        prey = states[:, -2:].sum(2, dtype=np.int64).max(0)  # [2]
-        most = (max(1, int(prey[0])), max(1, int(prey[1])))
-        cell_permutation, action_permutation = symmetries(*board)
+        prey = states[:, -data.game.kinds :].sum(2, dtype=np.int64).max(0)  # [k]
+        most = tuple(np.maximum(prey, 1).tolist())
+        cell_permutation, action_permutation = symmetries(height, width, max(data.game.num_actions, STAY))
 
-        outcomes = [
-            outcomes_of(states[data.before[part]], states[data.after[part]], board, *most)
-            for part in chunks(states[: len(data)])  # no transition without a state of its own
-        ]
+        outcomes = None
+        if isinstance(data.game, Game):
+            parts = [
+                outcomes_of(states[data.before[part]], states[data.after[part]], (height, width), most)
+                for part in chunks(states[: len(data)])  # no transition without a state of its own
+            ]
+            outcomes = AllOutcomes.cat(parts)
 
         def on_device(array: np.ndarray) -> torch.Tensor:
             return torch.as_tensor(array, device=device)
@@ -728,8 +914,9 @@ class TransitionBatches:
             ends=on_device(data.ends),
             cell_permutation=on_device(cell_permutation),
             action_permutation=on_device(action_permutation),
-            outcomes=AllOutcomes.cat(outcomes),
+            outcomes=outcomes,
             most=most,
+            game=data.game,
             own=own,
         )
 
@@ -739,14 +926,14 @@ class TransitionBatches:
         Args:
             random: with `own`, show the action of any hunter on the board, drawn at random; else of the first one.
             augment: transform each by a random symmetry of the board.
-        Returns: states uint8 [B, A+3, K], actions int64 [B, A], next states, rewards float [B, A], ends float [B].
+        Returns: states uint8 [B, A+1+k, K], actions int64 [B, A], next states, rewards float [B, A], ends float [B].
         """
         rows = torch.as_tensor(index, device=self.states.device)
         states = self.states[self.before[rows]]
         next_states = self.states[self.after[rows]]
         actions = self.actions[rows]
         if self.own:
-            actions = _own_actions(states, actions, random)
+            actions = _own_actions(states[:, : actions.shape[1]], actions, random)
         if augment:
             num_symmetries = len(self.cell_permutation)
             symmetry = torch.randint(num_symmetries, (len(index),), device=states.device)
@@ -757,28 +944,64 @@ class TransitionBatches:
             actions = torch.where(actions < 0, actions, permuted)
         return states, actions, next_states, self.rewards[rows], self.ends[rows]
 
-    def capture_totals(self, index: np.ndarray) -> list[float]:
+    def public_pay(self, index: np.ndarray) -> tuple[float, ...]:
+        """Of each kind what every hunter is paid for a prey that leaves the board, whoever takes it, in the transitions
+        `index`: read off the hunters that took no part where only prey of this kind left; 0 where there are none."""
+        captures = self._captures(index)
+        bystanders = captures.active & ~captures.takers & np.isfinite(captures.rewards)
+        pay = []
+        for gone in captures.gone.T:
+            only = (gone > 0) & (gone == captures.gone.sum(1))
+            each = captures.rewards / np.maximum(gone, 1)[:, None]  # [m, A], of one prey
+            values = each[bystanders & only[:, None]]
+            pay.append(round(float(np.median(values)), 4) if len(values) else 0.0)
+        return tuple(pay)
+
+    def capture_totals(self, index: np.ndarray, public_pay: tuple[float, ...]) -> list[float]:
         """What a capture was worth to all who took part, each value once, in the transitions `index`; 0 among them.
 
-        A hunter's reward times the number of hunters that left the board on its cell in that tick.
+        A hunter's reward, less what everyone is paid, times the number of hunters that took part on its cell in that
+        tick. With `own`, where nobody leaves, it is not known who took part: shares are values of their own.
         """
-        states = self.states[self.before[index]].cpu().numpy()
-        captured = self.outcomes.hunters[index] == LEAVE  # [m, A]
-        apart = -1 - np.arange(captured.shape[1])  # no cell: shared with nobody
-        cell = np.where(captured, states[:, :-3].argmax(2), apart)
-        sharers = (cell[:, :, None] == cell[:, None]).sum(2)
-        active = states[:, :-3].any(2)
-        totals = (self.rewards[index].cpu().numpy() * sharers)[active]
-        return _distinct(totals, decimals=3)
+        captures = self._captures(index)
+        sharers: np.ndarray | int = 1
+        if self.game.leaves or not self.own:
+            apart = -1 - np.arange(captures.takers.shape[1])  # no cell: shared with nobody
+            cell = np.where(captures.takers, captures.cell, apart)
+            sharers = (cell[:, :, None] == cell[:, None]).sum(2)
+        own_pay = captures.rewards - captures.gone @ np.array(public_pay)[:, None]
+        return _distinct((own_pay * sharers)[captures.active], decimals=3)
+
+    def _captures(self, index: np.ndarray) -> _Captures:
+        parts = chunks(index, 2 * self.states[0].numel())
+        columns = zip(*(self._captures_of(index[part]) for part in parts), strict=True)
+        return _Captures(*map(np.concatenate, columns))
+
+    def _captures_of(self, index: np.ndarray) -> _Captures:
+        before = self.states[self.before[index]].cpu().numpy()
+        after = self.states[self.after[index]].cpu().numpy()
+        actions = self.actions[index].cpu().numpy()
+        A = actions.shape[1]
+        prey_before, prey_after = before[:, A + 1 :], after[:, A + 1 :]  # [m, k, K]
+        active = before[:, :A].any(2)
+        cell = before[:, :A].argmax(2)
+        if self.game.leaves:
+            takers = self.outcomes.hunters[index] == LEAVE
+        else:
+            taken = prey_before > prey_after
+            kind = (actions - TAKE).clip(0)
+            takers = active & (actions >= TAKE) & taken[np.arange(len(index))[:, None], kind, cell]
+        gone = prey_before.sum(2, dtype=np.int64) - prey_after.sum(2, dtype=np.int64)
+        return _Captures(self.rewards[index].cpu().numpy(), active, cell, takers, gone)
 
     def reward_values(self, index: np.ndarray) -> list[float]:
         """Rewards of a hunter, each value once, in the transitions `index`; 0 among them."""
         return _distinct(self.rewards[index].cpu().numpy(), decimals=4)
 
 
-def _own_actions(states: torch.Tensor, actions: torch.Tensor, random: bool) -> torch.Tensor:
-    """The action of one hunter on the board, -1 for all others. int64 [B, A] -> int64 [B, A]."""
-    active = states[:, :-3].any(2)  # [B, A]
+def _own_actions(hunters: torch.Tensor, actions: torch.Tensor, random: bool) -> torch.Tensor:
+    """The action of one hunter on the board, -1 for all others. uint8 [B, A, K], int64 [B, A] -> int64 [B, A]."""
+    active = hunters.any(2)  # [B, A]
     if random:
         priority = torch.rand(active.shape, device=active.device)
     else:

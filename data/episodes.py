@@ -27,7 +27,7 @@ class Places(NamedTuple):
 
     hunters: np.ndarray
     """int64 [N, S, 2], row and column; -1 where a hunter has left. The observer is the first"""
-    prey: np.ndarray  # int64 [N, 2], how many stags and hares
+    prey: np.ndarray  # int64 [N, k], how many of each kind
     same_blocks: np.ndarray  # bool [N-1], as in the row before
 
     @property
@@ -50,10 +50,10 @@ class Places(NamedTuple):
 
 
 def places_of(hunters: np.ndarray, boards: np.ndarray) -> Places:
-    """hunters: [N, S, H, W], a plane for each; boards: [N, 3, H, W], BLOCKS, STAGS, HARES."""
+    """hunters: [N, S, H, W], a plane for each; boards: [N, 1+k, H, W], BLOCKS and each kind of prey."""
     count, seats, _, width = hunters.shape
     cells = np.empty((count, seats, 2), np.int64)
-    prey = np.empty((count, 2), np.int64)
+    prey = np.empty((count, boards.shape[1] - 1), np.int64)
     same_blocks = np.empty(count - 1, bool)
     for part in chunks(boards):
         planes = hunters[part].reshape(-1, seats, hunters[0, 0].size)
@@ -74,7 +74,7 @@ def find_episodes(
     after another, that begin with one board seen by different hunters are one episode.
 
     Args:
-        planes: uint8 [N, 5, H, W], what the observers see.
+        planes: uint8 [N, 3+k, H, W], what the observers see.
         cut: bool [N-1], the file says that row i + 1 does not follow row i.
         observer: int64 [N], or None: not known.
         ticks: int64 [N], or None: not known.

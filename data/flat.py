@@ -1,7 +1,11 @@
-"""Flat files of older code: rows instead of episodes, in the HOP layout or as five planes."""
+"""Flat files of older code: rows instead of episodes, in the HOP layout or as the observer's planes.
+
+They are of the stag hunt, or of the game that their `metadata` describes.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +17,10 @@ import numpy as np
 from data import episodes
 from data.episodes import MAX_TICK, Episodes
 from data.npz import DataError
-from data.trajectories import ACTION_COUNT, chunks, first_bad, require
+from data.trajectories import chunks, first_bad, read_game, require
+from envs.game import Game
 from envs.grid import hop_to_joint
+from envs.stag_hunt import GAME
 
 NAMES = {
     "obs": ("obs", "states", "observations"),
@@ -33,10 +39,11 @@ Need = Callable[..., None]  # `require` of one file
 
 @dataclass
 class Flat:
-    """N rows; every array is checked, and observer-first data is brought into the observer's own five planes."""
+    """N rows; every array is checked, and observer-first data is brought into the observer's own planes."""
 
+    game: Game
     planes: np.ndarray
-    """uint8 [N, 5, H, W], as the row's observer sees the board"""
+    """uint8 [N, 3+k, H, W], as the row's observer sees the board"""
     actions: np.ndarray
     """int64 [N], the observer's own action"""
     ticks: np.ndarray
@@ -49,13 +56,18 @@ class Flat:
     """without `joint`; None where rows do not follow one another"""
     # With `joint` alone; hunters in seat order where the file has `observer`, else observer-first:
     joint: np.ndarray | None = None
-    """uint8 [N, A+3, H, W]"""
+    """uint8 [N, A+1+k, H, W]"""
     next_joint: np.ndarray | None = None
-    """uint8 [N, A+3, H, W], from `next_obs` where the file has it"""
+    """uint8 [N, A+1+k, H, W], from `next_obs` where the file has it"""
     joint_actions: np.ndarray | None = None
     """int64 [N, A], -1 where not known"""
     rewards: np.ndarray | None = None
     """float32 [N, A], NaN where not known"""
+
+    @property
+    def seats(self) -> int:
+        """A, with `joint`."""
+        return self.joint.shape[1] - 1 - self.game.kinds
 
 
 def read_flat(
@@ -64,8 +76,8 @@ def read_flat(
     """Rows from the arrays that `NAMES` and `ENDS` name; `obs` and `actions` are required.
 
     Args:
-        layout: `planes` is [N, 5, H, W], `hop` [N, H, W, A+3], `hop-first` [N, A+3, H, W]; `auto` concludes it.
-        joint: read all that was recorded of all hunters. Five planes merge the others, and are refused.
+        layout: `planes` is [N, 3+k, H, W], `hop` [N, H, W, A+1+k], `hop-first` [N, A+1+k, H, W]; `auto` concludes it.
+        joint: read all that was recorded of all hunters. The observer's planes merge the others, and are refused.
     Raises: DataError: in one line, the path, the key, what was expected and what was found.
     """
     need = partial(require, path)
@@ -73,37 +85,39 @@ def read_flat(
     found = f"no such key (keys: {', '.join(arrays)})"
     need("obs" in names, "obs", "an array `obs`, `states` or `observations`", found)
     need("actions" in names, "actions", "an array of actions", found)
+    game = game_of_metadata(arrays, path)
     key = names["obs"]
     obs = arrays[key]
     need(obs.ndim == 4, key, "4 dimensions, [N, C, H, W] or [N, H, W, C]", f"shape {obs.shape}")
     _check_cells(key, obs, need)
     inferred = []
     if layout == "auto":
-        layout = _infer_layout(obs.shape, key, path)
+        layout = _infer_layout(obs.shape, key, game, path)
         inferred.append(f"layout {layout} from shape {obs.shape}")
     need(
         layout != "planes" or not joint,
         key,
-        "the HOP layout, a plane for each hunter ([N, H, W, A+3], or [N, A+3, H, W] with --layout hop-first)",
-        f"shape {obs.shape}, five planes, which merge the other hunters into one",
+        f"the HOP layout, a plane for each hunter ([N, H, W, {rest(game)}], or [N, {rest(game)}, H, W] with --layout "
+        "hop-first)",
+        f"shape {obs.shape}, planes of the observer, which merge the other hunters into one",
     )
-    views = _views(key, obs, layout, need)
-    seats = None if layout == "planes" else views.shape[1] - 3
+    views = _views(key, obs, layout, game, need)
+    seats = None if layout == "planes" else views.shape[1] - 1 - game.kinds
     if seats is not None:
-        inferred.append(f"{seats} hunters from {seats + 3} channels")
+        inferred.append(f"{seats} hunters from {views.shape[1]} channels")
     known = {meaning: arrays[name] for meaning, name in names.items()}
     if "next_obs" in known:
-        known["next_obs"] = _next_views(names["next_obs"], known["next_obs"], obs.shape, layout, need)
+        known["next_obs"] = _next_views(names["next_obs"], known["next_obs"], obs.shape, layout, game, need)
     known["obs"] = views
-    rows = _read_rows(known, names, seats, need)
+    rows = _read_rows(known, names, seats, game, need)
     order = _order(rows)
     if order is not None:
         inferred.append("rows of several observers tick by tick: put observer after observer")
         fits = {meaning: array.shape[:1] == order.shape for meaning, array in known.items()}
         known = {meaning: array[order] if fits[meaning] else array for meaning, array in known.items()}
-        rows = _read_rows(known, names, seats, need)
+        rows = _read_rows(known, names, seats, game, need)
     views = known["obs"]
-    planes = views.astype(np.uint8, copy=False) if seats is None else _own_planes(views)
+    planes = views.astype(np.uint8, copy=False) if seats is None else _own_planes(views, seats)
     count = planes[:, 0].sum((1, 2))
     need(count.max() <= 1, key, "at most one cell in a SELF plane", f"{count.max()} in row {count.argmax()}")
 
@@ -112,7 +126,7 @@ def read_flat(
         inferred.append(f"joint actions in {seating}")
     elif joint:
         inferred.append(f"actions of the observer alone, hunters in {seating}")
-    flat = Flat(planes, rows.own_actions, _ticks_of(rows), rows.cut, inferred)
+    flat = Flat(game, planes, rows.own_actions, _ticks_of(rows), rows.cut, inferred)
     if joint:
         _add_joint(flat, rows, known, names, need)
     else:
@@ -122,9 +136,27 @@ def read_flat(
         law = "ticks are counted from the start of each episode" if counted else "tick 0 everywhere"
         inferred.append(f"{law} (no `times`)")
     used = [name for meaning, name in names.items() if joint or meaning != "rewards"]
+    used += ["metadata"] if game != GAME else []
     if spare := [f"`{name}`" for name in arrays if name not in used]:
         inferred.append(f"{', '.join(spare)} {'is' if len(spare) == 1 else 'are'} not used")
     return flat
+
+
+def game_of_metadata(arrays: dict[str, np.ndarray], path: str | Path) -> Game:
+    """The game that a flat file says it is of, in `metadata` as trajectory files have it. Raises: DataError."""
+    text = arrays.get("metadata")
+    if text is None or text.ndim or text.dtype.kind != "U":
+        return GAME
+    try:
+        metadata = json.loads(str(text))
+    except (ValueError, RecursionError):  # of another program
+        return GAME
+    return read_game(metadata, path) if isinstance(metadata, dict) else GAME
+
+
+def rest(game: Game) -> str:
+    """How many channels the HOP layout has, for people."""
+    return f"A+{1 + game.kinds}"
 
 
 def _names_of(arrays: dict[str, np.ndarray]) -> dict[str, str]:
@@ -162,10 +194,12 @@ class Rows(NamedTuple):
         return self.actions[np.arange(len(self.actions)), self.columns]
 
 
-def _read_rows(known: dict[str, np.ndarray], names: dict[str, str], seats: int | None, need: Need) -> Rows:
+def _read_rows(
+    known: dict[str, np.ndarray], names: dict[str, str], seats: int | None, game: Game, need: Need
+) -> Rows:
     """known: arrays by their meaning; seats: how many hunters, None: not known."""
     count = len(known["obs"])
-    actions = _actions(known["actions"], count, names["obs"], need)
+    actions = _actions(known["actions"], count, names["obs"], game.num_actions, need)
     if actions.ndim == 2:
         columns = actions.shape[1]
         need(seats in (None, columns), "actions", f"{seats} columns, one a hunter", f"shape {actions.shape}")
@@ -204,7 +238,7 @@ def _add_episodes(flat: Flat, rows: Rows, known: dict[str, np.ndarray], seats: i
     """Sets `episodes` and says so. Where they tell the tick, it sets `ticks`, too."""
     views, cut = known["obs"], rows.cut
     sources = [f"`{name}`" for name in rows.sources]
-    places = episodes.places_of(views[:, : seats or 1], views[:, -3:])
+    places = episodes.places_of(views[:, : seats or 1], flat.planes[:, 2:])
     if "next_obs" in known:  # of the next observer, where it changes
         sources.append("`next_obs`")
         same = True if rows.observer is None else rows.observer[1:] == rows.observer[:-1]
@@ -236,11 +270,12 @@ def _add_joint(
 ) -> None:
     """Sets what is known of all hunters."""
     observer, count = rows.columns, len(rows.actions)
-    seats = known["obs"].shape[1] - 3
-    flat.joint = _in_seat_order(names["obs"], known["obs"], observer, need)
+    kinds = flat.game.kinds
+    flat.joint = _in_seat_order(names["obs"], known["obs"], observer, kinds, need)
     if "next_obs" in known:
         _check_cells(names["next_obs"], known["next_obs"], need)
-        flat.next_joint = _in_seat_order(names["next_obs"], known["next_obs"], observer, need)
+        flat.next_joint = _in_seat_order(names["next_obs"], known["next_obs"], observer, kinds, need)
+    seats = flat.seats
     flat.joint_actions = _columns(rows.actions, seats, observer, -1)
     if "rewards" not in known:
         flat.inferred.append("rewards are not known (no `rewards`)")
@@ -255,53 +290,56 @@ def _add_joint(
 # ---- layouts
 
 
-def _infer_layout(shape: tuple[int, ...], key: str, path: str | Path) -> str:
-    channels_first = shape[1] == 5 and shape[2] == shape[3]
-    channels_last = shape[3] > 4 and shape[1] == shape[2]
+def _infer_layout(shape: tuple[int, ...], key: str, game: Game, path: str | Path) -> str:
+    planes = len(game.planes)
+    channels_first = shape[1] == planes and shape[2] == shape[3]
+    channels_last = shape[3] > 2 + game.kinds and shape[1] == shape[2]
     if channels_first == channels_last:
+        layouts = f"[N, {planes}, H, W] or [N, H, W, {rest(game)}]"
         raise DataError(
-            f"{path}: {key}: expected [N, 5, H, W] or [N, H, W, A+3] with a square board, found shape {shape}; "
-            "say which with --layout planes, hop or hop-first ([N, A+3, H, W])"
+            f"{path}: {key}: expected {layouts} with a square board, found shape {shape}; "
+            f"say which with --layout planes, hop or hop-first ([N, {rest(game)}, H, W])"
         )
     return "planes" if channels_first else "hop"
 
 
-def _views(key: str, obs: np.ndarray, layout: str, need: Need) -> np.ndarray:
-    """With channels first: [N, 5, H, W], or [N, A+3, H, W]."""
+def _views(key: str, obs: np.ndarray, layout: str, game: Game, need: Need) -> np.ndarray:
+    """With channels first: [N, 3+k, H, W], or [N, A+1+k, H, W]."""
+    planes, shape = len(game.planes), f"shape {obs.shape}"
     if layout == "planes":
-        need(obs.shape[1] == 5, key, "[N, 5, H, W], channels first", f"shape {obs.shape}")
+        need(obs.shape[1] == planes, key, f"[N, {planes}, H, W], channels first", shape)
         return obs
     if layout == "hop-first":
-        need(obs.shape[1] > 3, key, "[N, A+3, H, W], channels first", f"shape {obs.shape}")
+        need(obs.shape[1] > 1 + game.kinds, key, f"[N, {rest(game)}, H, W], channels first", shape)
         return obs
-    need(obs.shape[3] > 3, key, "[N, H, W, A+3], channels last", f"shape {obs.shape}")
+    need(obs.shape[3] > 1 + game.kinds, key, f"[N, H, W, {rest(game)}], channels last", shape)
     return np.moveaxis(obs, -1, 1)
 
 
 def _next_views(
-    key: str, next_obs: np.ndarray, shape: tuple[int, ...], layout: str, need: Need
+    key: str, next_obs: np.ndarray, shape: tuple[int, ...], layout: str, game: Game, need: Need
 ) -> np.ndarray:
     """As `_views`, of an array that has the shape of `obs`."""
     need(next_obs.shape == shape, key, f"shape {shape}, as obs", f"shape {next_obs.shape}")
-    return _views(key, next_obs, layout, need)
+    return _views(key, next_obs, layout, game, need)
 
 
-def _own_planes(views: np.ndarray) -> np.ndarray:
-    """[N, A+3, H, W] -> uint8 [N, 5, H, W]: the first hunter is the observer, in which seat it sits plays no part."""
-    planes = np.empty((len(views), 5, *views.shape[2:]), np.uint8)
+def _own_planes(views: np.ndarray, seats: int) -> np.ndarray:
+    """[N, A+1+k, H, W] -> uint8 [N, 3+k, H, W]: the first hunter is the observer, in which seat it sits plays no part."""
+    planes = np.empty((len(views), views.shape[1] - seats + 2, *views.shape[2:]), np.uint8)
     planes[:, 0] = views[:, 0]
-    planes[:, 1] = views[:, 1:-3].max(1, initial=0)
-    planes[:, 2:] = views[:, -3:]
+    planes[:, 1] = views[:, 1:seats].max(1, initial=0)
+    planes[:, 2:] = views[:, seats:]
     return planes
 
 
-def _in_seat_order(key: str, views: np.ndarray, observer: np.ndarray, need: Need) -> np.ndarray:
-    """[N, A+3, H, W] -> uint8 [N, A+3, H, W], in chunks."""
+def _in_seat_order(key: str, views: np.ndarray, observer: np.ndarray, kinds: int, need: Need) -> np.ndarray:
+    """[N, A+1+k, H, W] -> uint8 [N, A+1+k, H, W], in chunks."""
     joint = np.empty(views.shape, np.uint8)
     for part in chunks(views):
         hop = np.moveaxis(views[part].astype(np.uint8, copy=False), 1, -1)
-        joint[part] = hop_to_joint(hop, observer[part])
-    count = joint[:, :-3].sum((2, 3))  # [N, A]
+        joint[part] = hop_to_joint(hop, observer[part], kinds)
+    count = joint[:, : -1 - kinds].sum((2, 3))  # [N, A]
     bad = count > 1
     need(not bad.any(), key, "at most one cell in the plane of a hunter", first_bad(bad, count))
     return joint
@@ -340,7 +378,7 @@ def _whole(array: np.ndarray) -> np.ndarray:
     return array.astype(np.int64) if small.all() and (array == np.rint(array)).all() else array
 
 
-def _actions(actions: np.ndarray, rows: int, key: str, need: Need) -> np.ndarray:
+def _actions(actions: np.ndarray, rows: int, key: str, num_actions: int, need: Need) -> np.ndarray:
     """int64 [N] or [N, A]"""
     shape = f"shape {actions.shape}"
     fits = actions.ndim in (1, 2) and len(actions) == rows
@@ -349,8 +387,8 @@ def _actions(actions: np.ndarray, rows: int, key: str, need: Need) -> np.ndarray
     actions = _whole(_one_column(actions))
     need(actions.dtype.kind in "iu", "actions", "integers", f"dtype {actions.dtype}")
     lowest, highest = actions.min(), actions.max()
-    known = lowest >= 0 and highest < ACTION_COUNT
-    need(known, "actions", "values in 0..6", f"{lowest} to {highest}")
+    known = lowest >= 0 and highest < num_actions
+    need(known, "actions", f"values in 0..{num_actions - 1}", f"{lowest} to {highest}")
     return actions.astype(np.int64)
 
 

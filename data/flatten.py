@@ -6,14 +6,20 @@ code wrote, small enough to try things on. With `--all-observers` there is a row
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from tyro.conf import Suppress
 
 from data import collect, memory
 from data.trajectories import Trajectories, check_output, chunks, save_arrays
-from envs import DATA_EPSILON, Rules, joint_to_hop, planes_to_joint
+from envs import DATA_EPSILON, joint_to_hop, make_rules, planes_to_joint
+from envs.core import GameRules
+from envs.stag_hunt import GAME as STAG_HUNT
+
+SMALL = ("hares=2", "blocks=0", "height=4", "width=4")
 
 
 @dataclass
@@ -30,23 +36,38 @@ class Args:
     """write a row of each hunter on the board: an episode as one hunter sees it, then as the next one does"""
     epsilon: float = DATA_EPSILON
     """probability that a hunter plays uniformly over its legal actions"""
-    strategies: tuple[str, ...] = ("NS", "NH")
-    """each hunter of each episode is one of these, equally likely, independently"""
-    rules: Rules = field(default_factory=lambda: Rules(stags=1, hares=2, blocks=0, height=4, width=4))
-    """the game, `prey_moves` included"""
+    strategies: tuple[str, ...] = ()
+    """each hunter of each episode is one of these, equally likely, independently; by default those of the game's goals"""
+    env_id: str = ""
+    """the game, as registered; by default a stag hunt on 4x4 with 2 hares and no blocks"""
+    env_args: tuple[str, ...] = ()
+    """rules that are other than its own, such as hunters=2 prey_moves=0.5"""
+    rules: Suppress[GameRules | None] = None
+    """instead of --env-id and --env-args"""
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: no such game, or a rule that is not of it."""
+        if self.rules is None:
+            small = () if self.env_id else SMALL
+            self.rules, _ = make_rules(self.env_id or STAG_HUNT.id, (*small, *self.env_args))
 
 
 def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
     """Rows of the episodes that `collect` plays with these settings: its first `args.rows` steps, as a hunter sees each, or
     whole episodes of at least so many rows, as every hunter sees them.
 
-    Returns: `obs` and `next_obs` uint8 [N, H, W, A+3], both as `observer` int8 [N] sees them; `actions` int8 [N, A] in seat
-    order, or [N], the observer's; `times` int64 [N]; `rewards` float32 [N, A] in seat order.
+    Returns: `obs` and `next_obs` uint8 [N, H, W, A+1+k], both as `observer` int8 [N] sees them; `actions` int8 [N, A] in
+    seat order, or [N], the observer's; `times` int64 [N]; `rewards` float32 [N, A] in seat order. The `metadata` of other
+    games than the stag hunt say which it is.
     Raises: ValueError: a setting is out of its range; MemoryError: this machine cannot hold the rows.
     """
     if not 0 < args.rows < 2**31:
         raise ValueError(f"--rows must be in 1..2**31 - 1, got {str(args.rows)[:20]}")
-    planes = 7 * args.rules.hunters + 6  # of the game's observations, and of both of a row
+    kinds = args.rules.game.kinds
+    channels = args.rules.hunters + 1 + kinds
+    planes = (
+        3 + kinds
+    ) * args.rules.hunters + 2 * channels  # of the game's observations, and of both of a row
     memory.require(args.rows * planes * args.rules.cells, f"--rows {args.rows}")
     settings = collect.Args(
         seed=args.seed,
@@ -58,17 +79,19 @@ def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
     )
     played = collect.collect(settings, progress)
     step, observer = _every_hunter(played) if args.all_observers else _drawn_hunters(played, args)
-    states = np.empty((len(played.obs), args.rules.hunters + 3, *played.obs.shape[3:]), np.uint8)
+    states = np.empty((len(played.obs), channels, *played.obs.shape[3:]), np.uint8)
     for part in chunks(played.obs):  # once, though several rows share a state
         states[part] = planes_to_joint(played.obs[part])
-    obs = np.empty((len(step), args.rules.height, args.rules.width, args.rules.hunters + 3), np.uint8)
+    obs = np.empty((len(step), args.rules.height, args.rules.width, channels), np.uint8)
     next_obs = np.empty_like(obs)
     for part in chunks(obs):
         row = played.obs_row[step[part]]
-        obs[part] = joint_to_hop(states[row], observer[part])
-        next_obs[part] = joint_to_hop(states[row + 1], observer[part])
+        obs[part] = joint_to_hop(states[row], observer[part], kinds)
+        next_obs[part] = joint_to_hop(states[row + 1], observer[part], kinds)
     actions = played.actions[step]
-    return {
+    game = args.rules.game
+    described = {} if game == STAG_HUNT else {"metadata": np.array(json.dumps({"game": game.metadata()}))}
+    return described | {
         "obs": obs,
         "actions": actions[np.arange(len(step)), observer] if args.own_actions else actions,
         "times": played.tick[step],

@@ -1,7 +1,7 @@
 """Minari datasets (https://minari.farama.org): read into arrays, and written from trajectories. The package `minari` is
 imported where it is needed.
 
-A step of our datasets is one of all hunters: observations uint8 [T+1, A, 5, H, W]; actions int8 [T, A], as they were
+A step of our datasets is one of all hunters: observations uint8 [T+1, A, 3+k, H, W]; actions int8 [T, A], as they were
 attempted; rewards float32 [T, A]. `infos` have T+1 entries and the names of the environments' infos: `joint_actions`,
 what was done in the last tick, STAY at first; `joint_rewards`, what was earned in it; `active`, who is on the board;
 and `strategies`; `policy_probs` of the next action, where the file has them.
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data.formats import needs, one_line
 from data.npz import DataError
-from data.trajectories import ACTION_COUNT, Trajectories
+from data.trajectories import Trajectories
 from envs.stag_hunt import STAY
 
 DATASET_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")
@@ -199,7 +199,7 @@ def _write_folder(trajectories: Trajectories, folder: Path, dataset_id: str, pro
     storage = MinariStorage.new(
         folder,
         observation_space=Box(0, 1, (seats, *planes), np.uint8),
-        action_space=MultiDiscrete([ACTION_COUNT] * seats),
+        action_space=MultiDiscrete([trajectories.game.num_actions] * seats),
         data_format="hdf5",
     )
     metadata = trajectories.metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,20 +20,20 @@ class JointState(NamedTuple):
 
     blocks: torch.Tensor  # float [B, K]
     hunters: torch.Tensor  # int64 [B, A]
-    prey: torch.Tensor  # int64 [B, P], stags first
-    stags: int  # how many of the P are stags
+    prey: torch.Tensor  # int64 [B, P], kind after kind
+    counts: tuple[int, ...]  # how many of the P are of each kind
 
     @classmethod
-    def of(cls, states: torch.Tensor, stags: int, hares: int) -> JointState:
-        """states: uint8 [B, A+3, K]; stags, hares: the most of each on any board. Prey are in the order of their cells."""
-        hunters = occupied_cells(states[:, :-3], 1)[..., 0]  # [B, A]
-        stag_cells = occupied_cells(states[:, -2], stags)
-        hare_cells = occupied_cells(states[:, -1], hares)
-        prey = torch.cat([stag_cells, hare_cells], 1)  # [B, P]
-        return cls(states[:, -3].float(), hunters, prey, stags)
+    def of(cls, states: torch.Tensor, counts: tuple[int, ...]) -> JointState:
+        """states: uint8 [B, A+1+k, K]; counts: of each of k kinds the most on any board. Prey are in the order of their
+        cells."""
+        blocks = states.shape[1] - 1 - len(counts)
+        hunters = occupied_cells(states[:, :blocks], 1)[..., 0]  # [B, A]
+        prey = [occupied_cells(states[:, blocks + i], count) for i, count in enumerate(counts, 1)]
+        return cls(states[:, blocks].float(), hunters, torch.cat(prey, 1), counts)
 
     def take(self, rows: torch.Tensor) -> JointState:
-        return JointState(self.blocks[rows], self.hunters[rows], self.prey[rows], self.stags)
+        return JointState(self.blocks[rows], self.hunters[rows], self.prey[rows], self.counts)
 
     def on_board(self) -> torch.Tensor:
         """Hunters that have not left: bool [B, A]."""
@@ -43,13 +44,20 @@ class JointState(NamedTuple):
         blocks = F.pad(self.blocks, (0, 1), value=1.0)  # [B, K + 1]
         return blocks.gather(1, targets.flatten(1)).view(targets.shape)
 
+    def kinds(self) -> torch.Tensor:
+        """The kind of each prey: int64 [P]."""
+        counts = torch.tensor(self.counts, device=self.prey.device)
+        return torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+
+    def on_cell(self, prey: torch.Tensor) -> torch.Tensor:
+        """Which of the cells `prey` (int64 [B, P]) each hunter stands on: bool [B, A, P]."""
+        here = self.hunters[:, :, None] == prey[:, None]
+        return here & self.on_board()[..., None]
+
     def prey_here(self) -> torch.Tensor:
-        """Stags and hares on each hunter's cell: float [B, A, 2]."""
-        here = self.hunters[:, :, None] == self.prey[:, None]
-        here = (here & self.on_board()[..., None]).float()  # [B, A, P]
-        stags = here[..., : self.stags].sum(2)
-        hares = here[..., self.stags :].sum(2)
-        return torch.stack([stags, hares], 2)
+        """How many of each kind are on each hunter's cell: float [B, A, k]."""
+        by_kind = self.on_cell(self.prey).float().split(self.counts, 2)
+        return torch.stack([here.sum(2) for here in by_kind], 2)
 
     def same_cell(self) -> torch.Tensor:
         """Other hunters on a hunter's cell: float [B, A, A]."""
@@ -58,14 +66,14 @@ class JointState(NamedTuple):
         return (same & self.on_board()[..., None] & ~myself).float()
 
     def planes(self) -> torch.Tensor:
-        """uint8 [B, A+3, K]"""
+        """uint8 [B, A+1+k, K]"""
         B, A = self.hunters.shape
         K = self.blocks.shape[1]
-        planes = self.blocks.new_zeros(B, A + 3, K + 1)
+        planes = self.blocks.new_zeros(B, A + 1 + len(self.counts), K + 1)
         planes[:, :A].scatter_(2, self.hunters[:, :, None], 1.0)
         planes[:, A, :K] = self.blocks
-        planes[:, A + 1].scatter_(1, self.prey[:, : self.stags], 1.0)
-        planes[:, A + 2].scatter_(1, self.prey[:, self.stags :], 1.0)
+        for plane, cells in enumerate(self.prey.split(self.counts, 1), A + 1):
+            planes[:, plane].scatter_(1, cells, 1.0)
         return planes[:, :, :K].to(torch.uint8)
 
 
@@ -77,11 +85,10 @@ def occupied_cells(planes: torch.Tensor, count: int) -> torch.Tensor:
     return torch.where(value > 0, cell, K)
 
 
-def prey_counts(states: torch.Tensor) -> tuple[int, int]:
-    """The most stags and the most hares on any of the boards, at least 1. states: uint8 [B, A+3, K]."""
-    stags = int(states[:, -2].sum(1).max())
-    hares = int(states[:, -1].sum(1).max())
-    return max(1, stags), max(1, hares)
+def prey_counts(states: torch.Tensor, kinds: int) -> tuple[int, ...]:
+    """Of each kind the most prey on any of the boards, at least 1. states: uint8 [B, A+1+kinds, K]."""
+    most = states[:, -kinds:].sum(2).amax(0)
+    return tuple(most.clamp(min=1).tolist())
 
 
 class Outcomes(NamedTuple):
@@ -90,7 +97,7 @@ class Outcomes(NamedTuple):
     hunters: torch.Tensor  # int64 [B, A], an outcome; STAYED for a hunter that had left before
     row: torch.Tensor  # int64 [R], the transition
     way: torch.Tensor  # int64 [R], which way of it: 0, 1, ..
-    prey: torch.Tensor  # int64 [R, P], stags first, each kind in the order of its cells before
+    prey: torch.Tensor  # int64 [R, P], kind after kind, each in the order of its cells before
     ways: int  # the most that a transition has
 
     def captured(self) -> torch.Tensor:
@@ -141,30 +148,30 @@ class AllOutcomes:
 
 
 def outcomes_of(
-    before: np.ndarray, after: np.ndarray, board: tuple[int, int], stags: int, hares: int
+    before: np.ndarray, after: np.ndarray, board: tuple[int, int], counts: tuple[int, ...]
 ) -> AllOutcomes:
     """What became of each object in M transitions.
 
-    Args: before, after: uint8 [M, A+3, K]; board: (H, W); stags, hares: slots, at least what a state has.
+    Args: before, after: uint8 [M, A+1+k, K]; board: (H, W); counts: slots of each kind, at least what a state has.
     """
-    A, K = before.shape[1] - 3, before.shape[2]
+    A, K = before.shape[1] - 1 - len(counts), before.shape[2]
     cells = neighbours(*board)[:, :5]  # where the first five outcomes lead to
     targets = np.pad(cells, ((0, 0), (0, 1)), constant_values=K)  # [K+1, 6]
     hunters, possible = _hunter_outcomes(before[:, :A], after[:, :A], targets)
     possible &= (before[:, A] == after[:, A]).all(1)  # blocks
     changed = (before[:, A + 1 :] != after[:, A + 1 :]).any((1, 2))
-    stay = np.full((1, stags + hares), STAYED, np.int8)
+    stay = np.full((1, sum(counts)), STAYED, np.int8)
     count = np.ones(len(before), np.int64)
     ways = []
     for i in np.flatnonzero(changed):
         options = []
-        for plane, slots in ((A + 1, stags), (A + 2, hares)):
+        for plane, slots in enumerate(counts, A + 1):
             cells_before = np.flatnonzero(before[i, plane]).tolist()
             cells_after = np.flatnonzero(after[i, plane]).tolist()
             unused = (STAYED,) * (slots - len(cells_before))
             found = _ways(cells_before, frozenset(cells_after), targets)
             options.append([way + unused for way in found])
-        rows = [stag_way + hare_way for stag_way in options[0] for hare_way in options[1]]
+        rows = [sum(ways_of_kinds, ()) for ways_of_kinds in itertools.product(*options)]
         possible[i] &= bool(rows)
         ways.append(np.array(rows, np.int8) if rows else stay)
         count[i] = len(ways[-1])

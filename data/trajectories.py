@@ -15,11 +15,13 @@ import numpy as np
 
 from data.npz import DataError, brief, read_arrays
 from data.temporary import temporary_beside
-from envs.stag_hunt import ACTIONS, STAY, Rules, effective_actions, legal_actions
+from envs import GAMES, Rules, rules_of
+from envs.core import GameRules, effective_actions, legal_actions
+from envs.game import STAY, Game, OtherGame, any_game_of, game_of
+from envs.stag_hunt import GAME
 
 CHUNK = 8192  # rows checked or drawn at a time, so that a check never holds a copy of a large array,
 CHUNK_BYTES = 10 * 2**20  # or as many as this holds
-ACTION_COUNT = len(ACTIONS)
 # key -> (dtype, number of dimensions)
 SPEC = {
     "obs": ("uint8", 5),
@@ -63,12 +65,21 @@ def chunks(array: np.ndarray, row_bytes: int = 0) -> list[slice]:
     return [slice(start, min(start + size, len(array))) for start in range(0, len(array), size)]
 
 
+def known_rules(metadata: dict) -> GameRules | None:
+    """`envs.rules_of`, of a file or of a checkpoint; None where they do not stand there, or are of a game not in `envs/`."""
+    try:
+        return rules_of(metadata)
+    except ValueError:
+        return None
+
+
 @dataclass
 class Trajectories:
-    """Recorded episodes: E of them, N steps in all, A hunters, S strategies. Field by field as in the file."""
+    """Recorded episodes: E of them, N steps in all, A hunters, S strategies, a game of k kinds of prey. Field by field as
+    in the file."""
 
     obs: np.ndarray
-    """uint8 [N+E, A, 5, H, W]"""
+    """uint8 [N+E, A, 3+k, H, W]"""
     actions: np.ndarray
     """int8 [N, A]"""
     rewards: np.ndarray
@@ -82,7 +93,7 @@ class Trajectories:
     strategies: np.ndarray
     """int8 [E, A]"""
     policy_probs: np.ndarray | None
-    """float32 [N, A, S, 7], or None"""
+    """float32 [N, A, S, 5+k], or None"""
     metadata: dict
     path: str = ""
     attempted: np.ndarray | None = None
@@ -103,6 +114,14 @@ class Trajectories:
     def obs_row(self) -> np.ndarray:
         """int64 [N]: the row of `obs` before each step (an episode has one observation more than steps)."""
         return np.arange(len(self.actions)) + self.episode
+
+    @cached_property
+    def game(self) -> Game:
+        return game_of(self.metadata["game"]) if "game" in self.metadata else GAME
+
+    @cached_property
+    def rules(self) -> GameRules | None:
+        return known_rules(self.metadata)
 
     @property
     def strategy_names(self) -> list[str]:
@@ -228,10 +247,13 @@ def load(path: str | Path) -> Trajectories:
 
 def check(arrays: dict[str, np.ndarray], path: str | Path = "") -> Trajectories:
     """Trajectories from arrays in the file's format. Raises: DataError."""
+    if is_of_other_game(arrays):
+        read_game(json.loads(str(arrays["metadata"])), path)  # which says so
     _check_format(arrays, path)
     metadata = _read_metadata(arrays, path)
-    _check_shapes(arrays, metadata["strategies"], path)
-    _check_values(arrays, metadata["strategies"], path)
+    game = read_game(metadata, path)
+    _check_shapes(arrays, metadata["strategies"], game, path)
+    _check_values(arrays, metadata["strategies"], game, path)
     fields = {key: arrays.get(key) for key in (*SPEC, *OPTIONAL)}
     trajectories = Trajectories(**fields, metadata=metadata, path=str(path))
     for part in chunks(trajectories.obs):
@@ -289,7 +311,62 @@ def _read_metadata(arrays: dict[str, np.ndarray], path: str | Path) -> dict:
     return metadata
 
 
-def _check_shapes(arrays: dict[str, np.ndarray], names: list[str], path: str | Path) -> None:
+def is_of_other_game(arrays: dict[str, np.ndarray]) -> bool:
+    """Do its metadata describe a game outside the family (`envs.game.OtherGame`)?"""
+    try:
+        return isinstance(any_game_of(json.loads(str(arrays["metadata"]))["game"]), OtherGame)
+    except (KeyError, TypeError, ValueError, RecursionError):  # `check` says what is wrong
+        return False
+
+
+def check_other(arrays: dict[str, np.ndarray], path: str | Path = "") -> tuple[Trajectories, OtherGame]:
+    """Trajectories of a game outside the family: shapes, dtypes and ranges are checked, no rule is. Who an agent was
+    need not be there, and nothing but the agents' own views, actions and rewards is read.
+
+    Raises: DataError.
+    """
+    need = partial(require, path)
+    metadata = json.loads(str(arrays["metadata"]))
+    game = any_game_of(metadata["game"])
+    assert isinstance(game, OtherGame)  # `is_of_other_game`
+    if "strategies" not in arrays and "obs" in arrays and arrays["obs"].ndim > 1:
+        unknown = np.zeros((len(arrays.get("episode_lengths", ())), arrays["obs"].shape[1]), np.int8)
+        arrays = arrays | {"strategies": unknown}
+        metadata |= dict(strategies=["unknown"], priors=[1.0])
+    arrays = {key: array for key, array in arrays.items() if key in SPEC} | {
+        "metadata": np.array(json.dumps(metadata))
+    }
+    _check_format(arrays, path)
+    metadata = _read_metadata(arrays, path)
+    _check_shapes(arrays, metadata["strategies"], game, path)
+    _check_values(arrays, metadata["strategies"], game, path)
+    for part in chunks(arrays["obs"]):
+        largest = arrays["obs"][part].max(initial=0)
+        need(largest <= 1, "obs", "cells of 0 or 1", f"{largest} near row {part.start}")
+    need(arrays["active"].any(), "active", "at least one active sample", "none")
+    fields = {key: arrays[key] for key in SPEC}
+    return Trajectories(**fields, policy_probs=None, metadata=metadata, path=str(path)), game
+
+
+def read_game(metadata: dict, path: str | Path) -> Game:
+    """Of a file; without `metadata.game` the stag hunt. Raises: DataError: another game than it says."""
+    if "game" not in metadata:
+        return GAME
+    try:
+        game = any_game_of(metadata["game"])
+    except ValueError as error:
+        require(path, False, "metadata", "`game` as `python -m data.collect` writes it", error)
+    if isinstance(game, OtherGame):
+        users = "`pretrain_vae.py --network plain` and `train_world_model.py --model cells` read others"
+        raise DataError(f"{path}: metadata: expected a game of this family ({users}), found {brief(game.id)}")
+    same = game.id not in GAMES or game == GAMES[game.id]().game
+    require(path, same, "metadata", f"`game` as this version's {game.id}", "another description")
+    return game
+
+
+def _check_shapes(
+    arrays: dict[str, np.ndarray], names: list[str], game: Game | OtherGame, path: str | Path
+) -> None:
     """Episode lengths, and the shapes that follow from them."""
     need = partial(require, path)
     obs, lengths = arrays["obs"], arrays["episode_lengths"]
@@ -299,14 +376,14 @@ def _check_shapes(arrays: dict[str, np.ndarray], names: list[str], path: str | P
     need(lengths.min() > 0, "episode_lengths", "lengths of at least 1", shortest)
     steps, seats = int(lengths.sum(dtype=np.int64)), obs.shape[1]
     shapes = {
-        "obs": (steps + episodes, seats, 5, *obs.shape[3:]),
+        "obs": (steps + episodes, seats, len(game.planes), *obs.shape[3:]),
         "actions": (steps, seats),
         "rewards": (steps, seats),
         "active": (steps, seats),
         "terminated": (episodes,),
         "strategies": (episodes, seats),
         "attempted": (steps, seats),
-        "policy_probs": (steps, seats, len(names), ACTION_COUNT),
+        "policy_probs": (steps, seats, len(names), game.num_actions),
     }
     for key, shape in shapes.items():
         if key in arrays:
@@ -314,13 +391,16 @@ def _check_shapes(arrays: dict[str, np.ndarray], names: list[str], path: str | P
             need(arrays[key].shape == shape, key, expected, arrays[key].shape)
 
 
-def _check_values(arrays: dict[str, np.ndarray], names: list[str], path: str | Path) -> None:
+def _check_values(
+    arrays: dict[str, np.ndarray], names: list[str], game: Game | OtherGame, path: str | Path
+) -> None:
     """Ranges of actions, rewards and strategies."""
     need = partial(require, path)
     for key in ("actions", "attempted"):
         if key in arrays:
-            bad = (arrays[key] < 0) | (arrays[key] >= ACTION_COUNT)
-            need(not bad.any(), key, "values in 0..6", first_bad(bad, arrays[key]))
+            bad = (arrays[key] < 0) | (arrays[key] >= game.num_actions)
+            expected = f"values in 0..{game.num_actions - 1}"
+            need(not bad.any(), key, expected, first_bad(bad, arrays[key]))
     rewards, strategies = arrays["rewards"], arrays["strategies"]
     bad = ~np.isfinite(rewards)
     need(not bad.any(), "rewards", "finite numbers", first_bad(bad, rewards))
@@ -345,10 +425,12 @@ def _check_steps(trajectories: Trajectories, part: slice) -> None:
     need = partial(require, trajectories.path)
     start = part.start
     active, actions = trajectories.active[part], trajectories.actions[part]
-    planes = trajectories.obs[trajectories.obs_row[part]]  # [n, A, 5, H, W]
+    planes = trajectories.obs[trajectories.obs_row[part]]  # [n, A, 3+k, H, W]
     bad = planes[:, :, 0].any(axis=(2, 3)) != active
     expected = "True exactly where the SELF plane has a cell"
     need(not bad.any(), "active", expected, first_bad(bad, active, start))
+    bad = ~active & (not trajectories.game.leaves)
+    need(not bad.any(), "active", "True: agents of this game never leave", first_bad(bad, active, start))
     legal = legal_actions(planes)
     bad = actions != effective_actions(actions, legal)
     expected = "effective actions: legal ones, STAY once a hunter has left"
@@ -373,7 +455,7 @@ def _check_boards(trajectories: Trajectories, rows: slice) -> None:
     need = partial(require, trajectories.path)
     part, start = trajectories.obs[rows], rows.start
     bad = (part[:, :, 2:] != part[:, :1, 2:]).any(axis=(2, 3, 4))
-    expected = "one board for all hunters of a step (BLOCKS, STAGS, HARES)"
+    expected = f"one board for all hunters of a step ({', '.join(trajectories.game.planes[2:])})"
     need(not bad.any(), "obs", expected, first_bad(bad, bad, start))
     on_cell = part[:, :, 0].sum(1, dtype=np.uint8)  # [n, H, W], hunters on each cell
     others = on_cell[:, None] > part[:, :, 0]  # [n, A, H, W]
@@ -383,62 +465,109 @@ def _check_boards(trajectories: Trajectories, rows: slice) -> None:
 
 
 def _check_rules(trajectories: Trajectories) -> None:
-    """Where metadata has rules of `envs.Rules`: they are a game, and no episode is longer or has more than they say."""
+    """Where metadata has rules of a game that we know: no episode is longer or has more than they say."""
     need = partial(require, trajectories.path)
-    names = {field.name for field in fields(Rules)}
-    values = trajectories.metadata.get("rules") or {}
+    game, values = trajectories.game, trajectories.metadata.get("rules")
+    if game.id not in GAMES or not values:
+        return
+    names = {field.name for field in fields(GAMES[game.id])}  # files of other programs may hold more, or less
     rules = {name: value for name, value in values.items() if name in names}
     small = all(abs(value) < 2**31 for value in rules.values() if isinstance(value, (int, float)))
     need(small, "metadata", "`rules` of numbers below 2**31", rules)
     try:
-        Rules(**rules)
-    except (TypeError, ValueError) as error:
+        played = rules_of(trajectories.metadata)
+    except ValueError as error:
         need(False, "metadata", "`rules` of a game", error)
     lengths = trajectories.episode_lengths
     first = np.cumsum(lengths + 1) - (lengths + 1)
-    boards = trajectories.obs[first, 0, 2:]  # [E, 3, H, W]
-    counts = boards.sum((2, 3), np.int64).max(0)
-    most = dict(zip(("blocks", "stags", "hares"), counts.tolist(), strict=True), horizon=int(lengths.max()))
+    boards = trajectories.obs[first, 0, 2:]  # [E, 1+k, H, W]
+    counts = boards.sum((2, 3), np.int64).max(0).tolist()
+    things = ("blocks", *(plane.lower() for plane in game.prey))
+    stated = dict(zip(things, (played.blocks, *played.prey_counts), strict=True))
+    stated |= {name: getattr(played, name) for name in ("horizon", "hunters", "height", "width")}
+    if game == GAME:
+        stated = {name: value for name, value in stated.items() if name in rules}
+    most = dict(zip(things, counts, strict=True), horizon=int(lengths.max()))
     for name, count in most.items():
-        stated = rules.get(name, count)
-        need(stated >= count, "metadata", f"`rules` with {name} at least {count}, as the arrays", stated)
+        value = stated.get(name, count)
+        need(value >= count, "metadata", f"`rules` with {name} at least {count}, as the arrays", value)
     _, hunters, _, height, width = trajectories.obs.shape
     sizes = dict(hunters=hunters, height=height, width=width)
     for name, size in sizes.items():
-        stated = rules.get(name, size)
-        need(stated == size, "metadata", f"`rules` with {name} {size}, as the arrays", stated)
+        value = stated.get(name, size)
+        need(value == size, "metadata", f"`rules` with {name} {size}, as the arrays", value)
 
 
 # ---- the default files
 
 
-def default_or_fresh(path: str | Path) -> Path:
-    """Where `--data PATH` lies. The default file, `fresh` and `unmasked` are collected on first use; others must exist."""
-    path = _path_of(path)
-    settings: dict[Path, dict[str, Any]] = {
-        DEFAULT_FILE: {},
-        FRESH_FILE: dict(steps=100_000, seed=1001),
-        UNMASKED_FILE: dict(steps=100_000, seed=1002, unmasked=0.3),
-    }
+def file_of(rules: GameRules, judges: Path | None = None) -> Path:
+    """Where the file of these rules lies that scripts train on; judges: FRESH_FILE or UNMASKED_FILE, for its like."""
+    if rules == Rules():
+        return judges or DEFAULT_FILE
+    ending = f"_{judges.stem}" if judges else ""
+    return DEFAULT_FILE.with_name(f"{rules.game.name}_{size_of(rules)}{ending}.npz")
+
+
+def size_of(rules: GameRules) -> str:
+    """`4p5b_8x8` in the stag hunt, `4a6d_8x8` in other games: agents, each kind of prey, blocks where there are any."""
+    board = f"{rules.height}x{rules.width}"
+    if rules.game == GAME:
+        return f"{rules.hunters}p{rules.blocks}b_{board}"
+    prey = zip(rules.prey_counts, rules.game.prey, strict=True)
+    counts = [f"{count}{plane[0].lower()}" for count, plane in prey]
+    blocks = f"{rules.blocks}b" if rules.blocks else ""
+    return f"{rules.hunters}a{''.join(counts)}{blocks}_{board}"
+
+
+def default_or_fresh(path: str | Path, rules: GameRules | None = None) -> Path:
+    """Where `--data PATH` lies. The default file of each game, `fresh` and `unmasked` are collected on first use; others
+    must exist.
+
+    Args: rules: those of a checkpoint that is judged: `fresh` and `unmasked` are files of them. None: the stag hunt's.
+    Raises: DataError: a file of other rules lies where theirs would.
+    """
+    path = _path_of(path, rules)
     full = _full(path)
-    if full in settings and not os.path.exists(path):
+    settings = [values for file, values in _collected(rules).items() if _full(file) == full]
+    if not settings:
+        return path
+    if not os.path.exists(path):
         from data.collect import Args, collect_to_file  # which imports this module
 
-        collect_to_file(Args(out=str(path), **settings[full]))
+        collect_to_file(Args(out=str(path), **settings[0]))
+    elif rules and settings[0]["rules"] == rules != Rules():
+        found = load(path).rules
+        require(path, found == rules, "metadata", f"the checkpoint's rules, {rules}", found)
     return path
 
 
+def _collected(rules: GameRules | None) -> dict[Path, dict[str, Any]]:
+    """The files that are collected on first use, and how: of each game, and of these rules."""
+    files: dict[Path, dict[str, Any]] = {}
+    for known in [*(of_game() for of_game in GAMES.values()), *([rules] if rules else [])]:
+        files[file_of(known)] = dict(rules=known)
+        files[file_of(known, FRESH_FILE)] = dict(rules=known, steps=100_000, seed=1001)
+        files[file_of(known, UNMASKED_FILE)] = dict(rules=known, steps=100_000, seed=1002, unmasked=0.3)
+    return files
+
+
 def training_file(path: str | Path) -> Path:
-    """As `default_or_fresh`, for training. Raises: DataError: the file is one of the two that judge."""
-    if _full(_path_of(path)) in (_full(FRESH_FILE), _full(UNMASKED_FILE)):
+    """As `default_or_fresh`, for training. Raises: DataError: the file is one of those that judge."""
+    full = _full(_path_of(path))
+    judges = full.stem.endswith((FRESH_FILE.stem, UNMASKED_FILE.stem))
+    if judges and full.parent == _full(DEFAULT_FILE.parent):
         raise DataError(
             f"{path}: this file is for judging only; train on another (`python -m data.collect --help`)"
         )
     return default_or_fresh(path)
 
 
-def _path_of(path: str | Path) -> Path:
-    names = {DEFAULT_DATA: DEFAULT_FILE, "fresh": FRESH_FILE, "unmasked": UNMASKED_FILE}
+def _path_of(path: str | Path, rules: GameRules | None = None) -> Path:
+    rules = rules or Rules()
+    names = {f"data/{file.name}": file for file in (file_of(of_game()) for of_game in GAMES.values())}
+    names |= {DEFAULT_DATA: DEFAULT_FILE}
+    names |= {"fresh": file_of(rules, FRESH_FILE), "unmasked": file_of(rules, UNMASKED_FILE)}
     return names.get(Path(path).as_posix(), Path(path))
 
 

@@ -12,33 +12,36 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from envs import Rules
+from envs.core import GameRules
 from metrics import returns
 from metrics.rivals import ScriptPolicy
 
 Play = Callable[..., dict[str, np.ndarray]]
 
 
-def standard_teams(co_players: str, hunters: int) -> list[str]:
+def standard_teams(co_players: str, rules: GameRules) -> list[str]:
     """What a policy is judged with: the co-players of its training first."""
-    n = hunters - 1
-    named = [f"{n}NS", f"1NS{n - 1}NH", f"{n - 1}NS1NH", f"{n}NH"] if n > 1 else [f"{n}NS", f"{n}NH"]
+    n = rules.hunters - 1
+    one, other = rules.game.goals.values()
+    named = [f"{n}{one}", f"1{one}{n - 1}{other}", f"{n - 1}{one}1{other}", f"{n}{other}"]
+    if n < 2:
+        named = [f"{n}{one}", f"{n}{other}"]
     return list(dict.fromkeys([co_players, *named, f"{n}RANDOM", "mixed"]))
 
 
-def play_script(play: Play, rules: Rules, team: str, seed: int, switch: int | None, **how: int) -> dict:
+def play_script(play: Play, rules: GameRules, team: str, seed: int, switch: int | None, **how: int) -> dict:
     """What `ScriptPolicy` earns with a team, and its `tick`, None for never."""
     results = play(ScriptPolicy(rules, switch), team, seed, om="none", **how)
     return returns.summarize(results) | {"tick": switch}
 
 
-def best_switch(play: Play, rules: Rules, team: str, seed: int, boards: int) -> int | None:
-    """The tick at which `ScriptPolicy` earns most with a team: 0, 4, .., 32 or never.
+def best_switch(play: Play, rules: GameRules, team: str, seed: int, boards: int) -> int | None:
+    """The tick at which `ScriptPolicy` earns most with a team: 0, 4, .. below the horizon, or never.
 
     It remembers nothing, so one episode of each team will do.
     """
     key = "team" if team == "self" else "learner"
-    switches = [*range(0, min(33, rules.horizon), 4), None]
+    switches = [*range(0, rules.horizon, 4), None]
     how = dict(boards=boards, episodes=1)
     return max(switches, key=lambda switch: play_script(play, rules, team, seed, switch, **how)[key])
 
@@ -46,7 +49,7 @@ def best_switch(play: Play, rules: Rules, team: str, seed: int, boards: int) -> 
 def compare(
     play: Play,
     players: dict[str, dict[str, Any]],
-    rules: Rules,
+    rules: GameRules,
     teams: list[str],
     seed: int,
     script_seed: int,

@@ -1,6 +1,6 @@
 """The exact law of the next joint state: the floor of a world model's NLL where prey move at random.
 
-Hunters and captures are deterministic; prey then step one after another, stags first. The planes do not show in
+Hunters and captures are deterministic; prey then step one after another, kind after kind. The planes do not show in
 which order prey of one kind step, so each order is equally likely, and the probabilities of all ways in which the
 prey can reach the cells after the tick are added.
 """
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.core import TAKE, GameRules, effective_actions, legal_on
 from envs.grid import neighbours
-from envs.stag_hunt import HUNT_HARE, Rules, effective_actions, legal_on, resolve_hunts
 
 
 class DeterministicStep(NamedTuple):
@@ -26,57 +26,64 @@ class DeterministicStep(NamedTuple):
     destinations: np.ndarray
     """int64 [M, A], the cell that its effective action leads to"""
     captures: np.ndarray
-    """bool [M, A], takes part in a capture, and so leaves the board"""
+    """bool [M, A], takes part in a capture"""
+    leaves: np.ndarray
+    """bool [M, A], leaves the board: who takes part in a capture, where the game says so"""
     rewards: np.ndarray
     """float64 [M, A]"""
     captured_prey: np.ndarray
-    """bool [M, 2, K], the stags and hares that are captured"""
+    """bool [M, k, K], the prey of each kind that are captured"""
     remaining_prey: np.ndarray
-    """bool [M, 2, K], the stags and hares that are not, on their cells before the tick"""
+    """bool [M, k, K], the prey that are not, on their cells before the tick"""
 
 
-def deterministic_step(before: np.ndarray, actions: np.ndarray, rules: Rules) -> DeterministicStep:
-    """Moves and hunts of M ticks on joint states, which may be impossible ones that a model predicted.
+def deterministic_step(before: np.ndarray, actions: np.ndarray, rules: GameRules) -> DeterministicStep:
+    """Moves and captures of M ticks on joint states, which may be impossible ones that a model predicted.
 
     Args:
-        before: uint8 or bool [M, A+3, H, W], joint states; of a hunter that is on several cells the first counts.
+        before: uint8 or bool [M, A+1+k, H, W], joint states; of a hunter that is on several cells the first counts.
         actions: integers [M, A], as chosen: illegal ones count as STAY.
-        rules: `hunters_needed`, `stag_reward` and `hare_reward` are used; the arrays give all sizes.
-    Raises: ValueError: a wrong shape or dtype, or an action outside 0..6.
+        rules: what a capture needs and pays is used; the arrays give all sizes.
+    Raises: ValueError: a wrong shape or dtype, or an action that the game does not have.
     """
-    _check(before, actions)
+    kinds = rules.game.kinds
+    _check(before, actions, kinds)
     M, planes, H, W = before.shape
-    A, K = planes - 3, H * W
+    A, K = planes - 1 - kinds, H * W
     flat = before.reshape(M, planes, K).astype(bool)
     on_cell = flat[:, :A]
     hunters = np.where(on_cell.any(2), on_cell.argmax(2), K)  # [M, A]
-    prey = np.pad(flat[:, A + 1 :], ((0, 0), (0, 0), (0, 1)))  # [M, 2, K+1], none off the board
+    prey = np.pad(flat[:, A + 1 :], ((0, 0), (0, 0), (0, 1)))  # [M, k, K+1], none off the board
     row = np.arange(M)[:, None]
-    on_stag = prey[row, 0, hunters]
-    on_hare = prey[row, 1, hunters]
-    legal = legal_on(hunters, flat[:, A], on_stag, on_hare, H, W)
+    on_prey = prey[row, :, hunters]  # [M, A, k]
+    legal = legal_on(hunters, flat[:, A], on_prey, H, W)
     actions = effective_actions(actions, legal)
     destinations = neighbours(H, W)[hunters, actions]
-    captures, rewards = resolve_hunts(hunters, actions, rules, np.float64)
-    kind = (actions == HUNT_HARE).astype(np.intp)
+    captures, rewards = rules.resolve(hunters, actions, np.float64)
+    seat = np.nonzero(captures)
     captured = np.zeros_like(prey)
-    captured[np.nonzero(captures)[0], kind[captures], hunters[captures]] = True
+    captured[seat[0], actions[seat] - TAKE, hunters[seat]] = True
     remaining = prey & ~captured
-    return DeterministicStep(hunters, destinations, captures, rewards, captured[..., :K], remaining[..., :K])
+    leaves = captures & rules.game.leaves
+    return DeterministicStep(
+        hunters, destinations, captures, leaves, rewards, captured[..., :K], remaining[..., :K]
+    )
 
 
-def _check(before: np.ndarray, actions: np.ndarray) -> None:
-    if before.ndim != 4 or before.shape[1] < 4:
-        raise ValueError(f"before: expected joint states of shape [M, A+3, H, W], got {before.shape}")
-    shape = (len(before), before.shape[1] - 3)
+def _check(before: np.ndarray, actions: np.ndarray, kinds: int) -> None:
+    if before.ndim != 4 or before.shape[1] < 2 + kinds:
+        expected = f"joint states of shape [M, A+{1 + kinds}, H, W]"
+        raise ValueError(f"before: expected {expected}, got {before.shape}")
+    shape = (len(before), before.shape[1] - 1 - kinds)
     if actions.shape != shape or actions.dtype.kind not in "iu":
         raise ValueError(f"actions: expected integers of shape {shape}, got {actions.dtype} {actions.shape}")
-    if actions.size and (actions.min() < 0 or actions.max() > HUNT_HARE):
-        raise ValueError(f"actions: must be in 0..6, got {actions.min()} to {actions.max()}")
+    last = TAKE + kinds - 1
+    if actions.size and (actions.min() < 0 or actions.max() > last):
+        raise ValueError(f"actions: must be in 0..{last}, got {actions.min()} to {actions.max()}")
 
 
 def next_state_log_prob(
-    before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: Rules
+    before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: GameRules
 ) -> np.ndarray:
     """float64 [M]: log P(after | before, actions) in nats; -inf for what the rules exclude.
 
@@ -84,18 +91,18 @@ def next_state_log_prob(
     and to know it would be worth 0.015 nats a tick on the default board at `prey_moves` 0.5, 0.07 at 1.
 
     Args:
-        before, after: uint8 or bool [M, A+3, H, W], joint states; `before` on a board that is still played.
+        before, after: uint8 or bool [M, A+1+k, H, W], joint states; `before` on a board that is still played.
         actions: integers [M, A], as chosen: illegal ones count as STAY.
-    Raises: ValueError: a wrong shape or dtype, or an action outside 0..6.
+    Raises: ValueError: a wrong shape or dtype, or an action that the game does not have.
     """
     step = deterministic_step(before, actions, rules)
     if after.shape != before.shape:
         raise ValueError(f"after: expected the shape of before, {before.shape}, got {after.shape}")
     M, planes, H, W = before.shape
-    A, K = planes - 3, H * W
+    A, K = planes - 1 - rules.game.kinds, H * W
     old_blocks = before[:, A].reshape(M, K).astype(bool)
     new = after.reshape(M, planes, K).astype(bool)
-    new_prey = new[:, A + 1 :]  # [M, 2, K]
+    new_prey = new[:, A + 1 :]  # [M, k, K]
     possible = (new[:, :A] == _hunter_planes(step, K)).all((1, 2))
     possible &= (new[:, A] == old_blocks).all(1)
     if rules.prey_moves == 0.0:
@@ -104,48 +111,56 @@ def next_state_log_prob(
     possible &= (new_prey.sum(2) == step.remaining_prey.sum(2)).all(1)
     probs = np.zeros(M)
     for row in np.flatnonzero(possible):
-        stags, hares = map(_cells, step.remaining_prey[row])
-        stags_after, hares_after = map(_cells, new_prey[row])
         blocks = frozenset([K, *_cells(old_blocks[row])])
-        closed = blocks.union(hares)
-        probs[row] = _group_prob(stags, stags_after, closed, rules.prey_moves, (H, W))
-        if probs[row]:
-            closed = blocks.union(stags_after)
-            probs[row] *= _group_prob(hares, hares_after, closed, rules.prey_moves, (H, W))
+        cells_before = [_cells(plane) for plane in step.remaining_prey[row]]
+        cells_after = [_cells(plane) for plane in new_prey[row]]
+        probs[row] = 1.0
+        for kind, (cells, after_step) in enumerate(zip(cells_before, cells_after, strict=True)):
+            others = (
+                cells_after[:kind] + cells_before[kind + 1 :]
+            )  # those before it have gone, those behind it wait
+            closed = blocks.union(*others)
+            probs[row] *= _group_prob(cells, after_step, closed, rules.prey_moves, (H, W))
+            if not probs[row]:
+                break
     with np.errstate(divide="ignore"):
         return np.log(probs)
 
 
-def outcomes(before: np.ndarray, actions: np.ndarray, rules: Rules) -> list[tuple[np.ndarray, float]]:
+def outcomes(before: np.ndarray, actions: np.ndarray, rules: GameRules) -> list[tuple[np.ndarray, float]]:
     """The whole law of one tick, for small cases: each possible next joint state, once, and its probability.
 
-    Args: before: uint8 or bool [A+3, H, W]; actions: integers [A].
-    Returns: (uint8 [A+3, H, W], probability) pairs.
-    Raises: ValueError: a wrong shape or dtype, or an action outside 0..6.
+    Args: before: uint8 or bool [A+1+k, H, W]; actions: integers [A].
+    Returns: (uint8 [A+1+k, H, W], probability) pairs.
+    Raises: ValueError: a wrong shape or dtype, or an action that the game does not have.
     """
     step = deterministic_step(before[None], np.asarray(actions)[None], rules)
     planes, H, W = before.shape
-    A, K = planes - 3, H * W
+    A, K = planes - 1 - rules.game.kinds, H * W
     certain = np.zeros((planes, K), np.uint8)
     certain[:A] = _hunter_planes(step, K)[0]
     certain[A] = before[A].reshape(K)
     blocks = frozenset([K, *_cells(before[A])])
-    stags, hares = (frozenset(_cells(plane)) for plane in step.remaining_prey[0])
-    law = []
-    stag_law = _group_law(_options(stags, blocks | hares, (H, W)), rules.prey_moves)
-    for stags_after, stag_prob in stag_law.items():
-        hare_law = _group_law(_options(hares, blocks | stags_after, (H, W)), rules.prey_moves)
-        for hares_after, hare_prob in hare_law.items():
-            after = certain.copy()
-            after[A + 1, list(stags_after)] = 1
-            after[A + 2, list(hares_after)] = 1
-            law.append((after.reshape(planes, H, W), stag_prob * hare_prob))
-    return law
+    law = [(certain, 1.0)]
+    waiting = [frozenset(_cells(plane)) for plane in step.remaining_prey[0]]
+    for kind, cells in enumerate(waiting):
+        longer = []
+        for board, prob in law:
+            gone = map(_cells, board[A + 1 : A + 1 + kind])  # the kinds before it, after their steps
+            closed = blocks.union(*gone, *waiting[kind + 1 :])
+            for cells_after, step_prob in _group_law(
+                _options(cells, closed, (H, W)), rules.prey_moves
+            ).items():
+                after = board.copy()
+                after[A + 1 + kind, list(cells_after)] = 1
+                longer.append((after, prob * step_prob))
+        law = longer
+    return [(board.reshape(planes, H, W), prob) for board, prob in law]
 
 
 def _hunter_planes(step: DeterministicStep, K: int) -> np.ndarray:
     """bool [M, A, K]: where the hunters are after the tick."""
-    cells = np.where(step.captures, K, step.destinations)
+    cells = np.where(step.leaves, K, step.destinations)
     return cells[..., None] == np.arange(K)
 
 
@@ -154,7 +169,7 @@ def _cells(plane: np.ndarray) -> list[int]:
 
 
 # ---- Prey of one kind. Each is (cell, options): its cell, and the neighbour cells without a block or prey of the
-# other kind. The law of `envs.stag_hunt.step_prey`, if each order of the prey is equally likely.
+# other kind. The law of `envs.core.step_prey`, if each order of the prey is equally likely.
 
 Prey = tuple[int, tuple[int, ...]]
 

@@ -14,21 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import Samples
+from data.datasets import Samples, last_actions
 from data.trajectories import CHUNK, DataError, Trajectories, split_episodes
-from envs import ACTIONS
+from envs.core import legal_actions
+from envs.game import OWN_PLANES, Game, any_game_of
 from envs.grid import FAR, distance_fields
-from envs.stag_hunt import legal_actions
 
 TABLE_DISTANCES = 24
 """the longest shortest path that `table` counts by itself: longer ones, and no prey left, count as this"""
 
 
 def known(trajectories: Trajectories) -> np.ndarray:
-    """Action probabilities of the hunter's own strategy, float32 [N, A, 7]."""
+    """Action probabilities of the hunter's own strategy, float32 [N, A, n], of n actions."""
     probs = _policy_probs(trajectories)
     strategy = trajectories.strategies[trajectories.episode].astype(np.intp)  # [N, A]
-    own = np.take_along_axis(probs, strategy[:, :, None, None], 2)  # [N, A, 1, 7]
+    own = np.take_along_axis(probs, strategy[:, :, None, None], 2)  # [N, A, 1, n]
     return own[:, :, 0]
 
 
@@ -60,7 +60,7 @@ def posterior(trajectories: Trajectories) -> np.ndarray:
 
 
 def bayes(trajectories: Trajectories) -> np.ndarray:
-    """Probabilities under the posterior, float32 [N, A, 7].
+    """Probabilities under the posterior, float32 [N, A, n].
 
     No predictor that does not know the strategy has a lower expected NLL.
     """
@@ -68,25 +68,26 @@ def bayes(trajectories: Trajectories) -> np.ndarray:
 
 
 def table_features(trajectories: Trajectories) -> np.ndarray:
-    """What one observation shows before each step, int64 [N, A, 4].
+    """What one observation shows before each step, int64 [N, A, k + 2].
 
-    Distance to the nearest stag and to the nearest hare around blocks, tick, hunters left.
+    Distance around blocks to the nearest prey of each kind, tick, hunters left.
     """
-    features = np.empty((*trajectories.actions.shape, 4), np.int64)
+    kinds = trajectories.game.kinds
+    features = np.empty((*trajectories.actions.shape, kinds + 2), np.int64)
     row = trajectories.obs_row
     for start in range(0, len(row), CHUNK):
         part = slice(start, start + CHUNK)
-        boards = trajectories.obs[row[part]].astype(bool)  # [n, A, 5, H, W]
+        boards = trajectories.obs[row[part]].astype(bool)  # [n, A, 3 + k, H, W]
         own = boards[:, :, 0]  # [n, A, H, W], one cell, or none
         active = own.any((2, 3))
         blocks = boards[:, 0, 2]
-        for feature, plane in enumerate((3, 4)):
-            distance = distance_fields(blocks, boards[:, 0, plane])  # [n, H, W]
+        for kind in range(kinds):
+            distance = distance_fields(blocks, boards[:, 0, len(OWN_PLANES) + kind])  # [n, H, W]
             to_nearest = np.where(own, distance[:, None], 0).sum((2, 3))
-            features[part, :, feature] = np.where(active, to_nearest, FAR)
-    features[..., :2] = np.minimum(features[..., :2], TABLE_DISTANCES)
-    features[..., 2] = trajectories.tick[:, None]
-    features[..., 3] = trajectories.active.sum(1)[:, None]
+            features[part, :, kind] = np.where(active, to_nearest, FAR)
+    features[..., :kinds] = np.minimum(features[..., :kinds], TABLE_DISTANCES)
+    features[..., kinds] = trajectories.tick[:, None]
+    features[..., kinds + 1] = trajectories.active.sum(1)[:, None]
     return features
 
 
@@ -94,7 +95,7 @@ def count_table(trajectories: Trajectories, steps: np.ndarray) -> np.ndarray:
     """How often each strategy was seen with each combination of features.
 
     Args: steps: int [n], rows of `actions`; only active hunters count.
-    Returns: int32 [D, D, T, A+1, S].
+    Returns: int32 [D, .., T, A+1, S], D distances of each kind of prey.
     """
     return _count_table(trajectories, steps, _parts(trajectories))
 
@@ -103,24 +104,24 @@ def _count_table(
     trajectories: Trajectories, steps: np.ndarray, parts: Iterable[tuple[int, Trajectories]]
 ) -> np.ndarray:
     """parts: `trajectories`, some episodes at a time, and the first step of each part."""
-    num_distances = TABLE_DISTANCES + 1
+    num_distances = [TABLE_DISTANCES + 1] * trajectories.game.kinds
     num_ticks = int(trajectories.episode_lengths.max())
     num_hunters = trajectories.actions.shape[1]
     num_strategies = len(trajectories.strategy_names)
-    shape = (num_distances, num_distances, num_ticks, num_hunters + 1, num_strategies)
+    shape = (*num_distances, num_ticks, num_hunters + 1, num_strategies)
     table = np.zeros(shape, np.int32)
     counted = np.zeros(len(trajectories.actions), bool)
     counted[steps] = True
     for start, part in parts:
         active = part.active & counted[start : start + len(part.active), None]  # [n, A]
-        features = table_features(part)[active]  # [m, 4]
+        features = table_features(part)[active]  # [m, k + 2]
         strategies = part.strategies[part.episode][active]  # [m]
         np.add.at(table, (*features.T, strategies), 1)
     return table
 
 
 def table(trajectories: Trajectories, counts: np.ndarray) -> np.ndarray:
-    """Probabilities under P(strategy | one observation) of `count_table`, float32 [N, A, 7].
+    """Probabilities under P(strategy | one observation) of `count_table`, float32 [N, A, n].
 
     One more count is spread over the strategies by the priors.
     Raises: DataError: the table was counted on another number of hunters or strategies.
@@ -133,7 +134,8 @@ def table(trajectories: Trajectories, counts: np.ndarray) -> np.ndarray:
             f"found {hunters} and {strategies}"
         )
     features = table_features(trajectories)
-    features[..., 2] = np.minimum(features[..., 2], counts.shape[2] - 1)
+    tick = features[..., -2]
+    np.minimum(tick, counts.shape[-3] - 1, out=tick)
     seen = counts[tuple(np.moveaxis(features, -1, 0))] + trajectories.priors  # [N, A, S]
     return _mix(seen / seen.sum(-1, keepdims=True), trajectories)
 
@@ -155,11 +157,50 @@ def is_table(counts: Any, saved: dict) -> bool:
     """Is it a `count_table` (as a tensor) over `saved["strategies"]`, or None?"""
     if counts is None:
         return True
-    distances = (TABLE_DISTANCES + 1, TABLE_DISTANCES + 1)
+    kinds = any_game_of(saved["game"]).kinds
     shape = tuple(getattr(counts, "shape", ()))
-    if len(shape) != 5 or str(counts.dtype) != "torch.int32":
+    if len(shape) != kinds + 3 or str(counts.dtype) != "torch.int32":
         return False
-    return shape[:2] == distances and shape[4] == len(saved["strategies"]) and bool((counts >= 0).all())
+    fits = set(shape[:kinds]) == {TABLE_DISTANCES + 1} and shape[-1] == len(saved["strategies"])
+    return fits and bool((counts >= 0).all())
+
+
+def training_pairs(samples: Samples) -> np.ndarray | None:
+    """How often each action followed another in the training episodes, int64 [n + 1, n], rows the one before (n: none).
+
+    None in games of the family, where better observers are known.
+    """
+    if isinstance(samples.game, Game):
+        return None
+    n = samples.game.num_actions
+    train = samples.splits["train"]
+    pairs = last_actions(samples)[train] * n + samples.actions[train]
+    return np.bincount(pairs, minlength=(n + 1) * n).reshape(n + 1, n)
+
+
+def are_pairs(counts: Any, saved: dict) -> bool:
+    """Are they `training_pairs` (as a tensor) of the game `saved["game"]`, or None?"""
+    game = any_game_of(saved["game"])
+    if counts is None:
+        return isinstance(game, Game)
+    n = game.num_actions
+    is_table = tuple(getattr(counts, "shape", ())) == (n + 1, n) and str(counts.dtype) == "torch.int64"
+    return is_table and bool((counts >= 0).all())
+
+
+def _predictions_of_pairs(samples: Samples, index: np.ndarray, pairs: np.ndarray) -> dict[str, np.ndarray]:
+    """What two observers that know no game predict for the samples `index`, float32 [m, n].
+
+    `last`: the last action again, as often as it was, else any other; `after_last`: what followed the last action.
+    Where there is no last action both are `after_last`.
+    """
+    n = pairs.shape[1]
+    after_last = (pairs + 1) / (pairs + 1).sum(1, keepdims=True)
+    repeated = pairs[:n].trace() / max(1, pairs[:n].sum())
+    last = after_last.copy()
+    last[:n] = np.where(np.eye(n, dtype=bool), repeated, (1 - repeated) / max(1, n - 1))
+    before = last_actions(samples)[index]
+    return dict(last=last[before].astype(np.float32), after_last=after_last[before].astype(np.float32))
 
 
 def table_fits(samples: Samples, counts: np.ndarray, strategy_names: list[str]) -> bool:
@@ -179,13 +220,18 @@ def sample_posterior(samples: Samples, index: np.ndarray) -> np.ndarray | None:
     return belief
 
 
-def predictions(samples: Samples, index: np.ndarray, counts: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What each observer predicts for the samples `index` (int [m]), float32 [m, 7].
+def predictions(
+    samples: Samples, index: np.ndarray, counts: np.ndarray | None, pairs: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What each observer predicts for the samples `index` (int [m]), float32 [m, n].
 
     `uniform` over legal actions; with `policy_probs` also `bayes`, `known`,
-    and `table` where `counts` is given.
+    and `table` where `counts` is given. Outside the family of games, where
+    these are not known, `last` and `after_last` of `pairs`.
     """
-    shape = (len(index), len(ACTIONS))
+    if pairs is not None:
+        return _predictions_of_pairs(samples, index, pairs)
+    shape = (len(index), samples.game.num_actions)
     probs = {"uniform": np.empty(shape, np.float32)}
     for start in range(0, len(index), CHUNK):
         here = slice(start, start + CHUNK)
@@ -224,12 +270,12 @@ def _samples_in_parts(samples: Samples, index: np.ndarray) -> Iterator[tuple]:
 
 def _policy_probs(trajectories: Trajectories) -> np.ndarray:
     if trajectories.policy_probs is None:
-        expected = "expected float32 [N, A, S, 7] for the observers"
+        expected = f"expected float32 [N, A, S, {trajectories.game.num_actions}] for the observers"
         raise DataError(f"{trajectories.path}: policy_probs: {expected}, found no such key")
     return trajectories.policy_probs
 
 
 def _mix(belief: np.ndarray, trajectories: Trajectories) -> np.ndarray:
-    """belief: float [N, A, S]. Returns: action probabilities, float32 [N, A, 7]."""
+    """belief: float [N, A, S]. Returns: action probabilities, float32 [N, A, n]."""
     probs = np.einsum("nas,nask->nak", belief, _policy_probs(trajectories))
     return probs.astype(np.float32)

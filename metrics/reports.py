@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from data.datasets import Samples
-from envs import ACTIONS
 from metrics import observers, scores
 
 LEAST = 30  # ticks and bins with fewer samples are not drawn
 OBSERVERS = ("table", "bayes", "known", "uniform", "majority")
+GAMELESS = ("last", "after_last")  # of games outside the family
 ROWS = {
     "majority": "majority",
     "uniform": "uniform over legal",
+    "last": "last action repeated",
+    "after_last": "frequency after it",
     "table": "table (one obs.)",
     "test": "MOA (this model)",
     "bayes": "bayes",
@@ -22,7 +24,7 @@ ROWS = {
 """what `lines` prints, by the report's key"""
 CURVES = {"moa": "MOA", "table": "table", "bayes": "bayes", "known": "known"}
 
-Predictions = dict[str, np.ndarray]  # by predictor, float [m, 7]
+Predictions = dict[str, np.ndarray]  # by predictor, float [m, n], of n actions
 
 
 def of_actions(
@@ -38,14 +40,14 @@ def of_actions(
     Under `arrays` is what `tracking.figures.of_actions` draws.
 
     Args:
-        observed: predictions of others, each float [m, 7]; metrics.json names those of `OBSERVERS`.
-        probs: float [m, 7], the model's; None if it is untrained.
-        goals: float [m, G, 7], the model's given each goal. goal: int [m], each hunter's goal, -1 if not known.
+        observed: predictions of others, each float [m, n]; metrics.json names those of `OBSERVERS` and `GAMELESS`.
+        probs: float [m, n], the model's; None if it is untrained.
+        goals: float [m, G, n], the model's given each goal. goal: int [m], each hunter's goal, -1 if not known.
         z: float [m, D], in which a linear probe looks for the strategy.
     """
     targets = samples.actions[index]
     report: dict = dict.fromkeys((*OBSERVERS, "kl_to_bayes", "goal", "probe"))
-    for name in OBSERVERS:
+    for name in (*OBSERVERS, *GAMELESS):
         if name in observed:
             report[name] = scores.summarize(observed[name], targets)
     report["arrays"] = {"probs": probs, "targets": targets, "observed": observed}
@@ -57,9 +59,9 @@ def of_actions(
     report |= _breakdowns(samples, index, {"moa": probs} | observed)
     report["probe"] = _probe_report(samples, index, z)
     compared = {"MOA": probs}
-    compared |= {name: p for name, p in observed.items() if name not in ("uniform", "majority")}
+    compared |= {name: p for name, p in observed.items() if name not in ("uniform", "majority", *GAMELESS)}
     report["arrays"] |= {
-        "confusion": action_table(probs, targets, observed)[1],
+        "confusion": action_table(probs, targets, observed, samples.game.actions)[1],
         "recall": {name: scores.recall(p, targets) for name, p in compared.items()},
         "reliability": {name: _reliability(p, targets) for name, p in compared.items()},
         "by_tick": _tick_curves(report),
@@ -165,9 +167,9 @@ def lines(report: dict) -> list[str]:
         return ["MOA: untrained"]
     table = [f"{'':<24}{'top-1':>8}{'top-3':>8}{'NLL, nats':>11}"]
     for name, label in ROWS.items():
-        if row := report[name]:
+        if row := report.get(name):
             table.append(f"{label:<24}{row['top1']:8.4f}{row['top3']:8.4f}{row['nll']:11.4f}")
-        elif name == "goal" and not report["goals_trained"]:
+        elif name == "goal" and not report["goals_trained"] and "last" not in report:
             table.append(f"{label:<24}{'-':>8}{'-':>8}{'untrained':>11}")
     distances = ""
     if report["kl_to_bayes"] is not None:
@@ -184,18 +186,22 @@ def lines(report: dict) -> list[str]:
 
 
 def action_table(
-    probs: np.ndarray, targets: np.ndarray, observed: Predictions
+    probs: np.ndarray, targets: np.ndarray, observed: Predictions, names: tuple[str, ...]
 ) -> tuple[list[dict], np.ndarray]:
-    """One row an action, as moa_eval_epoch{k}.csv has it, and the confusion matrix int64 [7, 7], rows the action taken."""
-    pairs = targets * 7 + probs.argmax(1)
-    matrix = np.bincount(pairs, minlength=49).reshape(7, 7)
-    unknown = [np.nan] * 7
+    """One row an action, as moa_eval_epoch{k}.csv has it, and the confusion matrix int64 [n, n], rows the action taken.
+
+    Args: names: of the n actions.
+    """
+    n = len(names)
+    pairs = targets * n + probs.argmax(1)
+    matrix = np.bincount(pairs, minlength=n * n).reshape(n, n)
+    unknown = [np.nan] * n
     recalls = {}
     for name in ("table", "bayes"):
         known = name in observed
         recalls[f"{name}_recall"] = scores.recall(observed[name], targets) if known else unknown
     rows = []
-    for action, name in enumerate(ACTIONS):
+    for action, name in enumerate(names):
         hits = matrix[action, action]
         count = int(matrix[action].sum())
         predicted = matrix[:, action].sum()

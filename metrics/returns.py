@@ -12,7 +12,7 @@ Results = dict[str, dict[str, dict]]  # policy -> team -> figures of `summarize`
 def summarize(episodes: dict[str, np.ndarray]) -> dict[str, float]:
     """Means over all boards and episodes, and half the width of their 95% intervals (of the boards' means).
 
-    Args: episodes: arrays [episodes, B]: learner, team, length, stags, hares.
+    Args: episodes: arrays [episodes, B]: learner, team, length, and what was captured of each kind.
     """
     summary: dict[str, float] = {}
     for key in ("learner", "team"):
@@ -20,7 +20,7 @@ def summarize(episodes: dict[str, np.ndarray]) -> dict[str, float]:
         summary[key] = float(episodes[key].mean())
         summary[f"{key}_ci95"] = float(1.96 * boards.std(ddof=1) / math.sqrt(len(boards)))
     summary["episodes"] = episodes["learner"].size
-    return summary | {key: float(episodes[key].mean()) for key in ("length", "stags", "hares")}
+    return summary | {key: float(values.mean()) for key, values in episodes.items() if key not in summary}
 
 
 def by_episode(learner: np.ndarray) -> list[dict]:
@@ -44,13 +44,15 @@ def table_rows(results: Results) -> list[dict]:
     return rows
 
 
-def lines(results: Results, adaptation: dict[str, list[dict]], eval_seed: int, final_seed: int) -> list[str]:
-    """The tables for people. adaptation: team -> rows of `by_episode`."""
+def lines(
+    results: Results, adaptation: dict[str, list[dict]], script: str, eval_seed: int, final_seed: int
+) -> list[str]:
+    """The tables for people. adaptation: team -> rows of `by_episode`; script: what the scripts do, in words."""
     text = []
     for kind in ("script", "script_told"):
         switches = {team: figures["tick"] for team, figures in results[kind].items()}
         ticks = [f"{team} {'never' if tick is None else tick}" for team, tick in switches.items()]
-        chosen = f"NS until a tick, chosen on boards of seed {eval_seed}, then NH"
+        chosen = script.replace("until a tick", f"until a tick, chosen on boards of seed {eval_seed}")
         text.append(f"{kind}: {chosen}: {', '.join(ticks)}")
     episodes = {kind: next(iter(by_team.values()))["episodes"] for kind, by_team in results.items()}
     counts = [str(episodes["teams"])]

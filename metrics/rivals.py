@@ -1,6 +1,6 @@
 """The simplest policies that a learner is held against: random play, and one script.
 
-A policy maps an observation of N learners, and what is known of the others, to log pi [N, 7] and a value (here None).
+A policy maps an observation of N learners, and what is known of the others, to log pi [N, 5 + k] and a value (here None).
 """
 
 from __future__ import annotations
@@ -10,33 +10,69 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs import Rules
+from envs.core import TAKE, GameRules
+from envs.game import STAY
 from envs.grid import FAR
 from envs.scripted import chase_probs
 
 
 def uniform_policy(obs: Any, opponent_info: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
-    """Random play. obs: has `action_mask`, bool [N, 7]."""
+    """Random play. obs: has `action_mask`, bool [N, 5 + k]."""
     return (obs.action_mask.float() / obs.action_mask.sum(1, keepdim=True)).log(), None
 
 
-class ScriptPolicy:
-    """NS until tick `switch` (None: always), then NH, without random moves; knows nothing of the others."""
+def script_phases(rules: GameRules) -> tuple[str, str, bool]:
+    """The strategies of a game's script, before its tick and from then on, and whether it only waits before.
 
-    def __init__(self, rules: Rules, switch: int | None):
+    It pursues the first goal, then the second. Where the second pursues no prey, as a free rider's, it goes to the prey of
+    the first goal and waits on it, then takes it.
+    """
+    first, second = rules.game.goals.values()
+    if rules.game.strategies[second].chases:
+        return first, second, False
+    return first, first, True
+
+
+def describe_script(rules: GameRules) -> str:
+    """The script in words; `until a tick` is where the tick is to be added."""
+    before, after, waits = script_phases(rules)
+    if waits:
+        return f"where {before} goes, waiting there until a tick, then {after}"
+    return f"{before} until a tick, then {after}"
+
+
+class ScriptPolicy:
+    """The game's script, see `script_phases`, until tick `switch` (None: always) and after it, without random moves.
+
+    In the stag hunt: NS, then NH. In the snowdrift: to the nearest drift, and wait on it; then ND. Knows nothing of the
+    others.
+    """
+
+    def __init__(self, rules: GameRules, switch: int | None):
         self.rules = rules
         self.switch = rules.horizon if switch is None else switch
+        self.before, self.after, self.waits = script_phases(rules)
 
     def __call__(self, obs: Any, opponent_info: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
         """obs: has `distances` int8 [N, P, A] and `neighbour_distances` int8 [N, P, 4], the observer first, at least
-        99 where no path leads; `action_mask` bool [N, 7]; `time_features` [N, 3], of which the first is tick / horizon."""
+        99 where no path leads; `action_mask` bool [N, 5 + k]; `time_features` [N, 3], the first is tick / horizon."""
         own = _to_int16(obs.distances[:, :, 0])  # [N, P]
         neighbours = _to_int16(obs.neighbour_distances)  # [N, P, 4]
-        legal = obs.action_mask[:, None].numpy()  # [N, 1, 7]
-        probs = chase_probs(own[:, None], neighbours[:, None], legal, self.rules.stags)
-        nh, ns = (torch.as_tensor(probs[name][:, 0]) for name in ("NH", "NS"))
+        legal = obs.action_mask[:, None].numpy()  # [N, 1, 5 + k]
+        probs = chase_probs(own[:, None], neighbours[:, None], legal, self.rules)
+        before, after = (torch.as_tensor(probs[name][:, 0]) for name in (self.before, self.after))
+        if self.waits:
+            before = _wait(before)
         late = (obs.time_features[:, :1] * self.rules.horizon).round() >= self.switch
-        return torch.where(late, nh, ns).log(), None
+        return torch.where(late, after, before).log(), None
+
+
+def _wait(probs: torch.Tensor) -> torch.Tensor:
+    """STAY in place of taking a prey: float [N, 5 + k]."""
+    waits = torch.zeros_like(probs)
+    waits[:, :TAKE] = probs[:, :TAKE]
+    waits[:, STAY] += probs[:, TAKE:].sum(1)
+    return waits
 
 
 def _to_int16(distances: torch.Tensor) -> np.ndarray:

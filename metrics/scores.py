@@ -1,6 +1,6 @@
 """Scores of predicted actions: one implementation for every model and every observer.
 
-probs: float [M, 7], one row a sample; targets: int [M], the actions that were taken. NLL is in nats.
+probs: float [M, n], one row a sample, of n actions; targets: int [M], the actions that were taken. NLL is in nats.
 Ties are shared equally: where m actions share the last places of the top k, each counts as its fraction.
 """
 
@@ -64,7 +64,7 @@ def ece(probs: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS) -> float:
 
 
 def score(probs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """top1, top3, nll, brier (sum over the 7 actions, Brier 1950) and ece of M samples."""
+    """top1, top3, nll, brier (sum over the actions, Brier 1950) and ece of M samples."""
     squares = _in_chunks(lambda part: (part.astype(np.float64) ** 2).sum(1), probs)
     brier = squares - 2.0 * _target_probs(probs, targets)[:, 0] + 1.0
     return {
@@ -178,9 +178,10 @@ def _logistic_regression(
 
 
 def recall(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """float64 [7]: of the samples of each action, the share that top-1 gets right; NaN for an action never taken."""
-    samples = np.bincount(targets, minlength=7)
-    correct = np.bincount(targets, topk_credit(probs, targets, 1), 7)
+    """float64 [n]: of the samples of each action, the share that top-1 gets right; NaN for an action never taken."""
+    num_actions = probs.shape[1]
+    samples = np.bincount(targets, minlength=num_actions)
+    correct = np.bincount(targets, topk_credit(probs, targets, 1), num_actions)
     with np.errstate(invalid="ignore"):
         return correct / samples
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,15 @@ import torch
 
 from data.datasets import Transitions
 from data.trajectories import chunks
+from envs.core import TAKE, GameRules
+from envs.game import STAY, Game
 from envs.grid import neighbours
-from envs.stag_hunt import HUNT_HARE, HUNT_STAG, STAY, Rules
 from metrics.columns import Columns
 from metrics.laws import deterministic_step, next_state_log_prob, outcomes
-from metrics.violations import KINDS, TOLERANCE, violations
+from metrics.violations import TOLERANCE, violations
 
 EPS = 1e-10  # added to an MSE before its logarithm: a perfect frame has a PSNR of 100 dB
 TIE = 1e-6  # distances nearer than this are equal
-EVENTS = ("capture", "failed_stag_hunt", "empty_hunt", "bump", "shared_cell")
 OTHER_TRANSITIONS = 5  # of the batch, among the counterfactuals of Hits@1
 LOW_EDGES = (0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.3)  # of the calibration's bins
 HIGH_EDGES = (0.5, 0.7, 0.9, 0.99, 0.999, 0.9999, 1.0)
@@ -35,14 +36,16 @@ EDGES = LOW_EDGES + HIGH_EDGES
 class EvalTransitions:
     """The n transitions that are judged, and the actions that the model is given."""
 
-    before: np.ndarray
-    """uint8 [n, A+3, H, W], joint states"""
+    states: np.ndarray
+    """uint8 [R, A+1+k, H, W], joint states, the file's: nothing is copied until it is asked for"""
+    before_row: np.ndarray
+    """int64 [n], the row of `states` before each transition"""
+    after_row: np.ndarray
+    """int64 [n], the row after it"""
     actions: np.ndarray
     """int64 [n, A], as asked for, -1 where the file does not know"""
     given_actions: np.ndarray
     """int64 [n, A], -1 where the model is not given it"""
-    after: np.ndarray
-    """uint8 [n, A+3, H, W]"""
     rewards: np.ndarray
     """float32 [n, A], NaN where not known"""
     ends: np.ndarray
@@ -53,37 +56,58 @@ class EvalTransitions:
     """int64 [n]"""
     index: np.ndarray
     """int64 [n], rows of the file's transitions"""
+    game: Game
 
     @classmethod
     def of(cls, data: Transitions, index: np.ndarray, joint: bool, seed: int) -> EvalTransitions:
         """joint: give all actions; else that of one hunter, any that is on the board and whose
         action is known."""
-        before = data.states[data.before[index]]
+        assert isinstance(data.game, Game)  # who judges reads no others
+        before_row = data.before[index]
         actions = data.actions[index]
         given_actions = actions
         if not joint:
-            known = before[:, :-3].any((2, 3)) & (actions >= 0)
-            order = np.random.default_rng(seed).random(known.shape)
-            hunter = np.where(known, order, -1.0).argmax(1)
+            active = np.empty(actions.shape, bool)
+            for part in chunks(before_row, data.states[0].nbytes):
+                active[part] = data.states[before_row[part], : actions.shape[1]].any((2, 3))
+            order = np.random.default_rng(seed).random(actions.shape)
+            hunter = np.where(active & (actions >= 0), order, -1.0).argmax(1)
             given = np.arange(actions.shape[1]) == hunter[:, None]
             given_actions = np.where(given, actions, -1)
         return cls(
-            before=before,
+            states=data.states,
+            before_row=before_row,
+            after_row=data.after[index],
             actions=actions,
             given_actions=given_actions,
-            after=data.states[data.after[index]],
             rewards=data.rewards[index],
             ends=data.ends[index],
             ticks=data.ticks[index],
             episodes=data.episodes[index],
             index=index,
+            game=data.game,
         )
 
     def __len__(self) -> int:
-        return len(self.before)
+        return len(self.before_row)
+
+    @property
+    def before(self) -> np.ndarray:
+        """uint8 [n, A+1+k, H, W], a copy: of few transitions, see `parts`."""
+        return self.states[self.before_row]
+
+    @property
+    def after(self) -> np.ndarray:
+        """uint8 [n, A+1+k, H, W], a copy."""
+        return self.states[self.after_row]
 
     def take(self, rows: Any) -> EvalTransitions:
-        return EvalTransitions(*(getattr(self, field.name)[rows] for field in fields(self)))
+        by_row = [field.name for field in fields(self) if field.name not in ("states", "game")]
+        return replace(self, **{name: getattr(self, name)[rows] for name in by_row})
+
+    def parts(self) -> list[slice]:
+        """All transitions, so many at a time that their states can be copied."""
+        return chunks(self.before_row, self.states[0].nbytes)
 
     def tensors(self, rows: Any, device: torch.device) -> tuple[torch.Tensor, ...]:
         """States, given actions, next states, rewards, ends; planes flat."""
@@ -99,26 +123,33 @@ class EvalTransitions:
     def unbroken_parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Episodes, or unbroken parts of them: the first row of each, int64 [E], and how many
         steps it has."""
-        same_board = (self.before[1:] == self.after[:-1]).all((1, 2, 3))
-        follows = (self.episodes[1:] == self.episodes[:-1]) & same_board
+        follows = self.episodes[1:] == self.episodes[:-1]
+        unlike = np.flatnonzero(follows & (self.before_row[1:] != self.after_row[:-1]))
+        for part in chunks(unlike, self.states[0].nbytes):
+            rows = unlike[part]
+            after, before = self.states[self.after_row[rows]], self.states[self.before_row[rows + 1]]
+            follows[rows] = (before == after).all((1, 2, 3))
         start = np.flatnonzero(np.append(True, ~follows))
         return start, np.diff(np.append(start, len(self)))
 
     def channel_names(self) -> list[str]:
         hunters = [f"hunter {seat}" for seat in range(self.actions.shape[1])]
-        return [*hunters, "BLOCKS", "STAGS", "HARES"]
+        return [*hunters, *self.game.planes[2:]]
 
 
 def find_events(transitions: EvalTransitions) -> dict[str, np.ndarray]:
     """Transitions in which hunters meet the rules: bool [n] a kind.
 
-    capture: a hunter leaves. failed_stag_hunt: one plays HUNT_STAG on a stag's cell, and is still
-    there. empty_hunt: one hunts where no such prey stands. bump: one plays a step, and is where
-    it was. The last two are seen only in files with `attempted`: effective actions are legal.
-    shared_cell: two hunters stand on one cell afterwards.
+    Where hunters leave with their prey: capture: one leaves. failed_stag_hunt: one hunts a prey on
+    its cell, and is still there. empty_hunt: one hunts where no such prey stands.
+    Where nobody leaves: removal: one removes a prey. shared_removal: two remove the same.
+    empty_removal: one tries where there is none.
+    bump: one plays a step, and is where it was. shared_cell: two hunters stand on one cell
+    afterwards. Empty ones and bumps are seen only in files with `attempted`: effective actions
+    are legal.
     """
     columns = Columns(len(transitions))
-    for part in chunks(transitions.before):
+    for part in transitions.parts():
         for kind, rows in _events_of(transitions.take(part)).items():
             columns.put(kind, part, rows)
     return columns
@@ -126,23 +157,32 @@ def find_events(transitions: EvalTransitions) -> dict[str, np.ndarray]:
 
 def _events_of(transitions: EvalTransitions) -> dict[str, np.ndarray]:
     actions = transitions.actions
-    shape = (*actions.shape, -1)
-    old = transitions.before[:, :-3].reshape(shape).astype(bool)  # [n, A, K]
-    new = transitions.after[:, :-3].reshape(shape).astype(bool)
-    stags = transitions.before[:, -2].reshape(len(old), 1, -1).astype(bool)
-    hares = transitions.before[:, -1].reshape(len(old), 1, -1).astype(bool)
-    active = old.any(2)  # [n, A]
-    remains = new.any(2)
-    on_stag = (old & stags).any(2)
-    on_hare = (old & hares).any(2)
-    hunts_stag = actions == HUNT_STAG
-    hunts_hare = actions == HUNT_HARE
+    n, A = actions.shape
+    before = transitions.before.reshape(n, -1, transitions.states[0, 0].size).astype(bool)
+    after = transitions.after.reshape(before.shape).astype(bool)
+    old, new = before[:, :A], after[:, :A]  # [n, A, K]
+    active, remains = old.any(2), new.any(2)  # [n, A]
+    on_prey = np.zeros((n, A), bool)  # plays the action that takes a prey on its cell
+    took = np.zeros((n, A), bool)  # and the prey is gone
+    for kind in range(transitions.game.kinds):
+        plane, takes = A + 1 + kind, actions == TAKE + kind
+        on_prey |= takes & (old & before[:, None, plane]).any(2)
+        took |= takes & (old & (before & ~after)[:, None, plane]).any(2)
+    empty = active & (actions >= TAKE) & ~on_prey
     steps = (actions >= 0) & (actions < STAY)
-    no_prey = (hunts_stag & ~on_stag) | (hunts_hare & ~on_hare)
-    return {
-        "capture": (active & ~remains).any(1),
-        "failed_stag_hunt": (on_stag & remains & hunts_stag).any(1),
-        "empty_hunt": (active & no_prey).any(1),
+    if transitions.game.leaves:
+        events = {
+            "capture": (active & ~remains).any(1),
+            "failed_stag_hunt": (on_prey & remains).any(1),
+            "empty_hunt": empty.any(1),
+        }
+    else:
+        events = {
+            "removal": took.any(1),
+            "shared_removal": ((took[..., None] & old).sum(1) > 1).any(1),
+            "empty_removal": empty.any(1),
+        }
+    return events | {
         "bump": (active & steps & (old == new).all(2)).any(1),
         "shared_cell": (new.sum(1) > 1).any(1),
     }
@@ -151,9 +191,10 @@ def _events_of(transitions: EvalTransitions) -> dict[str, np.ndarray]:
 # ---- rule violations
 
 
-def infer_actions(before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: Rules) -> np.ndarray:
+def infer_actions(before: np.ndarray, actions: np.ndarray, after: np.ndarray, rules: GameRules) -> np.ndarray:
     """Actions [M, A] in which -1 is replaced by what `after` shows: the step to a neighbour cell;
-    STAY; of a hunter that has left, the hunt of what stood on its cell. A board is possible
+    STAY; of a hunter that has left, the hunt of what stood on its cell; where nobody leaves, the
+    removal of what was on its cell, and is gone. A board is possible
     with some actions of these hunters exactly if it is with these: the other actions that
     leave a hunter where it is are steps that were blocked and hunts that failed."""
     if (actions >= 0).all():
@@ -165,13 +206,16 @@ def infer_actions(before: np.ndarray, actions: np.ndarray, after: np.ndarray, ru
     new = after[:, :A].reshape(M, A, K).astype(bool)
     new_cell = np.where(new.any(2), new.argmax(2), K)
     step = (neighbours(H, W)[old_cell, :4] == new_cell[..., None]) & (new_cell < K)[..., None]
-    prey = before[:, A + 1 :].reshape(M, 2, K).astype(bool)
-    prey = np.pad(prey, ((0, 0), (0, 0), (0, 1)))  # none off the board
+    prey = before[:, A + 1 :].astype(bool)
+    if not rules.game.leaves:
+        prey = prey & ~after[:, A + 1 :].astype(bool)
+    prey = np.pad(prey.reshape(M, -1, K), ((0, 0), (0, 0), (0, 1)))  # none off the board
     row = np.arange(M)[:, None]
-    hunt = np.where(prey[row, 1, old_cell], HUNT_HARE, STAY)
-    hunt = np.where(prey[row, 0, old_cell], HUNT_STAG, hunt)
-    has_left = (new_cell == K) & (old_cell < K)
-    inferred = np.where(has_left, hunt, STAY)
+    taking = np.full_like(actions, STAY)
+    for kind in reversed(range(rules.game.kinds)):
+        taking = np.where(prey[row, kind, old_cell], TAKE + kind, taking)
+    may_take = (new_cell == K) if rules.game.leaves else (new_cell == old_cell)
+    inferred = np.where(may_take & (old_cell < K), taking, STAY)
     inferred = np.where(step.any(2), step.argmax(2), inferred)
     return np.where(actions < 0, inferred, actions)
 
@@ -182,10 +226,13 @@ def broken_rules(
     after: np.ndarray,
     rewards: np.ndarray,
     known: np.ndarray,
-    rules: Rules,
+    rules: GameRules,
 ) -> np.ndarray:
     """`violations` of M predictions: bool [M, kinds]. Actions that are not known are those that
-    the prediction shows; rewards are judged where they are `known`, bool [M, A]."""
+    the prediction shows; rewards are judged where they are `known`, bool [M, A], and where nobody
+    leaves, on boards whose actions are all known: else a board does not tell who shares a cost."""
+    if not rules.game.leaves:
+        known = known & (actions >= 0).all(1, keepdims=True)
     actions = infer_actions(before, actions, after, rules)
     if not known.all():
         rewards = np.where(known, rewards, deterministic_step(before, actions, rules).rewards)
@@ -193,12 +240,13 @@ def broken_rules(
     return np.stack(list(by_kind.values()), 1)
 
 
-def per_10k(broken: np.ndarray, counted: np.ndarray) -> dict[str, float | None]:
+def per_10k(broken: np.ndarray, counted: np.ndarray, kinds: Sequence[str]) -> dict[str, float | None]:
     """Predictions that break a rule, per 10,000: `total`, any kind that is counted; then each
-    kind, None where it is not counted. broken: bool [M, kinds]; counted: bool [kinds]."""
+    kind, None where it is not counted. broken: bool [M, kinds]; counted: bool [kinds]; kinds:
+    their names."""
     rates: dict[str, float | None] = {"total": float(10_000 * broken[:, counted].any(1).mean())}
     by_kind = 10_000 * broken.mean(0)
-    for kind, rate, on in zip(KINDS, by_kind, counted, strict=True):
+    for kind, rate, on in zip(kinds, by_kind, counted, strict=True):
         rates[kind] = float(rate) if on else None
     return rates
 
@@ -237,10 +285,10 @@ def hits_at_1(
     Ties are shared: with t counterfactuals as near as the truth it scores 1 / (1 + t).
 
     Args:
-        prediction: `expected` float [B, A+3, K], `expected_rewards` float [B, A].
-        truth: uint8 [B, A+3, K]. rewards: float [B, A], NaN where not known.
+        prediction: `expected` float [B, A+1+k, K], `expected_rewards` float [B, A].
+        truth: uint8 [B, A+1+k, K]. rewards: float [B, A], NaN where not known.
     """
-    A = truth.shape[1] - 3
+    A = rewards.shape[1]
     margins = _hunter_margins(prediction.expected[:, :A], truth[:, :A], board)
     margins.append(_prey_margin(prediction.expected[:, A + 1 :], truth[:, A + 1 :]))
     margins.append(_reward_margin(prediction.expected_rewards, rewards))
@@ -338,12 +386,12 @@ def bin_probs(rows: torch.Tensor, probs: torch.Tensor, targets: torch.Tensor, nu
 
 
 def exact_expectation(
-    before: np.ndarray, probs: np.ndarray, after: np.ndarray, rewards: np.ndarray, rules: Rules
+    before: np.ndarray, probs: np.ndarray, after: np.ndarray, rewards: np.ndarray, rules: GameRules
 ) -> tuple[float, float, float]:
     """The best that can be predicted of one transition if hunter a plays independently by
-    probs[a], float [A, 7].
+    probs[a], float [A, 5 + k].
 
-    Args: before, after: uint8 [A+3, H, W]. rewards: float [A], NaN where not known.
+    Args: before, after: uint8 [A+1+k, H, W]. rewards: float [A], NaN where not known.
     Returns: expected MSE of the planes and of the rewards, and -log p(next state, rewards).
     """
     actions = np.array(list(itertools.product(*(np.flatnonzero(p) for p in probs))))  # [n, A]
@@ -352,10 +400,10 @@ def exact_expectation(
     many = np.broadcast_to(before, (len(actions), *before.shape))
     step = deterministic_step(many, actions, rules)
     planes, H, W = before.shape
-    A, K = planes - 3, H * W
+    A, K = len(probs), H * W
     expected = np.zeros((planes, K))
     expected[A] = before[A].reshape(K)
-    cells = np.where(step.captures, K, step.destinations)
+    cells = np.where(step.leaves, K, step.destinations)
     expected[:A] = [np.bincount(seat, weight, K + 1)[:K] for seat in cells.T]
     # The next prey depend on the actions only through which of them are captured.
     captured = step.captured_prey.reshape(len(actions), -1)
@@ -365,7 +413,7 @@ def exact_expectation(
             expected[A + 1 :] += prob * step.remaining_prey[row]
         else:
             law = outcomes(before, actions[row], rules)
-            expected[A + 1 :] += prob * sum(p * board[A + 1 :].reshape(2, K) for board, p in law)
+            expected[A + 1 :] += prob * sum(p * board[A + 1 :].reshape(-1, K) for board, p in law)
     mean = weight @ step.rewards
     variance = weight @ (step.rewards - mean) ** 2
     known = ~np.isnan(rewards)

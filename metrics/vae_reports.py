@@ -19,8 +19,8 @@ BATCH_SIZE = 4096
 class Predictions(NamedTuple):
     """Of m samples, z at its mean; None where the loss leaves a part untrained."""
 
-    probs: np.ndarray | None  # float32 [m, 7], p(action | z)
-    goal_probs: np.ndarray | None  # float32 [m, 2, 7], p(action | goal)
+    probs: np.ndarray | None  # float32 [m, n], p(action | z)
+    goal_probs: np.ndarray | None  # float32 [m, goals, n], p(action | goal)
     z: np.ndarray  # float32 [m, latent_dim]
     means: dict[
         str, float | None
@@ -62,7 +62,7 @@ def predict(model: torch.nn.Module, batches: Batches, index: np.ndarray) -> Pred
 
 
 def reconstruction_sums(cell_logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
-    """NLL in nats, MSE, and frames with every cell right (p > 0.5), summed over a batch. cell_logits: [B, 5, K]."""
+    """NLL in nats, MSE, and frames with every cell right (p > 0.5), summed over a batch. cell_logits: [B, 3 + k, K]."""
     planes = batch.planes
     right = (cell_logits > 0) == (planes > 0.5)
     return dict(
@@ -106,7 +106,8 @@ def baselines(samples: Samples, index: np.ndarray, checkpoint: dict) -> dict[str
         names = "/".join(checkpoint["strategies"])
         print(f"[DATA] no `table` here: it was counted with {table.shape[-2] - 1} hunters of {names}")
         table = None
-    observed = observers.predictions(samples, index, None if table is None else table.cpu().numpy())
+    tables = (None if counts is None else counts.cpu().numpy() for counts in (table, checkpoint["pairs"]))
+    observed = observers.predictions(samples, index, *tables)
     counts = np.array(checkpoint["counts"])
     majority = (counts / counts.sum()).astype(np.float32)
     observed["majority"] = np.broadcast_to(majority, (len(index), len(counts)))
@@ -147,7 +148,7 @@ def validation_arrays(
     samples: Samples, index: np.ndarray, predictions: Predictions, confusion_matrix: np.ndarray
 ) -> dict[str, np.ndarray]:
     """What moa_eval_epoch{k}.npz holds."""
-    return dict(
+    arrays = dict(
         targets=samples.actions[index].astype(np.int8),
         predictions=predictions.probs.argmax(1).astype(np.int8),
         probabilities=predictions.probs,
@@ -157,11 +158,12 @@ def validation_arrays(
         goal_probabilities=predictions.goal_probs,
         z=predictions.z,
     )
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 @torch.no_grad()
 def reconstructions(model: torch.nn.Module, batches: Batches, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """`original` and `reconstruction` of the first frame of each of G groups, each float [G, 5, H, W]."""
+    """`original` and `reconstruction` of the first frame of each of G groups, each float [G, 3 + k, H, W]."""
     first = np.cumsum(batches.length[groups]) - batches.length[groups]
     board = (model.sizes["height"], model.sizes["width"])
     batch = batches.take(groups)

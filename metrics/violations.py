@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.core import GameRules
+from envs.game import Game
 from envs.grid import neighbours
-from envs.stag_hunt import Rules
 from metrics.laws import DeterministicStep, deterministic_step
 
-KINDS = (
+OBJECT_KINDS = (
     "jump",
     "against_action",
     "into_block",
@@ -18,16 +19,25 @@ KINDS = (
     "prey_moved",
     "prey_lost",
     "block_changed",
+)
+KINDS = (
+    *OBJECT_KINDS,
     "reward_without_capture",
     "capture_without_reward",
-)
+)  # where hunters leave with their prey
+REMOVAL_KINDS = ("pay_without_removal", "wrong_pay", "wrong_share", "removal_without_effect")
 TOLERANCE = 0.01  # a reward this near is right
 
 
+def kinds_of(game: Game) -> tuple[str, ...]:
+    """The kinds of violation of a game's rules: `KINDS` or, where nobody leaves, those of removals."""
+    return KINDS if game.leaves else OBJECT_KINDS + REMOVAL_KINDS
+
+
 def violations(
-    before: np.ndarray, actions: np.ndarray, after: np.ndarray, rewards: np.ndarray, rules: Rules
+    before: np.ndarray, actions: np.ndarray, after: np.ndarray, rewards: np.ndarray, rules: GameRules
 ) -> dict[str, np.ndarray]:
-    """Which of M predictions break the rules, and how: one array a kind, in the order of `KINDS`.
+    """Which of M predictions break the rules, and how: one array a kind, in the order of `kinds_of(rules.game)`.
 
     A mistake counts under the kind that names it; a prediction with several mistakes counts under several. Captures
     are those by the rules from `before` and `actions`: a prediction that captures where the rules do not has lost its
@@ -46,25 +56,33 @@ def violations(
 
     Of each kind of prey: the prey that remain after the captures are matched, as many as possible, with the cells
     after. A prey can go to its own cell, or where `prey_moves` is above 0 also to a neighbour cell without a block or
-    prey of the other kind (stags go first: hares where they were, stags where they are). That a prey stays where
-    `prey_moves` is 1 is allowed. A cell of a captured prey is matched last; unmatched, the prey is still there. Then
+    prey of another kind (kinds go in order: later ones where they were, earlier ones where they are). That a prey stays
+    where `prey_moves` is 1 is allowed. A cell of a captured prey is matched last; unmatched, the prey is still there. Then
     - `prey_moved`: both a prey and a cell are unmatched.
     - `prey_created`, `prey_lost`: more cells than prey are unmatched, or fewer. A stag that turns into a hare is both.
 
     - `block_changed`: BLOCKS differs from `before`.
+
+    Where hunters leave with the prey that they capture:
     - `reward_without_capture`: a hunter that takes part in no capture is not paid 0, within 0.01.
     - `capture_without_reward`: a hunter that takes part in a capture is not paid its share, within 0.01, or is still
       on the board, or the captured prey is still there.
 
+    Where nobody leaves, a removal pays all, and those who remove share its cost:
+    - `pay_without_removal`: nothing is removed from the board, and a hunter is not paid 0, within 0.01.
+    - `wrong_pay`: something is removed, and a hunter that took no part is not paid what all are.
+    - `wrong_share`: a hunter that took part is not paid that, less its share of the cost.
+    - `removal_without_effect`: a prey that is removed is still there.
+
     Args:
-        before: uint8 or bool [M, A+3, H, W], joint states. In a rollout they may be impossible themselves: a hunter
+        before: uint8 or bool [M, A+1+k, H, W], joint states. In a rollout they may be impossible themselves: a hunter
             that is on several cells is judged from the first, and prey on a wrong cell may stay there.
         actions: integers [M, A], as chosen: illegal ones count as STAY.
-        after: uint8 or bool [M, A+3, H, W], the predictions, any 0 or 1 in each cell.
+        after: uint8 or bool [M, A+1+k, H, W], the predictions, any 0 or 1 in each cell.
         rewards: float [M, A]; NaN is never right.
-        rules: `hunters_needed`, `stag_reward`, `hare_reward`, `prey_moves` are used; the arrays give all sizes.
+        rules: what a capture needs and pays, and `prey_moves`, are used; the arrays give all sizes.
     Returns: kind -> bool [M].
-    Raises: ValueError: a wrong shape or dtype, or an action outside 0..6.
+    Raises: ValueError: a wrong shape or dtype, or an action that the game does not have.
     """
     step = deterministic_step(before, actions, rules)
     if after.shape != before.shape:
@@ -72,23 +90,29 @@ def violations(
     if rewards.shape != actions.shape:
         raise ValueError(f"rewards: expected shape {actions.shape}, got {rewards.shape}")
     M, planes, H, W = before.shape
-    A, K = planes - 3, H * W
+    kinds = rules.game.kinds
+    A, K = planes - 1 - kinds, H * W
     new = after.reshape(M, planes, K).astype(bool)
     blocks = before[:, A].reshape(M, K).astype(bool)
-    by_kind = {kind: np.zeros(M, bool) for kind in KINDS}
+    prey_after = new[:, A + 1 :]  # [M, k, K]
+    by_kind = {kind: np.zeros(M, bool) for kind in kinds_of(rules.game)}
     by_kind |= _hunter_violations(step, new[:, :A], blocks, H, W)
-    by_kind |= _reward_violations(step, new[:, :A], rewards)
+    if rules.game.leaves:
+        by_kind |= _reward_violations(step, new[:, :A], rewards)
+        not_removed = by_kind["capture_without_reward"]
+    else:
+        by_kind |= _removal_violations(step, rewards)
+        not_removed = by_kind["removal_without_effect"]
     table = neighbours(H, W)[:, :4] if rules.prey_moves > 0.0 else None
-    stags, hares = new[:, A + 1], new[:, A + 2]
-    closed_to_stags = blocks | step.remaining_prey[:, 1]
-    closed_to_hares = blocks | stags
-    for kind, cells_after, closed in ((0, stags, closed_to_stags), (1, hares, closed_to_hares)):
+    for kind in range(kinds):
         remaining, captured = step.remaining_prey[:, kind], step.captured_prey[:, kind]
-        prey, cells, still_there = count_unmatched(remaining, cells_after, captured, closed, table)
+        earlier, later = prey_after[:, :kind], step.remaining_prey[:, kind + 1 :]
+        closed = blocks | earlier.any(1) | later.any(1)
+        prey, cells, still_there = count_unmatched(remaining, prey_after[:, kind], captured, closed, table)
         by_kind["prey_created"] |= cells > prey
         by_kind["prey_moved"] |= np.minimum(cells, prey) > 0
         by_kind["prey_lost"] |= cells < prey
-        by_kind["capture_without_reward"] |= still_there > 0
+        not_removed |= still_there > 0
     by_kind["block_changed"] = (new[:, A] != blocks).any(1)
     return by_kind
 
@@ -105,13 +129,13 @@ def _hunter_violations(
     reachable = neighbours(height, width)[step.hunters, :5]  # [M, A, 5]; STAY leads to where it is
     near = (reachable == cell[..., None]).any(2)
     on_block = np.take_along_axis(blocks, cell, 1)
-    wrong_cell = near & ~on_block & (cell != step.destinations) & ~step.captures
+    wrong_cell = near & ~on_block & (cell != step.destinations) & ~step.leaves
     return {
         "jump": (on_one_cell & ~near).any(1),
         "against_action": (on_one_cell & wrong_cell).any(1),
         "into_block": (on_one_cell & on_block).any(1),
         "doubled": ((cells > 1) | (~was_active & (cells > 0))).any(1),
-        "lost": (was_active & (cells == 0) & ~step.captures).any(1),
+        "lost": (was_active & (cells == 0) & ~step.leaves).any(1),
     }
 
 
@@ -124,6 +148,18 @@ def _reward_violations(
     return {
         "reward_without_capture": (~step.captures & ~right).any(1),
         "capture_without_reward": (step.captures & (~right | still_there)).any(1),
+    }
+
+
+def _removal_violations(step: DeterministicStep, rewards: np.ndarray) -> dict[str, np.ndarray]:
+    """rewards: float [M, A]. `removal_without_effect` is filled in from the prey."""
+    wrong = ~(np.abs(rewards - step.rewards) <= TOLERANCE)  # also NaN
+    removal = step.captures.any(1)
+    return {
+        "pay_without_removal": ~removal & wrong.any(1),
+        "wrong_pay": removal & (wrong & ~step.captures).any(1),
+        "wrong_share": (wrong & step.captures).any(1),
+        "removal_without_effect": np.zeros(len(rewards), bool),
     }
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +185,32 @@ def test_former_names_are_read(tmp_path):
     assert train_world_model.load_world_model(tmp_path / "run")[0].sizes == network.sizes
 
 
+def test_what_older_checkpoints_lack_is_added(tmp_path):
+    network = ObjectWorldModel(5, 5, [0.0, 1.0, 15.0])
+    added = copy.deepcopy(train_world_model.CHECKPOINT.added)
+    added.setdefault("", {})["rules"] = None
+    added.setdefault("sizes", {})["hidden"] = network.sizes["hidden"]
+    schema = replace(train_world_model.CHECKPOINT, added=added)
+    saved = copy.deepcopy(whole_checkpoint(train_world_model, network))
+    del saved["rules"], saved["sizes"]["hidden"]
+    tracking.save_checkpoint(tmp_path / "best.pt", saved)
+    assert "rules: expected a value" in refused(
+        tracking.load_checkpoint, tmp_path / "best.pt", train_world_model.CHECKPOINT
+    )
+    found = tracking.load_checkpoint(tmp_path / "best.pt", schema)
+    assert found["rules"] is None and found["sizes"] == network.sizes
+
+
+def test_a_policy_from_before_there_were_other_games_is_read(runs, tmp_path):
+    saved = runs["hop_ppo"].load()
+    older = copy.deepcopy(saved)
+    del older["args"]["env_args"], older["sizes"]["kinds"]
+    older["sizes"]["stags"] = 1
+    tracking.save_checkpoint(tmp_path / "best.pt", older)
+    found = tracking.load_checkpoint(tmp_path / "best.pt", hop_ppo.CHECKPOINT)
+    assert (found["args"], found["sizes"]) == (saved["args"], saved["sizes"])
+
+
 # ---- what is left of a run
 
 
@@ -308,7 +334,12 @@ def test_unknown_fields_are_refused(kind, runs):
         ("pretrain_vae", "epoch", 3, "epoch: expected a whole number from 0 to 2, found 3"),
         ("pretrain_vae", "epoch", True, "epoch: expected a whole number from 0 to 2, found True"),
         ("pretrain_vae", "step", 10**9, "step: expected as many steps as the optimizer's"),
-        ("pretrain_vae", "counts", [0] * 6, "counts: expected 7 whole numbers of at least 0"),
+        (
+            "pretrain_vae",
+            "counts",
+            [0] * 6,
+            "counts: expected whole numbers of at least 0, one for each action",
+        ),
         ("pretrain_vae", "table", torch.zeros(25, 25, 3, 4, 2), "table: expected counts of the strategies"),
         ("train_world_model", "best", -0.5, "best: expected one of the figures of its evaluations"),
         ("train_world_model", "fingerprint", "0" * 63, "fingerprint: expected 64 hexadecimal digits"),
@@ -329,7 +360,7 @@ def test_numbers_are_within_the_run(kind, field, value, says, runs):
         ("train_world_model", "actions", "own", "sizes.joint: expected False, found True"),
         ("train_world_model", "learning_rate", math.nan, "args: --learning-rate: must be a positive number"),
         ("hop_ppo", "co_players", "5NS", "args: --co"),
-        ("hop_ppo", "env_id", "Pong-v5", "args: --env-id: expected StagHunt-v0"),
+        ("hop_ppo", "env_id", "Pong-v5", "args: --env-id: unknown game 'Pong-v5': choose from StagHunt-v0, "),
         ("hop_ppo", "num_envs", -3, "args: --num-envs: must be at least 1"),
         ("hop_ppo", "gamma", 2.0, "args: --gamma: must be in [0, 1]"),
     ],
@@ -482,11 +513,11 @@ def test_numbers_of_boards_are_in_range():
 def test_a_vae_of_another_size_than_the_policy_reads_is_one_line(tmp_path, capsys):
     args = hop_ppo.Args(om="latent", vae="vae__1", team_episodes=1)
     agent = hop_ppo.make_agent("objects", Rules(), 16 + 7)
-    hop_ppo.check_info_size(agent, args, VAE(8, 8, 35))
-    says = refused(hop_ppo.check_info_size, agent, args, VAE(8, 8, 35, latent_dim=8))
+    hop_ppo.check_info_size(agent, args, Rules(), VAE(8, 8, 35))
+    says = refused(hop_ppo.check_info_size, agent, args, Rules(), VAE(8, 8, 35, latent_dim=8))
     assert "gives 15 figures of each co-player, the policy reads 23" in says
     args.om = "none"
-    assert "--om none" in refused(hop_ppo.check_info_size, agent, args, None)
+    assert "--om none" in refused(hop_ppo.check_info_size, agent, args, Rules(), None)
 
 
 # ---- metrics.json beside a VAE

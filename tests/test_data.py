@@ -722,10 +722,14 @@ def test_loading_keeps_peak_memory_low(default_path, tmp_path):
 # ---- the card
 
 
-def test_the_readme_holds_the_numbers_of_the_card_command(default_path):
+@pytest.mark.parametrize(
+    ("section", "file"), [("numbers", DEFAULT_DATA), ("snowdrift", "data/snowdrift_4a6d_8x8.npz")]
+)
+def test_the_readme_holds_the_numbers_of_the_card_command(section, file):
     """The file's own hash depends on the zlib that compressed it: it is compared where the README names ours."""
-    shown = re.search(r"<!-- numbers -->\n(.*?)\n<!-- /numbers -->", README, re.S).group(1).splitlines()
-    printed = card.block(load(default_path), default_path).splitlines()
+    marked = re.search(rf"<!-- {section} -->\n(.*?)\n<!-- /{section} -->", README, re.S)
+    shown, path = marked.group(1).splitlines(), default_or_fresh(file)
+    printed = card.block(load(path), path).splitlines()
     assert len(printed) == len(shown) > 40
     for ours, theirs in zip(printed, shown, strict=True):
         if (

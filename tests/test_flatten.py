@@ -114,7 +114,6 @@ def test_the_default_game_and_a_single_row():
         (dict(rows=-5), r"--rows must be in 1..2\*\*31 - 1, got -5"),
         (dict(strategies=("NS", "XX")), "unknown strategy 'XX'"),
         (dict(rows=10**400), r"--rows must be in 1..2\*\*31 - 1, got 10000000000000000000$"),
-        (dict(strategies=()), "--strategies must name at least one strategy"),
         (dict(epsilon=2.0), "epsilon must be in"),
         (dict(seed=-1), r"--seed must be in 0..2\*\*31 - 1, got -1"),
     ],
@@ -136,8 +135,8 @@ def test_the_command_writes_the_file(tmp_path, capsys):
         "--rows",
         "200",
         "--own-actions",
-        "--rules.hares",
-        "3",
+        "--env-args",
+        "hares=3",
         "--seed",
         "7",
     )

@@ -163,11 +163,12 @@ def test_hares_on_a_row_by_hand():
 
 
 def test_neighbours_by_hand():
-    """2x3 cells, and cell 6 off the board: UP, DOWN, LEFT, RIGHT, and three that stay."""
-    assert neighbours(2, 3).tolist() == [
-        [6, 3, 6, 1, 0, 0, 0], [6, 4, 0, 2, 1, 1, 1], [6, 5, 1, 6, 2, 2, 2],
-        [0, 6, 6, 4, 3, 3, 3], [1, 6, 3, 5, 4, 4, 4], [2, 6, 4, 6, 5, 5, 5], [6] * 7,
+    """2x3 cells, and cell 6 off the board: UP, DOWN, LEFT, RIGHT, and all that stay."""
+    assert neighbours(2, 3)[:, :5].tolist() == [
+        [6, 3, 6, 1, 0], [6, 4, 0, 2, 1], [6, 5, 1, 6, 2],
+        [0, 6, 6, 4, 3], [1, 6, 3, 5, 4], [2, 6, 4, 6, 5], [6] * 5,
     ]  # fmt: skip
+    assert (neighbours(2, 3)[:, 5:] == np.arange(7)[:, None]).all()
 
 
 def test_a_tick_resolved_by_hand():

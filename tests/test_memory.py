@@ -102,13 +102,13 @@ def test_hop_ppo_fits_with_its_defaults_and_with_many_boards(four_gigabytes):
 
 
 def test_a_latent_size_that_does_not_fit_is_refused(four_gigabytes):
-    network = dict(height=8, width=8, ticks=35)
+    sizes = pretrain_vae.VAE(8, 8, 35).sizes
     for loss in ("moa", "recon", "both"):
-        pretrain_vae.check_memory(network | dict(latent_dim=1000, loss=loss), 100_000)
+        pretrain_vae.check_memory(sizes, pretrain_vae.Args(loss=loss, latent_dim=1000), 100_000)
         with pytest.raises(MemoryError, match="--latent-dim 2000000000: needs"):
-            pretrain_vae.check_memory(network | dict(latent_dim=2 * 10**9, loss=loss), 0)
+            pretrain_vae.check_memory(sizes, pretrain_vae.Args(loss=loss, latent_dim=2 * 10**9), 0)
     with pytest.raises(MemoryError, match="--latent-dim 16: needs"):
-        pretrain_vae.check_memory(network | dict(latent_dim=16, loss="moa"), 10**9)
+        pretrain_vae.check_memory(sizes, pretrain_vae.Args(), 10**9)
 
 
 @pytest.mark.parametrize("message", ["--num-envs 5: needs much", ""])
@@ -161,7 +161,7 @@ def test_a_game_without_an_end_is_stopped_before_memory_is_full(monkeypatch):
     """One hunter cannot hunt a stag alone: it waits for ever."""
     rules = Rules(hunters=1, hares=0, horizon=10**9)
     monkeypatch.setattr(memory, "available_bytes", lambda: 10**6)
-    with pytest.raises(MemoryError, match=r"^--rules\.horizon 1000000000: needs .* GB"):
+    with pytest.raises(MemoryError, match=r"^--env-args horizon=1000000000: needs .* GB"):
         collect.collect(collect.Args(samples=100, rules=rules, strategies=("NS",)))
 
 

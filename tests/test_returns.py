@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import hop_ppo
-from envs import Rules, strategy_probs
+from envs import Rules, snowdrift, strategy_probs
+from envs.game import RIGHT, STAY
+from envs.grid import FAR
 from metrics import returns
 from metrics.comparison import adapt, best_switch, standard_teams
 from metrics.rivals import ScriptPolicy, uniform_policy
@@ -56,7 +58,7 @@ def test_lines_show_ticks_returns_and_adaptation():
     results["script_told"] = results["script"]
     results["plan"] = {"3NS": figures | {"episodes": 4}}  # does not play with `self`
     adaptation = {"3NS": [dict(episode=1, learner=0.5), dict(episode=2, learner=0.75)]}
-    lines = returns.lines(results, adaptation, 2001, 3001)
+    lines = returns.lines(results, adaptation, "NS until a tick, then NH", 2001, 3001)
     assert lines[0] == "script: NS until a tick, chosen on boards of seed 2001, then NH: self never, 3NS 4"
     assert lines[2].startswith("returns on fresh boards of seed 3001") and lines[2].endswith(": 8, plan 4")
     assert lines[3].split() == ["teams", "script", "script_told", "plan"]
@@ -90,6 +92,30 @@ def test_script_policy_plays_the_strategies_exactly(switch, name):
     np.testing.assert_allclose(probs[live], expected[live], atol=1e-12)
 
 
+def test_the_script_of_the_snowdrift_waits_on_a_drift():
+    """Two drifts in a row of five cells, the agent on the first. Until its tick it stays; then it removes; where its drift
+    has gone, it goes on to the next."""
+    rules = snowdrift.Rules(agents=1, drifts=2, height=1, width=5, horizon=10)
+    policy = ScriptPolicy(rules, 4)
+
+    def most_likely(cell: int, drifts: list[int], tick: int) -> int:
+        infos = hop_ppo.to_tensors(hop_ppo.make_envs(rules, 1, "self").reset(seed=1)[1])
+        fields = (
+            np.abs(np.arange(5) - np.array(drifts)[:, None])
+            + np.where(np.array(drifts) == 5, FAR, 0)[:, None]
+        )
+        there = dict(hunters=[[cell]], prey=[drifts], tick=[tick], distances=fields[None])
+        infos |= {key: torch.tensor(np.array(value)) for key, value in there.items()}
+        probs = policy(hop_ppo.observe_envs(infos, rules))[0].exp()
+        assert probs.max() == probs.sum() == 1.0
+        return int(probs.argmax())
+
+    assert most_likely(0, [0, 3], 3) == STAY
+    assert most_likely(0, [0, 3], 4) == snowdrift.REMOVE
+    assert most_likely(0, [5, 3], 3) == most_likely(0, [5, 3], 4) == RIGHT
+    assert most_likely(0, [5, 5], 9) == STAY
+
+
 def test_uniform_policy_is_uniform_over_legal_actions():
     *_, obs = boards_at_tick_4()
     logprobs, value = uniform_policy(obs)
@@ -103,10 +129,12 @@ def test_uniform_policy_is_uniform_over_legal_actions():
 
 def test_standard_teams_begin_with_the_co_players_of_the_training():
     teams = ["3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM", "mixed"]
-    assert standard_teams("3RANDOM", 4) == ["3RANDOM", *teams[:4], "mixed"]
-    assert standard_teams("self", 4) == ["self", *teams]
-    assert standard_teams("mixed", 2) == ["mixed", "1NS", "1NH", "1RANDOM"]
-    assert standard_teams("mixed", 3) == ["mixed", "2NS", "1NS1NH", "2NH", "2RANDOM"]
+    assert standard_teams("3RANDOM", Rules()) == ["3RANDOM", *teams[:4], "mixed"]
+    assert standard_teams("self", Rules()) == ["self", *teams]
+    assert standard_teams("mixed", Rules(hunters=2)) == ["mixed", "1NS", "1NH", "1RANDOM"]
+    assert standard_teams("mixed", Rules(hunters=3)) == ["mixed", "2NS", "1NS1NH", "2NH", "2RANDOM"]
+    drifts = ["3ND", "1ND2FIX", "2ND1FIX", "3FIX", "3RANDOM", "mixed"]
+    assert standard_teams("self", snowdrift.Rules()) == ["self", *drifts]
 
 
 @pytest.mark.parametrize(

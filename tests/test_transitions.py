@@ -77,7 +77,7 @@ def test_every_step_of_a_trajectory_file_is_a_transition(name, tmp_path):
         np.array_equal(x.actions, t.attempted if name == "unmasked" else t.actions)
         and x.actions.dtype == np.int64
     )
-    assert (x.actions != t.actions).any() == (name == "unmasked") and Rules(**x.rules) == GAMES[name].rules
+    assert (x.actions != t.actions).any() == (name == "unmasked") and x.rules == GAMES[name].rules
     assert np.array_equal(x.rewards, t.rewards) and x.rewards.dtype == np.float32
     assert (
         all(a.dtype == np.int64 for a in (x.before, x.after, x.ticks, x.episodes))
@@ -314,27 +314,56 @@ def test_without_times_some_episode_borders_are_missed(tmp_path):
     assert x.inferred[-1] == said and far > 10
 
 
-def test_no_state_is_in_two_splits(game, tmp_path):
+@pytest.mark.parametrize("alone", [True, False])
+def test_rows_are_split_by_episode(alone, game, tmp_path):
+    """Also where each hunter's rows of an episode follow those of another: they show the same board."""
     t, observer = game
     arrays = flat_of(t, observer) | {"observer": observer}
+    if not alone:  # each episode as hunter 0 sees it, then as hunter 1 does
+        whole = [np.flatnonzero(t.episode == e) for e in range(len(t.episode_lengths))]
+        rows = np.concatenate([np.tile(steps, 2) for steps in whole])
+        observer = np.concatenate([np.repeat([0, 1], len(steps)) for steps in whole])
+        arrays = {key: array[rows] for key, array in flat_of(t, np.zeros_like(t.episode)).items()}
+        other = {key: array[rows] for key, array in flat_of(t, np.ones_like(t.episode)).items()}
+        for key in ("obs", "next_obs"):
+            arrays[key] = np.where((observer == 1)[:, None, None, None], other[key], arrays[key])
+        arrays["observer"] = observer
     x = load_rows(tmp_path, arrays, split=True)
+    assert x.split_law == "80/10/10 by episode"
+    episode = t.episode if alone else np.repeat(np.arange(len(t.episode_lengths)), 2 * t.episode_lengths)
+    found = {name: set(episode[x.splits[name]]) for name in ("train", "val", "test")}
+    assert sum(map(len, found.values())) == len(t.episode_lengths), "no episode is in two"
+    assert sum(len(x.splits[name]) for name in found) == len(x.splits["all"]) == len(x)
+
+
+def test_no_state_is_in_two_splits_of_shuffled_rows(game, tmp_path):
+    t, observer = game
+    arrays = flat_of(t, observer) | {"observer": observer}
+    order = np.random.default_rng(0).permutation(len(observer))
+    x = load_rows(tmp_path, {key: array[order] for key, array in arrays.items()}, split=True)
     n = len(x)
     low, high = n - 2 * (n // 10), n - n // 10
     parts = {"train": range(low), "val": range(low, high), "test": range(high, n), "all": range(n)}
+    assert x.split_law == "80/10/10 by contiguous blocks"
     assert {name: index.tolist() for name, index in x.splits.items()} == {
         name: list(part) for name, part in parts.items()
     }
-    for cut in range(8):  # a border may fall on the end of a stretch, or within one
-        rows = {key: array[cut:] for key, array in arrays.items() if key != "next_obs"}
-        x = load_rows(tmp_path, rows, split=True)
-        n, parts = len(x), [x.splits[k] for k in ("train", "val", "test")]
-        used = [{*x.before[part], *x.after[part]} for part in parts]
-        assert not used[0] & used[1] and not used[1] & used[2] and not used[0] & used[2]
-        cuts = [0, n - 2 * (n // 10), n - n // 10, n]
-        for part, low, high in zip(parts, cuts, cuts[1:], strict=False):
-            shared = high < n and x.after[high - 1] == x.before[high]
-            assert part.tolist() == list(range(low, high - shared))
-        assert len(x.splits["all"]) == n
+
+
+def test_no_state_is_in_two_splits_of_one_episode(tmp_path):
+    """A border falls within a stretch: a transition is in neither part."""
+    rules = Rules(hunters=2, stags=0, hares=1, blocks=0, height=4, width=4, horizon=60)
+    t = collect(Args(steps=60, strategies=("RANDOM",), rules=rules, seed=3))
+    arrays = flat_of(t, np.zeros(len(t.actions), int))
+    x = load_rows(tmp_path, {key: array for key, array in arrays.items() if key != "next_obs"}, split=True)
+    n, parts = len(x), [x.splits[k] for k in ("train", "val", "test")]
+    used = [{*x.before[part], *x.after[part]} for part in parts]
+    assert not used[0] & used[1] and not used[1] & used[2] and not used[0] & used[2]
+    cuts = [0, n - 2 * (n // 10), n - n // 10, n]
+    for part, low, high in zip(parts, cuts, cuts[1:], strict=False):
+        shared = high < n and x.after[high - 1] == x.before[high]
+        assert part.tolist() == list(range(low, high - shared))
+    assert len(x.splits["all"]) == n
 
 
 # ---- by hand: two hunters, 3x3
@@ -592,7 +621,10 @@ def test_five_planes_are_refused(layout, game, tmp_path):
     assert start.startswith(
         f"{tmp_path / 'flat.npz'}: obs: expected the HOP layout, a plane for each hunter ([N, H, W, A+3]"
     )
-    assert end == f"shape ({len(t.actions)}, 5, 4, 4), five planes, which merge the other hunters into one"
+    assert (
+        end
+        == f"shape ({len(t.actions)}, 5, 4, 4), planes of the observer, which merge the other hunters into one"
+    )
 
 
 def test_too_few_rows_to_split_are_refused(tmp_path):

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
@@ -27,7 +28,7 @@ DIGEST = b"sha256:"  # then 64 hexadecimal digits
 DIGEST_SIZE = len(DIGEST) + 64
 ARCHIVE_END = b"PK\x05\x06"
 """begins a zip file's last record: 22 bytes, the last two the length of the comment after it"""
-MAY_BE_ZERO = ("info_size", "stags")  # sizes of a network that count what a game need not have
+MAY_BE_ZERO = ("info_size", "goals")  # sizes of a network that count what may be missing
 MAX_CELLS = 2**22  # of a board: networks make tables of its cells
 CUDA_STATE_SIZE = 16  # bytes: seed and offset of Philox
 
@@ -63,7 +64,9 @@ class Schema:
     fields: dict[str, Expected]
     """what it holds besides the fields that all have"""
     former_names: dict[str, str] = field(default_factory=dict)
-    """of fields, sizes and weights in older checkpoints"""
+    """of fields, sizes and weights in older checkpoints; "": nothing of today"""
+    added: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """what older checkpoints lack, and its value there: of the checkpoint itself (`""`), `sizes` and `args`"""
 
 
 class Mismatch(ValueError):
@@ -164,6 +167,7 @@ def read(path: Path, schema: Schema, device: str | torch.device) -> dict:
         found = kind if isinstance(kind, str) else "another program"
         raise UsageError(f"{path}: expected a checkpoint of {schema.kind}.py, found one of {found[:80]}")
     rename(saved, schema.former_names)
+    add_missing(saved, schema.added)
     try:
         check(saved, schema)
     except Mismatch as error:
@@ -181,7 +185,20 @@ def rename(saved: dict, former_names: dict[str, str]) -> None:
     for part in (saved, saved.get("sizes"), saved.get("model")):
         for old, new in former_names.items():
             if isinstance(part, dict) and old in part:
-                part[new] = part.pop(old)
+                value = part.pop(old)
+                if new:
+                    part[new] = value
+
+
+def add_missing(saved: dict, added: dict[str, dict[str, Any]]) -> None:
+    """Give an older checkpoint the fields, sizes and settings that it lacks. Sizes came with the fields: networks that
+    came later do not have them."""
+    if "" in added and added[""].keys() <= saved.keys():
+        added = {name: values for name, values in added.items() if name != "sizes"}
+    for name, values in added.items():
+        part = saved.get(name) if name else saved
+        if isinstance(part, dict):
+            part |= {key: value for key, value in values.items() if key not in part}
 
 
 # ---- what each field must be
@@ -236,6 +253,8 @@ def check_types(name: str, found: dict, hints: dict[str, Any]) -> None:
 
 
 def is_of_type(value: Any, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(is_of_type(value, one) for one in get_args(hint))
     if get_origin(hint) is Literal:
         return type(value) is str and value in get_args(hint)
     if hint is float:
@@ -267,7 +286,7 @@ def check_sizes(sizes: Any) -> None:
         least = 0 if name in MAY_BE_ZERO else 1
         if type(value) is int and not least <= value < 2**31:
             raise Mismatch(f"sizes.{name}", f"a whole number from {least}, below 2**31", text_of(value))
-        numbers = value if isinstance(value, list) and value else [value]
+        numbers = value if isinstance(value, (list, tuple)) and value else [value]
         if not isinstance(value, str) and not all(map(is_finite, numbers)) and not isinstance(value, bool):
             raise Mismatch(f"sizes.{name}", "a finite number, a list of them, or a name", text_of(value))
     height, width = sizes.get("height", 1), sizes.get("width", 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -166,21 +168,14 @@ def of_returns(results: dict[str, dict[str, dict]], adaptation: dict[str, list[d
 
 # ---- boards as one hunter sees them
 
-PLANE_COLOURS = ("#0072B2", "#E69F00", "#444444", "#D55E00", "#009E73")
-# Where each plane is drawn in a cell of 2 x 2 points: SELF, OTHERS, BLOCKS (all of it), STAGS, HARES.
-PLANE_QUARTERS = (
-    np.s_[::2, ::2],
-    np.s_[::2, 1::2],
-    np.s_[:, :],
-    np.s_[1::2, ::2],
-    np.s_[1::2, 1::2],
-)
+PLANE_COLOURS = ("#0072B2", "#E69F00", "#444444", "#D55E00", "#009E73", "#CC79A7")
+"""SELF, OTHERS, BLOCKS, each kind of prey"""
 
 
 def planes(rows: Mapping[str, np.ndarray], channels: Sequence[str], columns: Sequence[str]) -> Figure:
     """Frames beside each other, as one hunter sees them; shades are never rounded.
 
-    A block fills its cell; what may share a cell has a quarter of it each: SELF and OTHERS above, STAGS and HARES below.
+    A block fills its cell; what may share a cell has a part of it each: SELF and OTHERS above, the kinds of prey below.
 
     Args:
         rows: rows[label] is [n, C, H, W] in [0, 1].
@@ -196,20 +191,25 @@ def planes(rows: Mapping[str, np.ndarray], channels: Sequence[str], columns: Seq
         line[0].set_ylabel(label, fontsize=9)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=8)
-    handles = [Patch(color=c, label=name) for c, name in zip(PLANE_COLOURS, channels, strict=True)]
+    handles = [Patch(color=c, label=name) for c, name in zip(PLANE_COLOURS, channels, strict=False)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(channels), fontsize=8)
     return figure
 
 
 def planes_picture(frame: np.ndarray) -> np.ndarray:
-    """Five planes, float [5, H, W], as an image [2H, 2W, 3]."""
-    height, width = frame.shape[1:]
-    image = np.ones((2 * height, 2 * width, 3))
-    for plane, colour, quarter in zip(frame, PLANE_COLOURS, PLANE_QUARTERS, strict=True):
-        whole_cell = image[quarter].shape[0] > height
-        shade = np.kron(plane, np.ones((2, 2))) if whole_cell else plane
-        image[quarter] = blend(image[quarter], colour, shade[..., None])
-    return image
+    """Planes as one hunter sees them, float [3 + k, H, W], as an image [2H, n * W, 3]: a cell is 2 x 2 points, or
+    2 x 6 for three kinds of prey."""
+    planes, height, width = frame.shape
+    kinds = planes - 3
+    columns = 6 if kinds == 3 else 2
+    edges = [columns * i // kinds for i in range(kinds + 1)]
+    prey = [np.s_[:, 1:, :, left:right] for left, right in pairwise(edges)]
+    half = columns // 2
+    areas = (np.s_[:, :1, :, :half], np.s_[:, :1, :, half:], np.s_[:], *prey)
+    image = np.ones((height, 2, width, columns, 3))
+    for plane, colour, area in zip(frame, PLANE_COLOURS, areas, strict=False):
+        image[area] = blend(image[area], colour, plane[:, None, :, None, None])
+    return image.reshape(2 * height, columns * width, 3)
 
 
 def blend(image: np.ndarray, colour: str, shade: np.ndarray) -> np.ndarray:
@@ -230,26 +230,49 @@ def show_board(axis: Axes, image: np.ndarray, size: tuple[int, int], grid: dict)
 # ---- joint boards: each hunter has a plane
 
 
-def joint_picture(board: np.ndarray, pixels: int = 12) -> np.ndarray:
-    """A joint board, float [A+3, H, W] in [0, 1], as an image [H * pixels, W * pixels, 3]; shades are never rounded.
+PREY_COLOURS = ("#8C2D04", "#9BB814", "#56B4E9")
 
-    A block fills its cell. Each hunter has a place of its own in the upper two thirds, row by row in seat order; stags
-    have the left half of the lower third, hares the right one.
+
+class BoardLabels(NamedTuple):
+    """Words for what is drawn: by default the stag hunt's."""
+
+    prey: tuple[str, ...] = ("stag", "hare")
+    takes: tuple[str, ...] = ("stag", "hare")
+    """the action that takes each"""
+
+    @classmethod
+    def of(cls, game: Any) -> BoardLabels:
+        """game: envs.game.Game"""
+        prey = tuple(plane.lower().removesuffix("s") for plane in game.prey)
+        return cls(prey, tuple(take.lower().removeprefix("hunt_") for take in game.takes))
+
+
+STAG_HUNT = BoardLabels()
+
+
+def joint_picture(board: np.ndarray, pixels: int = 12, kinds: int = 2) -> np.ndarray:
+    """A joint board, float [A+1+kinds, H, W] in [0, 1], as an image [H * pixels, W * pixels, 3]; shades are never rounded.
+
+    A block fills its cell. Each hunter has a place of its own in the upper two thirds, row by row in seat order; the
+    kinds of prey are beside each other in the lower third.
     """
     planes, height, width = board.shape
-    hunters = planes - 3
-    areas = areas_in_cell(hunters, pixels)
-    colours = joint_colours(hunters)
+    hunters = planes - 1 - kinds
+    areas = areas_in_cell(hunters, pixels, kinds)
+    colours = joint_colours(hunters, kinds)
     image = np.ones((height, pixels, width, pixels, 3))
-    block, stag, hare = range(hunters, planes)
-    for i in (block, *range(hunters), stag, hare):  # blocks first: what stands in a block shows
+    for i in (
+        hunters,
+        *range(hunters),
+        *range(hunters + 1, planes),
+    ):  # blocks first: what stands in a block shows
         rows, columns = areas[i]
         shade = np.clip(board[i], 0, 1)[:, None, :, None, None]
         image[:, rows, :, columns] = blend(image[:, rows, :, columns], colours[i], shade)
     return image.reshape(height * pixels, width * pixels, 3)
 
 
-def areas_in_cell(hunters: int, pixels: int) -> list[tuple[slice, slice]]:
+def areas_in_cell(hunters: int, pixels: int, kinds: int) -> list[tuple[slice, slice]]:
     """Where in a cell each plane of a joint board is drawn: rows and columns of its pixels."""
     num_columns = int(np.ceil(np.sqrt(hunters)))
     num_rows = -(-hunters // num_columns)
@@ -260,58 +283,65 @@ def areas_in_cell(hunters: int, pixels: int) -> list[tuple[slice, slice]]:
     for seat in range(hunters):
         row, column = divmod(seat, num_columns)
         areas.append((slice(y[row], y[row + 1]), slice(x[column], x[column + 1])))
-    block = (slice(0, pixels), slice(0, pixels))
-    stag = (slice(lower, pixels), slice(0, pixels // 2))
-    hare = (slice(lower, pixels), slice(pixels // 2, pixels))
-    return [*areas, block, stag, hare]
+    areas.append((slice(0, pixels), slice(0, pixels)))  # blocks
+    for kind in range(kinds):
+        columns = slice(kind * pixels // kinds, (kind + 1) * pixels // kinds)
+        areas.append((slice(lower, pixels), columns))
+    return areas
 
 
-def joint_colours(hunters: int) -> list[str]:
+def joint_colours(hunters: int, kinds: int) -> list[str]:
     """Of each plane of a joint board."""
     seats = [COLOURS[seat % 6] for seat in range(hunters)]
-    return [*seats, "#444444", "#8C2D04", "#9BB814"]
+    return [*seats, "#444444", *PREY_COLOURS[:kinds]]
 
 
-def show_joint(axis: Axes, board: np.ndarray, pixels: int = 12) -> None:
+def show_joint(axis: Axes, board: np.ndarray, kinds: int, pixels: int = 12) -> None:
     """Draw a joint board, with the seats' numbers."""
-    hunters = len(board) - 3
-    show_board(axis, joint_picture(board, pixels), board.shape[1:], grid={"color": "0.85", "lw": 0.4})
+    hunters = len(board) - 1 - kinds
+    image = joint_picture(board, pixels, kinds)
+    show_board(axis, image, board.shape[1:], grid={"color": "0.85", "lw": 0.4})
     style = {"color": "white", "fontsize": 4.5, "ha": "center", "va": "center"}
-    for seat, (rows, columns) in enumerate(areas_in_cell(hunters, pixels)[:hunters]):
+    for seat, (rows, columns) in enumerate(areas_in_cell(hunters, pixels, kinds)[:hunters]):
         right = (columns.start + columns.stop) / 2 / pixels
         down = (rows.start + rows.stop) / 2 / pixels
         for y, x in np.argwhere(board[seat] > 0.15):  # where there is shade enough to read a number on
             axis.text(x - 0.5 + right, y - 0.5 + down, seat, **style)
 
 
-def joint_legend(figure: Figure, hunters: int) -> None:
+def joint_legend(figure: Figure, hunters: int, labels: BoardLabels) -> None:
     """Colours of the planes, below the boards."""
-    names = [*(f"hunter {seat}" for seat in range(hunters)), "block", "stag", "hare"]
-    colours = joint_colours(hunters)
+    names = [*(f"hunter {seat}" for seat in range(hunters)), "block", *labels.prey]
+    colours = joint_colours(hunters, len(labels.prey))
     handles = [Patch(color=c, label=name) for name, c in zip(names, colours, strict=True)]
     place = "outside lower center" if figure.get_layout_engine() else "lower center"
     figure.legend(handles=handles, loc=place, ncols=min(len(names), 9), fontsize=7)
 
 
-def joint_boards(rows: Mapping[str, Sequence[np.ndarray]], columns: Sequence[str], title: str) -> Figure:
+def joint_boards(
+    rows: Mapping[str, Sequence[np.ndarray]],
+    columns: Sequence[str],
+    title: str,
+    labels: BoardLabels = STAG_HUNT,
+) -> Figure:
     """Joint boards beside each other.
 
     Args:
-        rows: rows[label] are n boards, float [A+3, H, W].
+        rows: rows[label] are n boards, float [A+1+k, H, W].
         columns: titles of the n columns.
     """
-    n = len(columns)
+    n, kinds = len(columns), len(labels.prey)
     figure = Figure(figsize=(2.3 * n + 0.6, 2.25 * len(rows) + 1.3), layout="constrained")
     figure.suptitle(title, fontsize=9)
     axes = figure.subplots(len(rows), n, squeeze=False)
     for line, (label, boards) in zip(axes, rows.items(), strict=True):
         for axis, board in zip(line, boards, strict=True):
-            show_joint(axis, board)
+            show_joint(axis, board, kinds)
         line[0].set_ylabel(label, fontsize=9)
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=6.5)
     first_row = next(iter(rows.values()))
-    joint_legend(figure, len(first_row[0]) - 3)
+    joint_legend(figure, len(first_row[0]) - 1 - kinds, labels)
     return figure
 
 
@@ -320,30 +350,32 @@ def joint_film(
     titles: Sequence[str],
     path: str | Path,
     notes: Sequence[dict] | None = None,
+    labels: BoardLabels = STAG_HUNT,
 ) -> None:
     """A GIF of joint boards side by side.
 
     Args:
-        boards: boards[label][i], float [A+3, H, W], stands in frame i.
+        boards: boards[label][i], float [A+1+k, H, W], stands in frame i.
         titles: of the frames.
         notes: notes[i] is written beside hunters on the first board of frame i, {seat: text}.
     """
     frames = []
     for i, title in enumerate(titles):
         frame_boards = {label: film[i] for label, film in boards.items()}
-        frames.append(film_frame(frame_boards, title, notes[i] if notes is not None else {}))
+        frames.append(film_frame(frame_boards, title, notes[i] if notes is not None else {}, labels))
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=600, loop=0)
     write_bytes(path, buffer.getvalue())
 
 
-def play_film(frames: Sequence[dict], names: Sequence[str], with_belief: bool, path: str | Path) -> None:
+def play_film(frames: Sequence[dict], game: Any, with_belief: bool, path: str | Path) -> None:
     """A GIF of one board; beside each co-player what is believed of it and, in brackets, who it is.
 
     Args:
-        frames: joint uint8 [A+3, H, W]; by hunter belief, strategy_ids (-1: a learner) and returns; learner and tick.
-        names: of the strategies.
+        frames: joint uint8 [A+1+k, H, W]; by hunter belief, strategy_ids (-1: a learner) and returns; learner and tick.
+        game: envs.game.Game. with_belief: of its first goal.
     """
+    names = list(game.strategies)
     titles, notes = [], []
     for frame in frames:
         who = {seat: names[k] for seat, k in enumerate(frame["strategy_ids"]) if k >= 0}
@@ -352,11 +384,13 @@ def play_film(frames: Sequence[dict], names: Sequence[str], with_belief: bool, p
         titles.append(f"tick {frame['tick']}, {learner}\nreturns {earned}")
         beliefs = {seat: f"{frame['belief'][seat]:.2f} " if with_belief else "" for seat in who}
         notes.append({seat: f"{beliefs[seat]}({name})" for seat, name in who.items()})
-    label = "P(stag) (who it is)" if with_belief else "(who it is)"
-    joint_film({label: [frame["joint"] for frame in frames]}, titles, path, notes)
+    label = f"P({next(iter(game.goals))}) (who it is)" if with_belief else "(who it is)"
+    joint_film({label: [frame["joint"] for frame in frames]}, titles, path, notes, BoardLabels.of(game))
 
 
-def film_frame(boards: Mapping[str, np.ndarray], title: str, notes: dict[int, str]) -> Image.Image:
+def film_frame(
+    boards: Mapping[str, np.ndarray], title: str, notes: dict[int, str], labels: BoardLabels = STAG_HUNT
+) -> Image.Image:
     """One picture of a film."""
     side = 3.0 if len(boards) > 1 else 6.0  # one board alone is as wide as the legend
     figure = Figure(figsize=(side * len(boards), side + 0.9), dpi=80)
@@ -366,11 +400,11 @@ def film_frame(boards: Mapping[str, np.ndarray], title: str, notes: dict[int, st
     figure.suptitle(title, fontsize=8)
     axes = row_of_axes(figure, len(boards))
     for axis, (label, board) in zip(axes, boards.items(), strict=True):
-        show_joint(axis, board)
+        show_joint(axis, board, len(labels.prey))
         axis.set_title(label, fontsize=8)
     first = next(iter(boards.values()))
     write_notes(axes[0], first, notes)
-    joint_legend(figure, len(first) - 3)
+    joint_legend(figure, len(first) - 1 - len(labels.prey), labels)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
@@ -392,15 +426,16 @@ def write_notes(axis: Axes, board: np.ndarray, notes: dict[int, str]) -> None:
 
 # ---- predicted transitions
 
-ARROWS = ("↑", "↓", "←", "→", "stay", "stag", "hare", "?")  # actions in titles; -1, not known, is the last
+ARROWS = ("↑", "↓", "←", "→", "stay")  # actions in titles
 LOGIT_LIMIT = 1e-5  # probabilities 0 and 1 are drawn here
 LOGIT_TICKS = (LOGIT_LIMIT, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - LOGIT_LIMIT)
 LOGIT_TICK_NAMES = ("0", ".001", ".1", ".5", ".9", ".999", "1")
 
 
-def transition_text(actions: Sequence[int], rewards: Sequence[float]) -> str:
+def transition_text(actions: Sequence[int], rewards: Sequence[float], labels: BoardLabels = STAG_HUNT) -> str:
     """One transition in two lines."""
-    arrows = " ".join(ARROWS[action] for action in actions)
+    words = (*ARROWS, *labels.takes, "?")  # -1, not known, is the last
+    arrows = " ".join(words[action] for action in actions)
     return f"{arrows}\npaid {number_text(rewards)}"
 
 
@@ -456,11 +491,12 @@ def predicted_boards(
     predicted: np.ndarray,
     heads: Sequence[str],
     title: str,
+    labels: BoardLabels = STAG_HUNT,
 ) -> Figure:
     """n transitions as joint boards.
 
     Args:
-        before, after, expected: [n, A+3, H, W].
+        before, after, expected: [n, A+1+k, H, W].
         actions: int [n, A]. rewards, predicted: [n, A].
         heads: the first line over each transition.
     """
@@ -468,9 +504,9 @@ def predicted_boards(
     rows = {"before": before, "true next": after, "predicted next": expected, "error": error}
     titles = []
     for i, head in enumerate(heads):
-        text = transition_text(actions[i], rewards[i])
+        text = transition_text(actions[i], rewards[i], labels)
         titles.append(f"{head}\n{text}\npredicted {number_text(predicted[i])}")
-    return joint_boards(rows, titles, title)
+    return joint_boards(rows, titles, title, labels)
 
 
 def of_predictions(

@@ -7,14 +7,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tracking import UsageError, find_folder
+
+# Rules that say what lies on a board, how large it is and when it ends: a world model can do without.
+OF_BOARDS = (
+    *("hunters", "stags", "hares", "agents", "drifts", "blocks"),
+    *("height", "width", "horizon", "end_after_first_hunt"),
+)
+
+
+def check_game(folder: str, checkpoint: dict, rules: Any) -> None:
+    """Raises: UsageError: what stands in `folder` was trained on another game."""
+    trained_on = checkpoint["game"]["id"]
+    if trained_on != rules.game.id:
+        advice = f"name one that was trained on a file of {rules.game.id}"
+        raise UsageError(f"{folder}: trained on {trained_on}, the game is {rules.game.id}: {advice}")
 
 
 def check_vae(folder: str, vae: Any, checkpoint: dict, rules: Any, needs_goals: list[str]) -> None:
-    """A VAE + MOA is for boards of one size.
+    """A VAE + MOA is for one game, on boards of one size.
 
     Args: needs_goals: the flags that need trained goal heads. Raises: UsageError: this VAE cannot be used.
     """
+    if checkpoint["args"]["network"] == "plain":
+        raise UsageError(
+            f"{folder}: of --network plain, which cannot be followed in play: name another with --vae"
+        )
+    check_game(folder, checkpoint, rules)
     if vae.loss == "recon":
         raise UsageError(f"{folder}: trained with --loss recon, it has no MOA head: name another with --vae")
     size = (vae.sizes["height"], vae.sizes["width"])
@@ -54,21 +75,23 @@ def check_world_model(folder: str, world_model: Any, checkpoint: dict, rules: An
 
     Raises: UsageError: this world model cannot be used.
     """
+    check_game(folder, checkpoint, rules)
     if world_model.kind != "moves" or not world_model.joint:
         raise UsageError(f"{folder}: imagination needs --model moves --actions joint: name another")
     trained_on = checkpoint.get("rules")
-    names = ("hunters_needed", "stag_reward", "hare_reward", "prey_moves")
+    names = [name for name in asdict(rules) if name not in OF_BOARDS]
     other = [name for name in names if trained_on and trained_on.get(name) != getattr(rules, name)]
     if other:
         values = [
             f"{name} {trained_on.get(name)} where {env_id} has {getattr(rules, name)}" for name in other
         ]
-        flags = " ".join(f"--rules.{name.replace('_', '-')} {getattr(rules, name):g}" for name in other)
+        values_here = " ".join(f"{name}={getattr(rules, name):g}" for name in other)
+        flags = f"--env-id {env_id} --env-args {values_here}"
         advice = f"collect with `python -m data.collect {flags} --out FILE`, train on that file"
         found = f"learnt from a game with {', '.join(values)}"
         raise UsageError(f"{folder}: {found}: {advice}, and name the run with --world-model")
-    rewards = {rules.stag_reward, rules.hare_reward}
-    learnt = set(world_model.reward_values.tolist())
+    rewards = capture_totals(rules)
+    learnt = {round(value, 4) for value in world_model.reward_values.tolist()}
     if not rewards <= learnt:
         found = f"captures pay {sorted(rewards)} in {env_id}, {sorted(learnt - {0.0})} in what it learnt from"
         raise UsageError(f"{folder}: {found}: name one that learnt from this game")
@@ -76,11 +99,32 @@ def check_world_model(folder: str, world_model: Any, checkpoint: dict, rules: An
         print(f"[WM] {folder}: the rules of its data are not known; only what captures pay was checked")
 
 
-def check_oracle(folder: str, settings: dict, env_id: str) -> None:
+def capture_totals(rules: Any) -> set[float]:
+    """What the capture of a prey of each kind pays in all to those who take part, besides what everyone is paid for it."""
+    totals = set()
+    game = rules.game
+    stay = game.actions.index("STAY")
+    takers = rules.hunters
+    cells = np.array([[0] * takers + [1]])  # one more looks on
+    for take in game.takes:
+        actions = np.array([[game.actions.index(take)] * takers + [stay]])
+        captures, rewards = rules.resolve(cells, actions, np.float64)
+        if captures.any():
+            totals.add(round(float((rewards[0, :-1] - rewards[0, -1]).sum()), 4))
+    return totals
+
+
+def check_oracle(folder: str, settings: dict, env_id: str, env_args: tuple[str, ...]) -> None:
     """settings: of the run in `folder`. Raises: UsageError: it does not know who the others are, or is of another game."""
-    if (settings["om"], settings["env_id"]) != ("oracle", env_id):
-        found = f"this has --om {settings['om']} --env-id {settings['env_id']}"
-        raise UsageError(f"--oracle {folder}: needs --om oracle --env-id {env_id}, {found}")
+    wanted = flags_of("oracle", env_id, env_args)
+    found = flags_of(settings["om"], settings["env_id"], settings["env_args"])
+    if found != wanted:
+        raise UsageError(f"--oracle {folder}: needs {wanted}, this has {found}")
     if settings["co_players"] == "self":
         advice = "name one with scripted co-players"
         raise UsageError(f"--oracle {folder}: learnt among learners alone; {advice}")
+
+
+def flags_of(om: str, env_id: str, env_args: tuple[str, ...]) -> str:
+    """The settings of a run of hop_ppo.py that say what it knows, and of which game."""
+    return " ".join(["--om", om, "--env-id", env_id, *(["--env-args"] if env_args else []), *env_args])
