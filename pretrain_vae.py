@@ -27,25 +27,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data import DEFAULT_DATA, DataError, default_or_fresh, memory, training_file
-from data.datasets import Batch, Batches, Samples, load_samples
-from data.trajectories import save_arrays
-from envs import ACTIONS, PLANES
+from data.datasets import Batch, Batches, Samples, captured_goals, load_samples, recorded_goals
+from data.trajectories import known_rules, save_arrays
+from envs.game import MAX_KINDS, OWN_PLANES, STAY, Game, OtherGame, any_game_of
+from envs.games import is_of_network
 from envs.grid import neighbours
-from envs.stag_hunt import STAY
+from envs.stag_hunt import GAME
 from metrics import observers, reports, scores, vae_reports
 from tracking import checkpoints, figures
 
-SELF, OTHERS, BLOCKS, STAGS, HARES = range(5)  # planes of an observation
-GOALS = {"stag": "NS", "hare": "NH"}  # goal -> the recorded strategy that pursues it
-NO_GOAL = 2  # index of RANDOM in `envs.scripted.STRATEGIES`: a hunter without a goal
+SELF, OTHERS, BLOCKS = range(3)  # planes of an observation; a plane of each kind of prey follows
+STAG_HUNT = dict(kinds=GAME.kinds, goal_kinds=GAME.goal_kinds)  # sizes that older checkpoints lack
 KIND = "pretrain_vae"  # the kind of checkpoint that this script writes
 UNREACHABLE = -30.0  # nearness of what cannot be reached
 MASKED = -1e9  # logit of an impossible choice
 MIN_LOG_POSTERIOR = -8.0  # of a behaviour, where z is inferred from it
 MIN_PROB = 1e-20  # before a logarithm
 MIN_WEIGHT = 1e-30  # in TabularMOA, where all weights underflow
+LOGIT_SCALE = 10.0  # of attention: it need not grow for long
 TRACKER_CHUNK = 512  # co-players at once in OpponentTracker: twice as fast, since it fits the cache
 TABLE_CHUNK = 1024  # states at once in TabularMOA
+NOT_PLAIN = "a VAE of --network plain cannot be followed while a game is played: train one of --network moa"
 NO_MOA = "a VAE trained with --loss recon has no MOA head: train one with --loss moa or both"
 LOG_STEPS = 50  # TensorBoard gets means of so many minibatches, and of an epoch's last ones
 
@@ -67,8 +69,13 @@ class Args:
     evaluate: str = ""
     """train nothing: evaluate the best checkpoint of this run on the whole of --data"""
 
+    network: Literal["moa", "plain"] = "moa"
+    """*moa* knows moves, blocks and prey of the family of games; *plain*, convolutions and a GRU, knows
+    no game and reads any planes and actions (with --loss moa)"""
     loss: Literal["recon", "moa", "both"] = "moa"
     """what trains z: the actions, the observation, or the sum of both"""
+    goals: Literal["recorded", "captured"] = "recorded"
+    """what says which goal a hunter had: the file's `strategies`, or what it took in the end"""
     context: Literal["episode", "observation"] = "episode"
     """z is inferred from the episode so far, or from one observation (rows that stand alone)"""
     data: str = DEFAULT_DATA
@@ -95,7 +102,7 @@ class PreyMaps(NamedTuple):
     """How near each cell of U boards is to each of at most P prey."""
 
     nearness: Tensor  # float [U, P, K + 1], the last column is off the board
-    kind: Tensor  # float [U, P, 2], one-hot: stag, hare
+    kind: Tensor  # float [U, P, k], one-hot
     present: Tensor  # bool [U, P], False where a board has fewer prey
 
 
@@ -105,9 +112,9 @@ class BoardFeatures(NamedTuple):
     own_nearness: Tensor  # float [B, P], 0 on the prey's cell, lower the further away
     nearness_gain: Tensor  # float [B, P, 4], how much nearer a step up, down, left or right is
     rival_nearness: Tensor  # float [B, P], of the other hunter that is nearest to the prey
-    kind: Tensor  # float [B, P, 2], one-hot: stag, hare
+    kind: Tensor  # float [B, P, k], one-hot
     present: Tensor  # bool [B, P]
-    action_mask: Tensor  # bool [B, 7]
+    action_mask: Tensor  # bool [B, n]
     other_cells: Tensor  # float [B, 1], how many cells hold other hunters
     tick: Tensor  # int64 [B]
 
@@ -122,38 +129,57 @@ class MOA(nn.Module):
 
     A *behaviour* is a vector. Given it, attention chooses a prey (or none), and a scorer an action,
     given the prey. The first behaviours are mixed by z and trained by the action loss alone; those of
-    GOALS follow and are trained by the recorded strategies. C = behaviours + goals.
+    the game's goals follow and are trained by the hunters' goals. C = behaviours + goals. There are
+    k kinds of prey and n = 5 + k actions: four steps, STAY, and one that takes a prey of each kind.
     """
 
     def __init__(
-        self, height: int, width: int, ticks: int, z_size: int, behaviours: int, hidden: int, code: int = 16
+        self,
+        height: int,
+        width: int,
+        ticks: int,
+        z_size: int,
+        behaviours: int,
+        hidden: int,
+        kinds: int = GAME.kinds,
+        goal_kinds: tuple[int, ...] = GAME.goal_kinds,
+        code: int = 16,
     ):
+        """kinds: of prey. goal_kinds: for each goal the kind that it pursues, -1: none."""
         super().__init__()
         self.height = height
         self.width = width
         self.ticks = ticks
         self.behaviours = behaviours
+        self.kinds = kinds
+        self.num_actions = STAY + 1 + kinds
         self.step_costs = nn.Parameter(torch.zeros(2))  # straight and diagonal, before softplus
-        self.code = nn.Parameter(0.5 * torch.randn(behaviours + len(GOALS), code))
+        self.code = nn.Parameter(0.5 * torch.randn(behaviours + len(goal_kinds), code))
         self.tick = nn.Embedding(ticks, 8)
         nn.init.normal_(self.tick.weight, std=0.1)
-        self.thing = nn.Linear(6, hidden)  # a thing is a prey
+        self.thing = nn.Linear(4 + kinds, hidden)  # a thing is a prey
         self.context = nn.Linear(code + 8 + 1, hidden)
         self.choice = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
         self.nothing = nn.Linear(code + 8 + 1, 1)
         self.action = nn.Sequential(
-            nn.Linear(10, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+            nn.Linear(6 + 2 * kinds, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 1),
         )
+        # Without a prey all legal actions are alike, but where a goal has none: a free rider never takes one.
+        self.idle = nn.Parameter(torch.zeros(len(self.code), 2 + kinds)) if -1 in goal_kinds else None
         self.mix = nn.Linear(z_size, behaviours)
         cells = torch.as_tensor(neighbours(height, width)[:, :5])  # up, down, left, right, stay
         self.register_buffer("neighbours", cells, persistent=False)  # int64 [K + 1, 5]
-        kinds = torch.eye(4)[[0, 0, 0, 0, 1, 2, 3]]  # a step, STAY, HUNT_STAG, HUNT_HARE
-        self.register_buffer("action_kind", kinds, persistent=False)
+        action_kind = torch.eye(2 + kinds)[[0, 0, 0, *range(2 + kinds)]]  # a step, STAY, taking each kind
+        self.register_buffer("action_kind", action_kind, persistent=False)
 
     def prey_nearness(self, boards: Tensor, num_prey: int) -> PreyMaps:
-        """boards: float [U, 3, K], BLOCKS, STAGS, HARES; num_prey: the most that one has."""
-        present, cell = (boards[:, 1] + boards[:, 2]).topk(num_prey, 1)
-        kind = boards[:, 1:].gather(2, cell[:, None].expand(-1, 2, -1)).transpose(1, 2)
+        """boards: float [U, 1 + k, K], BLOCKS and each kind of prey; num_prey: the most that one has."""
+        present, cell = boards[:, 1:].sum(1).topk(num_prey, 1)
+        kind = boards[:, 1:].gather(2, cell[:, None].expand(-1, self.kinds, -1)).transpose(1, 2)
         nearness = torch.full((*cell.shape, boards.shape[2]), UNREACHABLE, device=boards.device)
         nearness = nearness.scatter(2, cell[..., None], 0.0)
         nearness = nearness.unflatten(2, (self.height, self.width))  # [U, P, H, W]
@@ -170,7 +196,7 @@ class MOA(nn.Module):
         return PreyMaps(F.pad(nearness.flatten(2), (0, 1), value=UNREACHABLE), kind, present > 0)
 
     def encode_board(self, planes: Tensor, board: Tensor, prey: PreyMaps, tick: Tensor) -> BoardFeatures:
-        """planes: float [B, 5, K]; board: int64 [B], the row of each in `prey`; tick: int64 [B]."""
+        """planes: float [B, 3 + k, K]; board: int64 [B], the row of each in `prey`; tick: int64 [B]."""
         cell = planes[:, SELF].argmax(1)
         others = planes[:, OTHERS]
         around = prey.nearness[board[:, None], :, self.neighbours[cell]].transpose(1, 2)  # [B, P, 5]
@@ -188,10 +214,10 @@ class MOA(nn.Module):
         )
 
     def action_mask(self, planes: Tensor, cell: Tensor) -> Tensor:
-        """bool [B, 7]: a step to a free cell, STAY, hunting on a prey's cell. cell: int64 [B]."""
+        """bool [B, n]: a step to a free cell, STAY, taking a prey on its cell. cell: int64 [B]."""
         walls = F.pad(planes[:, BLOCKS], (0, 1), value=1.0)
         steps = walls.gather(1, self.neighbours[cell][:, :4]) == 0
-        prey = planes[:, STAGS : HARES + 1].gather(2, cell[:, None, None].expand(-1, 2, 1))
+        prey = planes[:, BLOCKS + 1 :].gather(2, cell[:, None, None].expand(-1, self.kinds, 1))
         return torch.cat([steps, torch.ones_like(steps[:, :1]), prey[..., 0] > 0], 1)
 
     def behaviour_context(self, tick: Tensor, other_cells: Tensor) -> Tensor:
@@ -205,7 +231,7 @@ class MOA(nn.Module):
         """Preference for a prey, as a logit: float [...]; shapes broadcast.
 
         Args: own, rival: float [..., 2], `nearness_features` of the hunter and its nearest rival;
-        kind: float [..., 2]; context: float [..., hidden], of `self.context`.
+        kind: float [..., k]; context: float [..., hidden], of `self.context`.
         """
         thing = self.thing(torch.cat([own, rival, kind], -1))
         return self.choice(thing + context)[..., 0]
@@ -213,8 +239,8 @@ class MOA(nn.Module):
     def score_actions(self, own: Tensor, kind: Tensor, gain: Tensor, action_kind: Tensor) -> Tensor:
         """Preference for each of n actions, given the prey, as a logit: float [..., n].
 
-        Args: own: float [..., 2], `nearness_features` of the hunter; kind: float [..., 2];
-        gain: float [..., n], how much nearer each action brings it; action_kind: float [n, 4].
+        Args: own: float [..., 2], `nearness_features` of the hunter; kind: float [..., k];
+        gain: float [..., n], how much nearer each action brings it; action_kind: float [n, 2 + k].
         """
         prey = torch.cat([own, kind], -1)[..., None, :].expand(*gain.shape, -1)
         gain = gain.clamp(-3, 3)[..., None]
@@ -222,7 +248,7 @@ class MOA(nn.Module):
         return self.action(torch.cat(features, -1))[..., 0]
 
     def action_logprobs(self, features: BoardFeatures) -> Tensor:
-        """log p(action | observation, tick, behaviour): float [B, C, 7]."""
+        """log p(action | observation, tick, behaviour): float [B, C, n]."""
         own = nearness_features(features.own_nearness)
         rival = nearness_features(features.rival_nearness)
         kind = features.kind
@@ -232,17 +258,22 @@ class MOA(nn.Module):
         prey_logits = self.score_prey(own[:, None], rival[:, None], kind[:, None], hidden)
         prey_logits = prey_logits.masked_fill(~features.present[:, None], MASKED)
         choice = torch.cat([prey_logits, self.nothing(context)], 2).softmax(2)  # [B, C, P + 1]
-        gain = F.pad(features.nearness_gain, (0, 3))  # [B, P, 7]
+        gain = F.pad(features.nearness_gain, (0, 1 + self.kinds))  # [B, P, n]
         action_logits = self.score_actions(own, kind, gain, self.action_kind)
-        action_logits = F.pad(action_logits, (0, 0, 0, 1))  # [B, P + 1, 7], equal without a prey
+        action_logits = F.pad(action_logits, (0, 0, 0, 1))  # [B, P + 1, n], equal without a prey
         action_probs = action_logits.masked_fill(illegal, MASKED).softmax(2)
-        probs = (choice @ action_probs).clamp(min=MIN_PROB)
-        return probs.log().masked_fill(illegal, MASKED)
+        if self.idle is None:
+            probs = choice @ action_probs
+        else:
+            idle_logits = self.idle @ self.action_kind.T  # [C, n]
+            idle_probs = idle_logits.expand(len(choice), -1, -1).masked_fill(illegal, MASKED).softmax(2)
+            probs = choice[..., :-1] @ action_probs[:, :-1] + choice[..., -1:] * idle_probs
+        return probs.clamp(min=MIN_PROB).log().masked_fill(illegal, MASKED)
 
     def forward(self, logprobs: Tensor, z: Tensor) -> Tensor:
-        """logprobs: [B, C, 7], of `action_logprobs`; z: float [B, z_size].
+        """logprobs: [B, C, n], of `action_logprobs`; z: float [B, z_size].
 
-        Returns: log p(action | observation, tick, z), [B, 7].
+        Returns: log p(action | observation, tick, z), [B, n].
         """
         weight = self.mix(z).log_softmax(1)
         return torch.logsumexp(weight[:, :, None] + logprobs[:, : self.behaviours], 1)
@@ -271,9 +302,9 @@ class VAEOutput(NamedTuple):
 
     mean: Tensor  # [B, latent_dim], of z
     log_var: Tensor  # [B, latent_dim]
-    action_logprobs: Tensor | None = None  # log p(action | observation, tick, z), [B, 7]
-    goal_logprobs: Tensor | None = None  # log p(action | observation, tick, goal), [B, 2, 7]
-    cell_logits: Tensor | None = None  # [B, 5, K]
+    action_logprobs: Tensor | None = None  # log p(action | observation, tick, z), [B, n]
+    goal_logprobs: Tensor | None = None  # log p(action | observation, tick, goal), [B, goals, n]
+    cell_logits: Tensor | None = None  # [B, 3 + k, K]
 
     def kl(self) -> Tensor:
         """KL(q(z) || unit Gaussian) in nats, [B, latent_dim]."""
@@ -302,8 +333,13 @@ class VAE(nn.Module):
         hidden: int = 32,
         frame_hidden: int = 512,
         behaviours: int = 4,
+        kinds: int = GAME.kinds,
+        goal_kinds: tuple[int, ...] = GAME.goal_kinds,
     ):
+        """kinds, goal_kinds: of the game, the stag hunt's by default. Raises: ValueError: no such kind."""
         super().__init__()
+        if not 1 <= kinds <= MAX_KINDS or not all(-1 <= kind < kinds for kind in goal_kinds):
+            raise ValueError(f"kinds, goal_kinds: expected at most {MAX_KINDS}, and -1 or one of them")
         self.sizes = dict(
             height=height,
             width=width,
@@ -314,23 +350,26 @@ class VAE(nn.Module):
             hidden=hidden,
             frame_hidden=frame_hidden,
             behaviours=behaviours,
+            kinds=kinds,
+            goal_kinds=goal_kinds,
         )
+        self.num_planes = len(OWN_PLANES) + kinds
         self.loss = loss
         self.context = context
         self.agent_dim = {"moa": latent_dim, "recon": 0, "both": max(1, latent_dim // 4)}[loss]
         frame_dim = latent_dim - self.agent_dim
         if loss != "recon":
-            self.moa = MOA(height, width, ticks, self.agent_dim, behaviours, hidden)
+            self.moa = MOA(height, width, ticks, self.agent_dim, behaviours, hidden, kinds, goal_kinds)
             layers = [nn.Linear(behaviours, 2 * self.agent_dim)]
             if context == "observation":  # the layer above has been drawn: seeds keep their results
-                first = nn.Linear(7 + self.moa.tick.embedding_dim, 64)
+                first = nn.Linear(3 * kinds + 1 + self.moa.tick.embedding_dim, 64)
                 layers = [first, nn.ReLU(), nn.Linear(64, 2 * self.agent_dim)]
             self.recogniser = nn.Sequential(*layers)
             nn.init.constant_(
                 self.recogniser[-1].bias[self.agent_dim :], -5.0
             )  # z starts almost without noise
         if loss != "moa":
-            cells = len(PLANES) * height * width
+            cells = self.num_planes * height * width
             self.encoder = Shortcut(cells, frame_hidden, 2 * frame_dim)
             self.decoder = Shortcut(frame_dim, frame_hidden, cells)
             nn.init.constant_(self.encoder.last.bias[frame_dim:], -5.0)
@@ -384,15 +423,134 @@ class VAE(nn.Module):
         if history is not None:
             return self.recogniser(history.log_softmax(1).clamp(min=MIN_LOG_POSTERIOR))
         nearness = features.own_nearness[..., None]
-        nearest = torch.where(features.kind > 0, nearness, UNREACHABLE).amax(1)  # [B, 2], by kind
+        nearest = torch.where(features.kind > 0, nearness, UNREACHABLE).amax(1)  # [B, k], by kind
         counts = (features.kind * features.present.float()[..., None]).sum(1)
         seen = [nearest / 8, (nearest == 0).float(), counts / 4, features.other_cells / 4]
         tick = self.moa.tick(features.tick.clamp(max=self.moa.ticks - 1))
         return self.recogniser(torch.cat([*seen, tick], 1))
 
     def decode(self, z_frame: Tensor) -> Tensor:
-        """Logits of each cell being 1, [B, 5, K]."""
-        return self.decoder(z_frame).unflatten(1, (len(PLANES), -1))
+        """Logits of each cell being 1, [B, 3 + k, K]."""
+        return self.decoder(z_frame).unflatten(1, (self.num_planes, -1))
+
+
+class PlainVAE(nn.Module):
+    """A VAE that knows no game: any planes, any actions, and no moves, prey, legality or symmetries.
+
+    One convolution is applied again and again (a learnt gate decides what passes a cell), so that what
+    lies far away can reach a cell. Attention that is learnt from the planes finds the place to read: what
+    lies around it makes the *features* of a tick. They give the actions of `behaviours`, and of goals.
+    z mixes the behaviours, as in `MOA`; q(z | history) reads a GRU over the ticks before: what the hunter
+    saw (the features), what it did, and how likely each behaviour was to do so.
+    """
+
+    loss = "moa"
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        planes: int,
+        actions: int,
+        goals: int,
+        latent_dim: int = 16,
+        context: str = "episode",
+        channels: int = 32,
+        turns: int = 6,
+        hidden: int = 128,
+        memory: int = 64,
+        behaviours: int = 4,
+        dropout: float = 0.1,
+    ):
+        """planes, actions, goals: how many there are."""
+        super().__init__()
+        self.sizes = dict(
+            height=height,
+            width=width,
+            planes=planes,
+            actions=actions,
+            goals=goals,
+            latent_dim=latent_dim,
+            context=context,
+            channels=channels,
+            turns=turns,
+            hidden=hidden,
+            memory=memory,
+            behaviours=behaviours,
+            dropout=dropout,
+        )
+        self.context = context
+        self.turns = turns
+        self.behaviours = behaviours
+        self.num_actions = actions
+        self.board = (height, width)
+        self.attention = nn.Conv2d(planes, 1, 1)
+        self.stem = nn.Conv2d(planes + 1, channels, 3, padding=1)
+        self.gate = nn.Conv2d(planes + 1, channels, 1)
+        nn.init.constant_(self.gate.bias, 2.0)  # open
+        self.spread = nn.Conv2d(channels, channels, 3, padding=1)
+        views = 9 * channels + (2 * height - 1) * (2 * width - 1) * (planes + 1)
+        self.features = nn.Sequential(nn.Linear(views, hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.heads = nn.Sequential(
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, (behaviours + goals) * actions),
+        )
+        self.history = nn.GRU(hidden + actions + behaviours, memory, batch_first=True)
+        self.recogniser = nn.Linear(hidden if context == "observation" else memory, 2 * latent_dim)
+        nn.init.constant_(self.recogniser.bias[latent_dim:], -5.0)  # z starts almost without noise
+        self.mix = nn.Linear(latent_dim, behaviours)
+
+    def forward(self, batch: Batch, noise: Tensor | None = None) -> VAEOutput:
+        """noise: float [B, latent_dim], standard normal; None: z is its mean."""
+        features = self.encode_planes(batch.planes)
+        logprobs = self.heads(features).unflatten(1, (-1, self.num_actions)).log_softmax(2)
+        history = features
+        if self.context == "episode":
+            history = self.encode_history(features, logprobs[:, : self.behaviours], batch)
+        mean, log_var = self.recogniser(history).chunk(2, 1)
+        log_var = log_var.clamp(-10.0, 10.0)
+        z = mean if noise is None else mean + noise * (0.5 * log_var).exp()
+        weight = self.mix(z).log_softmax(1)
+        action_logprobs = torch.logsumexp(weight[:, :, None] + logprobs[:, : self.behaviours], 1)
+        goal_logprobs = logprobs[:, self.behaviours :] if self.sizes["goals"] else None
+        return VAEOutput(mean, log_var, action_logprobs, goal_logprobs)
+
+    def encode_planes(self, planes: Tensor) -> Tensor:
+        """Planes of one tick, float [B, P, K] -> features, [B, hidden]."""
+        planes = planes.unflatten(2, self.board)
+        attention = (LOGIT_SCALE * self.attention(planes)).flatten(1).softmax(1)
+        planes = F.pad(planes, (0, 0, 0, 0, 0, 1), value=1.0)  # a plane of ones: the padding shows the border
+        planes = planes.contiguous(memory_format=torch.channels_last)
+        gate = self.gate(planes).sigmoid()
+        stem = self.stem(planes)
+        hidden = F.relu(stem) * gate
+        for _ in range(self.turns):
+            hidden = F.relu(self.spread(hidden) + stem) * gate
+        height, width = self.board
+        near = self.look_around(attention, hidden, 1, 1)
+        far = self.look_around(attention, planes, height - 1, width - 1)
+        return self.features(torch.cat([near, far], 1))
+
+    def look_around(self, attention: Tensor, maps: Tensor, rows: int, columns: int) -> Tensor:
+        """What lies so many cells around the place of attention (float [B, K]) on maps [B, C, H, W]: by offset, flat."""
+        shifted = F.unfold(
+            attention.unflatten(1, (1, *self.board)),
+            (2 * rows + 1, 2 * columns + 1),
+            padding=(rows, columns),
+        )  # [B, offsets, K]
+        return (shifted @ maps.flatten(2).transpose(1, 2)).flatten(1)
+
+    def encode_history(self, features: Tensor, logprobs: Tensor, batch: Batch) -> Tensor:
+        """The GRU's state before each tick: [B, memory]. logprobs: of the behaviours, [B, behaviours, n]."""
+        taken = logprobs.gather(2, batch.action[:, None, None].expand(-1, self.behaviours, 1))[..., 0]
+        did = F.one_hot(batch.action, self.num_actions).float()
+        ticks = torch.cat([features, did, taken], 1)
+        by_tick = ticks.new_zeros(batch.num_trajectories, batch.num_ticks + 1, ticks.shape[1])
+        by_tick = by_tick.index_put((batch.trajectory_id, batch.tick + 1), ticks)
+        states, _ = self.history(by_tick[:, :-1])
+        return states[batch.trajectory_id, batch.tick]
 
 
 # ---- losses
@@ -401,15 +559,16 @@ class VAE(nn.Module):
 def loss_sums(output: VAEOutput, batch: Batch) -> dict[str, Tensor]:
     """Sums over a batch in nats by name; 0 for what is not trained.
 
-    `moa`: actions given z; `goal`: actions given the goal, where it is recorded; `recon`: frames; `kl`.
+    `moa`: actions given z; `goal`: actions given the goal, where it is known; `recon`: frames; `kl`.
     """
     zero = output.mean.new_zeros(())
     sums = dict(moa=zero, goal=zero, recon=zero, kl=output.kl().sum())
     if output.action_logprobs is not None:
-        goal = batch.goal.clamp(min=0)[:, None, None].expand(-1, 1, len(ACTIONS))
-        by_goal = output.goal_logprobs.gather(1, goal)[:, 0]  # [B, 7]
-        taken = by_goal.gather(1, batch.action[:, None])[:, 0]
         sums["moa"] = F.nll_loss(output.action_logprobs, batch.action, reduction="sum")
+    if output.goal_logprobs is not None:
+        goal = batch.goal.clamp(min=0)[:, None, None].expand(-1, 1, output.goal_logprobs.shape[2])
+        by_goal = output.goal_logprobs.gather(1, goal)[:, 0]  # [B, n]
+        taken = by_goal.gather(1, batch.action[:, None])[:, 0]
         sums["goal"] = -(taken * (batch.goal >= 0)).sum()
     if output.cell_logits is not None:
         cells = F.binary_cross_entropy_with_logits(output.cell_logits, batch.planes, reduction="sum")
@@ -424,17 +583,39 @@ def check_ranges(args: Args) -> None:
     """Raises: tracking.UsageError: a setting is out of its range."""
     if args.loss == "both" and args.latent_dim == 1:
         raise tracking.UsageError("--latent-dim: must be at least 2 with --loss both, a part for each")
+    if args.network == "plain" and args.loss != "moa":
+        raise tracking.UsageError(
+            f"--network plain: it has no decoder for --loss {args.loss}: use --loss moa"
+        )
     least = dict(epochs=1, batch_size=1, latent_dim=1, torch_threads=1, seed=0)
     tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("kl_coef",))
 
 
-def make_optimizer(model: VAE, args: Args) -> torch.optim.Optimizer:
+def make_optimizer(model: VAE | PlainVAE, args: Args) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
 
 
-def saved_vae(sizes: dict, args: Args) -> VAE:
+def saved_vae(sizes: dict, args: Args) -> VAE | PlainVAE:
     """The network of a checkpoint's sizes; what is a setting, too, is as there."""
-    return VAE(**sizes | dict(latent_dim=args.latent_dim, loss=args.loss, context=args.context))
+    settings = dict(latent_dim=args.latent_dim, context=args.context)
+    if args.network == "plain":
+        return PlainVAE(**sizes | settings)
+    return VAE(**sizes | settings | dict(loss=args.loss))
+
+
+def network_sizes(args: Args, samples: Samples) -> dict:
+    """What `saved_vae` makes a new network of: sizes that follow from the data."""
+    game = samples.game
+    height, width = samples.frames.shape[2:]
+    sizes = dict(height=height, width=width)
+    if args.network == "plain":
+        return sizes | dict(planes=len(game.planes), actions=game.num_actions, goals=len(game.goals))
+    ticks = int(samples.ticks.max()) + 1
+    return sizes | dict(ticks=ticks, kinds=game.kinds, goal_kinds=game.goal_kinds)
+
+
+def are_action_counts(value: Any, saved: dict) -> bool:
+    return checkpoints.counts_of(any_game_of(saved["game"]).num_actions).fits(value, saved)
 
 
 def val_nll(row: dict) -> float:
@@ -457,15 +638,24 @@ CHECKPOINT = tracking.Schema(
         step=checkpoints.OPTIMIZER_STEP,
         fingerprint=checkpoints.FINGERPRINT,
         goals_trained=checkpoints.WHOLE_NUMBER,
+        game=checkpoints.Expected("the description of a game that the network is for", is_of_network),
         rules=checkpoints.RULES,
         strategies=checkpoints.NAMES,
         table=checkpoints.Expected("counts of the strategies, or None", observers.is_table),
-        counts=checkpoints.counts_of(len(ACTIONS)),
+        pairs=checkpoints.Expected(
+            "counts of two actions that follow one another, or None", observers.are_pairs
+        ),
+        counts=checkpoints.Expected("whole numbers of at least 0, one for each action", are_action_counts),
     ),
+    added={
+        "": dict(game=GAME.metadata(), pairs=None),
+        "sizes": STAG_HUNT,
+        "args": dict(goals="recorded", network="moa"),
+    },
 )
 
 
-def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict]:
+def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE | PlainVAE, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint.
 
     Its `goals_trained` and `rules` tell whether the goal heads can be used. Raises: tracking.UsageError.
@@ -474,6 +664,14 @@ def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
 
 
 # ---- the MOA while a game is played, one tick at a time
+
+
+def check_moa(model: nn.Module) -> None:
+    """Raises: ValueError: it has no `MOA`."""
+    if not isinstance(model, VAE):
+        raise ValueError(NOT_PLAIN)
+    if model.loss == "recon":
+        raise ValueError(NO_MOA)
 
 
 def in_chunks(function: Callable[..., Tensor], size: int, tensors: tuple) -> Tensor:
@@ -493,8 +691,7 @@ class OpponentTracker:
     """
 
     def __init__(self, model: VAE, num_boards: int, num_co_players: int):
-        if model.loss == "recon":
-            raise ValueError(NO_MOA)
+        check_moa(model)
         self.model = model.eval()
         self.shape = (num_boards, num_co_players)
         self.device = next(model.parameters()).device
@@ -504,19 +701,19 @@ class OpponentTracker:
 
     @torch.no_grad()
     def predict(self, obs: Tensor, tick: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Args: obs: uint8 [B, C, 5, H, W], as each co-player sees the board; tick: int64 [B].
+        """Args: obs: uint8 [B, C, 3 + k, H, W], as each co-player sees the board; tick: int64 [B].
 
-        Returns: p(action) float [B, C, 7], z at its mean [B, C, latent_dim], p(action | goal)
-        [B, C, 2, 7]. A co-player that has left plays STAY. Raises: ValueError: a wrong shape.
+        Returns: p(action) float [B, C, n], z at its mean [B, C, latent_dim], p(action | goal)
+        [B, C, goals, n]. A co-player that has left plays STAY. Raises: ValueError: a wrong shape.
         """
         model, moa = self.model, self.model.moa
         B, C = self.shape
-        expected = (B, C, len(PLANES), moa.height, moa.width)
+        expected = (B, C, model.num_planes, moa.height, moa.width)
         if obs.shape != expected or tick.shape != (B,):
             found = f"{tuple(obs.shape)} and {tuple(tick.shape)}"
             raise ValueError(f"obs, tick: expected shapes {expected} and {(B,)}, got {found}")
-        obs = obs.to(self.device).flatten(3).float()  # [B, C, 5, K]
-        planes = obs.flatten(0, 1)  # [BC, 5, K]
+        obs = obs.to(self.device).flatten(3).float()  # [B, C, 3 + k, K]
+        planes = obs.flatten(0, 1)  # [BC, 3 + k, K]
         board = torch.arange(B, device=self.device).repeat_interleave(C)
         tick = tick.to(self.device).repeat_interleave(C)
         self._update_boards(obs[:, 0, BLOCKS:])
@@ -533,8 +730,8 @@ class OpponentTracker:
         z, _ = model.moments(moments)
         action_logprobs = moa(self.logprobs, z[:, : model.agent_dim])
         goal_logprobs = self.logprobs[:, moa.behaviours :]
-        probs = torch.cat([action_logprobs[:, None], goal_logprobs], 1).exp()  # [BC, 1 + goals, 7]
-        stay = F.one_hot(torch.tensor(STAY, device=self.device), len(ACTIONS)).float()
+        probs = torch.cat([action_logprobs[:, None], goal_logprobs], 1).exp()  # [BC, 1 + goals, n]
+        stay = F.one_hot(torch.tensor(STAY, device=self.device), moa.num_actions).float()
         probs = torch.where(self.gone[:, None, None], stay, probs).unflatten(0, (B, C))
         return probs[:, :, 0], z.unflatten(0, (B, C)), probs[:, :, 1:]
 
@@ -563,14 +760,14 @@ class OpponentTracker:
         self._forget_boards()
 
     def _forget_boards(self) -> None:
-        self.boards = None  # float [B, 3, K], of the last tick
+        self.boards = None  # float [B, 1 + k, K], of the last tick
         self.prey = None  # the PreyMaps of these boards
-        self.logprobs = None  # [BC, behaviours + goals, 7], of the last prediction
+        self.logprobs = None  # [BC, behaviours + goals, n], of the last prediction
 
     def _update_boards(self, boards: Tensor) -> None:
-        """Prey maps of the boards [B, 3, K] that changed since the last tick."""
+        """Prey maps of the boards [B, 1 + k, K] that changed since the last tick."""
         moa = self.model.moa
-        num_prey = max(1, int((boards[:, 1] + boards[:, 2]).clamp(max=1).sum(1).amax()))
+        num_prey = max(1, int(boards[:, 1:].sum(1).clamp(max=1).sum(1).amax()))
         if self.boards is None or num_prey > self.prey.kind.shape[1]:
             self.boards = boards.clone()
             self.prey = moa.prey_nearness(boards, num_prey)
@@ -591,15 +788,15 @@ class TabularMOA:
     (`python -m benchmarks.online`). Raises: ValueError: the VAE has no MOA head.
     """
 
-    def __init__(self, model: VAE, blocks: Tensor, prey: Tensor, stags: int):
-        """blocks: bool [U, K]; prey: int64 [U, P], stags first, K for what is gone."""
-        if model.loss == "recon":
-            raise ValueError(NO_MOA)
+    def __init__(self, model: VAE, blocks: Tensor, prey: Tensor, prey_counts: tuple[int, ...]):
+        """blocks: bool [U, K]; prey: int64 [U, P], kind by kind, K for what is gone; prey_counts: of each kind."""
+        check_moa(model)
         U, P = prey.shape
         K = blocks.shape[1]
         self.moa = model.eval().moa
-        self.stags = stags
-        self.kind = (torch.arange(P) >= stags).long()  # [P], 0 stag, 1 hare
+        self.num_goals = len(self.moa.code) - self.moa.behaviours  # as a goal it is none at all
+        self.prey_counts = prey_counts
+        self.kind = torch.arange(self.moa.kinds).repeat_interleave(torch.tensor(prey_counts))  # [P]
         self.walls = torch.ones(U, K + 1, dtype=torch.bool)
         self.values = torch.tensor([UNREACHABLE])  # the nearness values, rising
         self.nearness = torch.zeros(U, P, K + 1, dtype=torch.int16)  # index into `values`
@@ -612,7 +809,9 @@ class TabularMOA:
         K = blocks.shape[1]
         one_prey = F.one_hot(prey, K + 1)[..., :K].float()  # [m, P, K]
         blocked = blocks[:, None].expand(-1, P, -1).float()
-        planes = torch.stack([blocked, one_prey, torch.zeros_like(one_prey)], 2).flatten(0, 1)
+        # Nearness is the same for all kinds: each prey alone, as one of the first kind.
+        planes = torch.stack([blocked, one_prey], 2).flatten(0, 1)
+        planes = F.pad(planes, (0, 0, 0, self.moa.kinds - 1))  # [mP, 1 + k, K]
         nearness = in_chunks(lambda part: self.moa.prey_nearness(part, 1).nearness, TABLE_CHUNK, (planes,))
         values = torch.cat([self.values, nearness.unique()]).unique()
         if len(values) > len(self.values):
@@ -632,48 +831,52 @@ class TabularMOA:
         Args:
             board: int64 [n], which of the U boards; tick: int64 [n];
             hunters: int64 [n, A]; prey: int64 [n, P]: cells, K for what is gone;
-            goals: int64 [n, A], 0 stag, 1 hare, 2 none: uniform over legal actions; None: 0 and 1.
-        Returns: float [n, A, 7], or [n, A, 2, 7] for both. Raises: ValueError: no such goal.
+            goals: int64 [n, A], the number of goals: none, uniform over legal actions; None: all of them.
+        Returns: p(action), float [n, A, 5 + k], or [n, A, goals, 5 + k]. Raises: ValueError: no such goal.
         """
         states = (board, hunters, prey, tick)
         if goals is None:
             return in_chunks(self._probs, TABLE_CHUNK, states)
-        if goals.numel() and (goals.amin() < 0 or goals.amax() > NO_GOAL):
-            found = sorted(set(goals.unique().tolist()) - {*range(NO_GOAL + 1)})
-            raise ValueError(f"goals: expected 0 (stag), 1 (hare) or {NO_GOAL} (none), got {found}")
+        none = self.num_goals
+        if goals.numel() and (goals.amin() < 0 or goals.amax() > none):
+            found = sorted(set(goals.unique().tolist()) - {*range(none + 1)})
+            raise ValueError(f"goals: expected 0 to {none - 1}, or {none} (none), got {found}")
         return in_chunks(self._probs, TABLE_CHUNK, (*states, goals))
 
     def _tabulate_actions(self) -> None:
         """Weights of the actions, given the prey: exp of `MOA.score_actions` up to a factor."""
         moa, values = self.moa, self.values
-        kind = torch.eye(2)[:, None].expand(-1, len(values), -1)  # [2, V, 2]
-        own = nearness_features(values.expand(2, -1))  # [2, V, 2]
-        gain = (values - values[:, None]).expand(2, -1, -1)  # [2, V, V]
+        k = moa.kinds
+        kind = torch.eye(k)[:, None].expand(-1, len(values), -1)  # [k, V, k]
+        own = nearness_features(values.expand(k, -1))  # [k, V, 2]
+        gain = (values - values[:, None]).expand(k, -1, -1)  # [k, V, V]
         steps = moa.score_actions(own, kind, gain, moa.action_kind[:1].expand(len(values), -1))
-        zero = torch.zeros(2, len(values), 1)
-        still = torch.cat(
-            [moa.score_actions(own, kind, zero, moa.action_kind[a : a + 1]) for a in (4, 5, 6)], 2
-        )
+        zero = torch.zeros(k, len(values), 1)
+        still_kinds = moa.action_kind[STAY:].split(1)
+        still = torch.cat([moa.score_actions(own, kind, zero, action_kind) for action_kind in still_kinds], 2)
         highest = torch.maximum(steps.max(), still.max())
-        self.step_weights = (steps - highest).exp()  # [2 kinds, own nearness, after the step]
-        self.still_weights = (still - highest).exp()  # [2 kinds, own nearness, 3]
+        self.step_weights = (steps - highest).exp()  # [k, own nearness, after the step]
+        self.still_weights = (still - highest).exp()  # [k, own nearness, 1 + k]
         self.prey_weights = {}  # tick -> what `_tabulate_prey` returns
+        if moa.idle is not None:
+            idle = moa.idle[moa.behaviours :]
+            self.idle_weights = (idle - idle.amax(1, keepdim=True)).exp() @ moa.action_kind.T  # [G, 5 + k]
 
     def _tabulate_prey(self, tick: int, hunters: int) -> tuple[Tensor, Tensor]:
         """Weights of the prey at a tick, exp of `MOA.score_prey` up to a factor, and of no prey.
 
-        Returns: float [2 goals, other cells, 2 kinds, own nearness, a rival's] and [2, other cells].
+        Returns: float [G goals, other cells, k, own nearness, a rival's] and [G, other cells].
         """
-        moa, V = self.moa, len(self.values)
+        moa, k, V = self.moa, self.moa.kinds, len(self.values)
         other_cells = torch.arange(hunters)[:, None].float()
         context = moa.behaviour_context(torch.full((hunters,), tick), other_cells)
-        context = context[:, moa.behaviours :].transpose(0, 1).contiguous()  # [2, hunters, code + 9]
-        own = nearness_features(self.values[:, None].expand(2, V, V))
-        rival = nearness_features(self.values.expand(2, V, V))
-        kind = torch.eye(2)[:, None, None].expand(-1, V, V, -1)
+        context = context[:, moa.behaviours :].transpose(0, 1).contiguous()  # [G, hunters, code + 9]
+        own = nearness_features(self.values[:, None].expand(k, V, V))
+        rival = nearness_features(self.values.expand(k, V, V))
+        kind = torch.eye(k)[:, None, None].expand(-1, V, V, -1)
         hidden = moa.context(context).flatten(0, 1)  # one after another: less memory
         prey = torch.stack([moa.score_prey(own, rival, kind, one) for one in hidden])
-        prey = prey.view(2, hunters, 2, V, V)
+        prey = prey.view(-1, hunters, k, V, V)
         none = moa.nothing(context)[..., 0]
         highest = torch.maximum(prey.max(), none.max())
         return (prey - highest).exp(), (none - highest).exp()
@@ -695,27 +898,33 @@ class TabularMOA:
         own = near[..., 4]  # [n, A, P]
         others = ~torch.eye(A, dtype=torch.bool) & ~gone[:, None]  # [n, A, A]
         rival = own[:, None].masked_fill(~others[..., None], 0).amax(2)  # 0 is UNREACHABLE
-        goal = goals.clamp(max=1)[..., None] if goals is not None else torch.arange(2)  # [n, A, G]
+        all_goals = torch.arange(self.num_goals)
+        goal = all_goals if goals is None else goals.clamp(max=self.num_goals - 1)[..., None]  # [n, A, G]
         choice = self._choice(own, rival, present, tick, goal, count_cells(hunters, others))
 
         free = ~lookup(self.walls, board[:, None, None], cells[..., :4]) & ~gone[..., None]
         on_prey = (own == len(self.values) - 1) & present
-        stag = on_prey[..., : self.stags].any(2, keepdim=True)
-        hare = on_prey[..., self.stags :].any(2, keepdim=True)
-        legal = torch.cat([free, torch.ones_like(stag), stag, hare], 2)  # [n, A, 7]
+        takes = [kind.any(2, keepdim=True) for kind in on_prey.split(self.prey_counts, 2)]
+        legal = torch.cat([free, torch.ones_like(free[..., :1]), *takes], 2)  # [n, A, 5 + k]
         row = self.kind * len(self.values) + own  # [n, A, P]
         steps = lookup(self.step_weights.flatten(0, 1), row[..., None], near[..., :4])  # [n, A, P, 4]
         weights = torch.cat([steps, self.still_weights.flatten(0, 1)[row]], 3)
-        weights = F.pad(weights, (0, 0, 0, 1), value=1.0)  # [n, A, P + 1, 7], equal without a prey
+        weights = F.pad(weights, (0, 0, 0, 1), value=1.0)  # [n, A, P + 1, 5 + k], equal without a prey
         weights = (weights + MIN_WEIGHT) * legal[:, :, None]
-        probs = choice @ (weights / weights.sum(3, keepdim=True))  # [n, A, G, 7]
+        action_probs = weights / weights.sum(3, keepdim=True)
+        if self.moa.idle is None:
+            probs = choice @ action_probs  # [n, A, G, 5 + k]
+        else:
+            idle = self.idle_weights[goal] * legal[:, :, None]
+            idle = idle / idle.sum(3, keepdim=True)
+            probs = choice[..., :-1] @ action_probs[:, :, :-1] + choice[..., -1:] * idle
 
-        stay = F.one_hot(torch.tensor(STAY), len(ACTIONS)).float()
+        stay = F.one_hot(torch.tensor(STAY), self.moa.num_actions).float()
         probs = torch.where(gone[..., None, None], stay, probs)
         if goals is None:
             return probs
         uniform = legal / legal.sum(2, keepdim=True)
-        return torch.where((goals == NO_GOAL)[..., None], uniform, probs[:, :, 0])
+        return torch.where((goals == self.num_goals)[..., None], uniform, probs[:, :, 0])
 
     def _choice(
         self, own: Tensor, rival: Tensor, present: Tensor, tick: Tensor, goal: Tensor, other_cells: Tensor
@@ -726,7 +935,7 @@ class TabularMOA:
             if now not in self.prey_weights:
                 self.prey_weights[now] = self._tabulate_prey(now, own.shape[1])
         prey, none = zip(*(self.prey_weights[now] for now in ticks.tolist()), strict=True)
-        prey, none = torch.stack(prey), torch.stack(none)  # [T, 2, A, 2, V, V], [T, 2, A]
+        prey, none = torch.stack(prey), torch.stack(none)  # [T, G, A, k, V, V], [T, G, A]
         row = flat_index(none.shape, which[:, None, None], goal, other_cells[..., None])  # [n, A, G]
         column = flat_index(prey.shape[3:], self.kind, own, rival)  # [n, A, P]
         weights = lookup(prey.flatten(3).flatten(0, 2), row[..., None], column[:, :, None])
@@ -759,16 +968,17 @@ def count_cells(hunters: Tensor, others: Tensor) -> Tensor:
 
 
 def validate(
-    model: VAE, samples: Samples, batches: Batches, observed: dict, epoch: int, folder: Path
+    model: VAE | PlainVAE, samples: Samples, batches: Batches, observed: dict, epoch: int, folder: Path
 ) -> dict[str, float | None]:
     """Evaluate the validation split after an epoch, print and save; None for what is untrained."""
     val = samples.splits["val"]
-    predictions = vae_reports.predict(model, batches, val)
+    predictions = vae_reports.predict(model.eval(), batches, val)
     metrics = vae_reports.validation(samples, batches, val, predictions)
     if predictions.probs is None:
         print("[MOA] untrained")
         return metrics
-    rows, confusion = reports.action_table(predictions.probs, samples.actions[val], observed)
+    targets, names = samples.actions[val], samples.game.actions
+    rows, confusion = reports.action_table(predictions.probs, targets, observed, names)
     csv = folder / f"moa_eval_epoch{epoch}.csv"
     npz = csv.with_suffix(".npz")
     tracking.write_csv(csv, rows)
@@ -779,7 +989,12 @@ def validate(
 
 
 def draw_figures(
-    model: VAE, samples: Samples, batches: Batches, report: dict, history: list[dict], observed: dict
+    model: VAE | PlainVAE,
+    samples: Samples,
+    batches: Batches,
+    report: dict,
+    history: list[dict],
+    observed: dict,
 ) -> dict[str, figures.Figure]:
     """All figures of a run by file name.
 
@@ -789,15 +1004,16 @@ def draw_figures(
     targets = samples.actions[val]
     bounds = {name: scores.score(probs, targets)["nll"] for name, probs in observed.items()}
     actions = {name: samples.actions[samples.splits[name]] for name in ("train", "val", "test")}
-    drawn = figures.of_vae(history, bounds, actions, ACTIONS)
+    game = samples.game
+    drawn = figures.of_vae(history, bounds, actions, game.actions)
     if model.loss != "recon":
-        drawn |= figures.of_actions(report["arrays"], ACTIONS, f"test split, {len(test):,} samples")
+        drawn |= figures.of_actions(report["arrays"], game.actions, f"test split, {len(test):,} samples")
     if model.loss != "moa":
         groups = np.unique(batches.group[test])
         groups = groups[:: max(1, len(groups) // 8)][:8]
         frames = vae_reports.reconstructions(model, batches, groups)
         titles = [f"sample {i}" for i in batches.start[groups]]
-        drawn["reconstructions"] = figures.planes(frames, PLANES, titles)
+        drawn["reconstructions"] = figures.planes(frames, game.planes, titles)
     return drawn
 
 
@@ -812,11 +1028,14 @@ def evaluate_run(args: Args, device: torch.device) -> None:
     start = time.perf_counter()
     folder = tracking.find_folder(args.evaluate)
     model, checkpoint = load_vae(folder, device)
-    samples = read_samples(args, split=False)
+    samples = read_samples(args, checkpoint)
+    game = any_game_of(checkpoint["game"])
     size = "x".join(str(cells) for cells in samples.frames.shape[2:])
     own_size = f"{model.sizes['height']}x{model.sizes['width']}"
     problem = None
-    if size != own_size:
+    if samples.game != game:
+        problem = f"expected a file of {game.id}, as the checkpoint's, found one of {samples.game.id}"
+    elif size != own_size:
         problem = f"obs: expected boards of {own_size}, as the checkpoint's, found {size}"
     elif samples.fingerprint == checkpoint["fingerprint"]:
         problem = "the run was trained on this file; judge it on another, such as --data fresh"
@@ -824,13 +1043,15 @@ def evaluate_run(args: Args, device: torch.device) -> None:
         problem = "expected episodes, as --context episode needs, found rows"
     if problem:
         raise tracking.UsageError(f"{args.data}: {problem}")
-    batches = make_batches(samples, device, model.loss)
+    goals = "recorded" if samples.strategy_names else checkpoint["args"]["goals"]
+    batches = make_batches(samples, device, model.loss, goals)
     report = vae_reports.evaluate(model, samples, batches, samples.splits["all"], checkpoint)
     show_report(report, checkpoint, f"the whole of {args.data}: {len(samples)} samples")
-    path = folder / f"evaluate_{Path(default_or_fresh(args.data)).stem}.json"
+    path = folder / f"evaluate_{Path(samples.path).stem}.json"
     arrays = report.pop("arrays")
     if arrays["probs"] is not None:
-        rows, _ = reports.action_table(arrays["probs"], arrays["targets"], arrays["observed"])
+        predicted = (arrays["probs"], arrays["targets"], arrays["observed"])
+        rows, _ = reports.action_table(*predicted, game.actions)
         tracking.write_csv(path.with_suffix(".csv"), rows)
     seconds = time.perf_counter() - start
     metrics = dict(
@@ -849,38 +1070,55 @@ def evaluate_run(args: Args, device: torch.device) -> None:
 # ---- training
 
 
-def read_samples(args: Args, split: bool = True) -> Samples:
-    """The samples of --data. Rows that do not follow one another set `args.context` to `observation`."""
-    path = default_or_fresh(args.data) if args.evaluate else training_file(args.data)
-    samples = load_samples(path, args.layout, split)
+def read_samples(args: Args, judged: dict | None = None) -> Samples:
+    """The samples of --data. Rows that do not follow one another set `args.context` to `observation`.
+
+    judged: the checkpoint that they judge: `fresh` and `unmasked` are files of its rules.
+    """
+    path = training_file(args.data) if judged is None else default_or_fresh(args.data, known_rules(judged))
+    samples = load_samples(path, args.layout, split=judged is None)
+    if judged is None and args.network != "plain" and isinstance(samples.game, OtherGame):
+        message = f"{samples.game.id} is not of the family that --network {args.network} knows"
+        raise tracking.UsageError(f"{args.data}: {message}: use --network plain")
     print(f"[VAE] Loaded {len(samples)} samples.")
     for line in samples.inferred:
         print(f"[DATA] inferred: {line}")
-    if args.context == "episode" and not samples.has_episodes and not args.evaluate:
+    if args.context == "episode" and not samples.has_episodes and judged is None:
         print("[DATA] no episodes in this file, so no history: --context observation")
         args.context = "observation"
     return samples
 
 
-def make_batches(samples: Samples, device: torch.device, loss: str) -> Batches:
-    """Whole episodes; frames alone do not need them, and are better shuffled one by one."""
-    return Batches.of(samples, device, tuple(GOALS.values()), whole_episodes=loss != "recon")
+def make_batches(samples: Samples, device: torch.device, loss: str, goals: str = "recorded") -> Batches:
+    """Whole episodes; frames alone do not need them, and are better shuffled one by one. goals: as --goals."""
+    labels = captured_goals(samples) if goals == "captured" else recorded_goals(samples)
+    return Batches.of(samples, device, labels, whole_episodes=loss != "recon")
 
 
-def count_goals(batches: Batches, index: np.ndarray) -> int:
-    """Samples with a recorded goal among `index`; 0 if one goal has none: its head stays untrained."""
-    counts = [int((batches.goals[index] == goal).sum()) for goal in range(len(GOALS))]
+def goal_counts(samples: Samples, goals: np.ndarray) -> str:
+    """How many hunters have each goal, for people. goals: int64 [M], -1: none."""
+    _, first = np.unique(np.stack([samples.episodes, samples.seats]), axis=1, return_index=True)
+    counts = np.bincount(goals[first] + 1, minlength=len(samples.game.goals) + 1).tolist()
+    named = [f"{count} {goal}" for goal, count in zip(samples.game.goals, counts[1:], strict=True)]
+    return f"{', '.join(named)}; {counts[0]} without a goal, of whom goal heads learn nothing"
+
+
+def count_goals(batches: Batches, index: np.ndarray, num_goals: int) -> int:
+    """Samples with a known goal among `index`; 0 if one goal has none: its head stays untrained."""
+    counts = [int((batches.goals[index] == goal).sum()) for goal in range(num_goals)]
     return sum(counts) if all(counts) else 0
 
 
-def untrained_parts(args: Args, goals_trained: int) -> list[str]:
+def untrained_parts(args: Args, goals_trained: int, game: Game | OtherGame) -> list[str]:
     """What stays untrained, and why, for people."""
     lines = []
-    if args.loss != "both":
+    if args.loss != "both" and args.network != "plain":
         part = {"moa": "the decoder", "recon": "the MOA head"}[args.loss]
         lines.append(f"--loss {args.loss}: {part} stays untrained")
-    if args.loss != "recon" and not goals_trained:
-        missing = f"the file does not record hunters of each goal ({', '.join(GOALS.values())})"
+    if args.loss != "recon" and not goals_trained and game.goals:
+        missing = f"the file does not record hunters of each goal ({', '.join(game.goals.values())})"
+        if args.goals == "captured":
+            missing = f"no hunters of one goal ({', '.join(game.goals)}) by what they took"
         users = "beliefs, imagination and planning in hop_ppo.py need them"
         lines.append(f"{missing}: the goal heads stay untrained; {users}")
     return lines
@@ -910,6 +1148,7 @@ def train_epoch(
     number of processes changes results only by rounding. Returns: the mean losses by name, the steps.
     """
     device = batches.frames.device
+    ddp_model.train()
     groups = np.unique(batches.group[index])
     groups = groups[torch.randperm(len(groups)).numpy()]
     num_batches = min(len(groups), math.ceil(len(index) / args.batch_size))
@@ -921,14 +1160,16 @@ def train_epoch(
         optimizer.param_groups[0]["lr"] = learning_rate
         count = int(batches.length[minibatch].sum())
         goal_count = max(1, int(batches.goal_known[minibatch].sum()))
-        symmetry = torch.randint(len(batches.cell_permutation), (len(minibatch),), device=device)
+        symmetry = None
+        if args.network == "moa":
+            symmetry = torch.randint(len(batches.cell_permutation), (len(minibatch),), device=device)
         noise = torch.randn(count, args.latent_dim, device=device)
         if world.size > 1:
             mine = np.arange(len(minibatch)) % world.size == world.rank
             own_samples = np.repeat(mine, batches.length[minibatch])
             noise = noise[torch.as_tensor(own_samples, device=device)]
             minibatch = minibatch[mine]
-            symmetry = symmetry[torch.as_tensor(mine, device=device)]
+            symmetry = None if symmetry is None else symmetry[torch.as_tensor(mine, device=device)]
         batch = batches.take(minibatch, symmetry)
         sums = loss_sums(ddp_model(batch, noise), batch)
 
@@ -962,13 +1203,12 @@ def mean_losses(sums: dict[str, Tensor], steps: int, world: tracking.World) -> d
     return dict(zip(sums, means.tolist(), strict=True))
 
 
-def check_memory(network: dict, rows: int) -> None:
-    """network: arguments of VAE; rows: whose z are kept. Raises: MemoryError: this machine cannot hold them."""
+def check_memory(sizes: dict, args: Args, rows: int) -> None:
+    """sizes: of the network; rows: whose z are kept. Raises: MemoryError: this machine cannot hold them."""
     with torch.device("meta"):  # sizes without numbers
-        weights = sum(parameter.numel() for parameter in VAE(**network).parameters())
-    latent_dim = network["latent_dim"]
-    floats = 4 * weights + rows * latent_dim  # weights, gradients, two moments; z
-    memory.require(4 * floats, f"--latent-dim {latent_dim}")
+        weights = sum(parameter.numel() for parameter in saved_vae(sizes, args).parameters())
+    floats = 4 * weights + rows * args.latent_dim  # weights, gradients, two moments; z
+    memory.require(4 * floats, f"--latent-dim {args.latent_dim}")
 
 
 def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
@@ -988,19 +1228,20 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     held_out = "an epoch's figures are held out, of the val split, the last ones of the test split"
     print(f"[DATA] split {samples.split_law}: {counts}; {held_out}")
     table = observers.training_table(samples)
-    observed = observers.predictions(samples, splits["val"], table)
+    pairs = observers.training_pairs(samples)
+    observed = observers.predictions(samples, splits["val"], table, pairs)
 
     # Model
     tracking.seed_everything(args.seed, args.torch_deterministic)
-    batches = make_batches(samples, device, args.loss)
-    height, width = samples.frames.shape[2:]
-    ticks = int(samples.ticks.max()) + 1
-    network = dict(height=height, width=width, ticks=ticks, latent_dim=args.latent_dim)
-    network |= dict(loss=args.loss, context=args.context)
-    if resumed:
-        network = resumed["sizes"]
-    check_memory(network, max(sizes.values()))
-    model = VAE(**network).to(device)
+    batches = make_batches(samples, device, args.loss, args.goals)
+    if args.goals == "captured":
+        print(
+            f"[DATA] hunters by what they took in the end: {goal_counts(samples, batches.goals.cpu().numpy())}"
+        )
+    game = samples.game
+    network = resumed["sizes"] if resumed else network_sizes(args, samples)
+    check_memory(network, args, max(sizes.values()))
+    model = saved_vae(network, args).to(device)
     optimizer = make_optimizer(model, args)
 
     # Run folder, checkpoints and log
@@ -1014,18 +1255,20 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         run_name = tracking.new_run(args.exp_name, "vae_ckpts") if world.rank == 0 else ""
         folder = tracking.lock_run(Path("vae_ckpts") / run_name / f"dim{args.latent_dim}")
     settings = asdict(args) | {"resume": ""}  # a resumed run's files equal an uninterrupted one's
-    goals_trained = 0 if args.loss == "recon" else count_goals(batches, splits["train"])
-    action_counts = np.bincount(samples.actions[splits["train"]], minlength=len(ACTIONS))
+    goals_trained = 0 if args.loss == "recon" else count_goals(batches, splits["train"], len(game.goals))
+    action_counts = np.bincount(samples.actions[splits["train"]], minlength=game.num_actions)
     fixed = dict(
         kind=KIND,
         run=run_name,
         args=settings,
         fingerprint=samples.fingerprint,
         goals_trained=goals_trained,
+        game=game.metadata(),
         rules=(samples.trajectories.metadata.get("rules") or None) if samples.trajectories else None,
         table=None if table is None else torch.as_tensor(table),
         strategies=samples.strategy_names,
         counts=action_counts.tolist(),
+        pairs=None if pairs is None else torch.as_tensor(pairs),
     )
 
     def save(name: str) -> None:
@@ -1036,7 +1279,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     writer = tracking.open_log(run_name, settings, purge_step=purge_step) if world.rank == 0 else None
     if not resumed and world.rank == 0:
         save("last.pt")  # so that a run killed in its first epoch can be resumed too
-    for line in untrained_parts(args, goals_trained):
+    for line in untrained_parts(args, goals_trained, game):
         print(f"[VAE] {line}")
     print("[VAE] Begin offline training...", flush=True)
 

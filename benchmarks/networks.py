@@ -11,11 +11,11 @@ attention    the things and blocks as tokens with learnt embeddings of where the
 values       learnt value iteration from each thing + attention over things: the head of pretrain_vae.py
 values, 9    the same with nine free step costs instead of two: the symmetries are not built in
 
-With `--what history` they learn p(action | all that the hunter saw and did in the episode), without any label of a goal,
-with the symmetries as augmentation, and are judged beside the *bayes* observer:
+With `--what history` they learn p(action | all that the hunter saw and did in the episode), without any label of a goal, z
+at its mean, trained by the action loss alone, and are judged beside the *bayes* observer:
 
-MOA          the network of pretrain_vae.py, z at its mean, trained by the action loss alone
-plain        the convolutions of an earlier implementation on the planes, then a GRU over the hunter's ticks
+MOA          the network of pretrain_vae.py, with the symmetries as augmentation
+plain        its `--network plain`, which knows no legal actions, no moves and no symmetries: without augmentation
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from tqdm import tqdm
 
 import tracking
 from benchmarks import machine
-from benchmarks.pretrain_vae import EarlierRecipe
 from data import DEFAULT_DATA, default_or_fresh
 from data.datasets import Batch, Batches, load_samples
+from envs import ACTIONS
 from metrics import observers, scores
-from pretrain_vae import ACTIONS, BLOCKS, MASKED, MOA, OTHERS, SELF, UNREACHABLE, VAE, PreyMaps, make_batches
+from pretrain_vae import BLOCKS, MASKED, MOA, OTHERS, SELF, UNREACHABLE, VAE, PlainVAE, PreyMaps, make_batches
 
 BATCH = 256
 
@@ -184,41 +184,21 @@ class Values(nn.Module):
         return self.moa.action_logprobs(features)[torch.arange(len(batch.tick)), batch.goal]
 
 
-class Behaviours(nn.Module):
-    """The VAE and MOA of pretrain_vae.py, z at its mean."""
+class AtMean(nn.Module):
+    """A VAE of pretrain_vae.py, z at its mean."""
 
-    def __init__(self, height, width, ticks=35):
+    def __init__(self, vae: nn.Module):
         super().__init__()
-        self.vae = VAE(height, width, ticks)
+        self.vae = vae
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.vae(batch).action_logprobs
 
 
-class Plain(nn.Module):
-    """What the hunter sees through convolutions, what it did the tick before, and a GRU over its ticks."""
-
-    def __init__(self, height, width, hidden=128):
-        super().__init__()
-        self.shape, self.mask = (height, width), MOA(height, width, 1, 1, 1, 1)
-        self.trunk = nn.Sequential(EarlierRecipe.conv(), nn.Linear(32 * height * width, hidden), nn.ReLU())
-        self.gru = nn.GRU(hidden + len(ACTIONS), hidden, batch_first=True)
-        self.out = nn.Linear(hidden, len(ACTIONS))
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        features = self.trunk(batch.planes.unflatten(2, self.shape))  # [B, hidden]
-        seen = features.new_zeros(batch.num_trajectories, batch.num_ticks, features.shape[1])
-        seen = seen.index_put((batch.trajectory_id, batch.tick), features)
-        did = features.new_zeros(batch.num_trajectories, batch.num_ticks + 1, len(ACTIONS))
-        did[batch.trajectory_id, batch.tick + 1] = F.one_hot(batch.action, len(ACTIONS)).float()
-        h, _ = self.gru(torch.cat([seen, did[:, :-1]], 2))
-        logits = self.out(h[batch.trajectory_id, batch.tick])
-        return logits.masked_fill(
-            ~self.mask.action_mask(batch.planes, batch.planes[:, SELF].argmax(1)), MASKED
-        ).log_softmax(1)
-
-
-HISTORY = {"MOA": (Behaviours, 3e-3), "plain": (Plain, 1e-3)}
+HISTORY = {
+    "MOA": (lambda height, width: AtMean(VAE(height, width, ticks=35)), 3e-3),
+    "plain": (lambda height, width: AtMean(PlainVAE(height, width, 5, len(ACTIONS), goals=2)), 3e-3),
+}
 NETWORKS = {
     "window": (Window, 1e-3),
     "convolutions": (Convolutions, 1e-3),
@@ -267,12 +247,11 @@ def main() -> None:
     samples = load_samples(default_or_fresh(DEFAULT_DATA))
     batches = make_batches(samples, torch.device("cpu"), "moa")
     val, rows = samples.splits["val"], []
-    observer, networks, augmented = (
-        ("known", NETWORKS, (False, True)) if options.what == "goal" else ("bayes", HISTORY, (True,))
-    )
+    observer, networks = ("known", NETWORKS) if options.what == "goal" else ("bayes", HISTORY)
+    augmented = {name: (False, True) for name in NETWORKS} | {"MOA": (True,), "plain": (False,)}
     exact, actions = observers.predictions(samples, val, None)[observer], samples.actions[val]
     print(f"{observer}: {scores.summarize(exact, actions)}", flush=True)
-    runs = [(n, a, s) for s in options.seeds for n in networks for a in augmented]
+    runs = [(n, a, s) for s in options.seeds for n in networks for a in augmented[n]]
     for name, augment, seed in tqdm(runs, unit=" runs", leave=False):
         torch.manual_seed(seed)
         make, rate = networks[name]

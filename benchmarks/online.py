@@ -90,7 +90,7 @@ def measure(model: VAE, boards: int, ticks: int) -> dict[str, Stopwatch]:
     blocks, every = torch.as_tensor(env.blocks), torch.arange(boards)
     moa = goal_moa(model)
     tracker = OpponentTracker(model, boards, 3)
-    table = TabularMOA(model, blocks, torch.as_tensor(env.prey), env.rules.stags)
+    table = TabularMOA(model, blocks, torch.as_tensor(env.prey), env.rules.prey_counts)
     names = ("tracker", "table", "direct", "table, moving", "direct, moving")
     watches = {name: Stopwatch() for name in names}
     for _ in range(ticks):
@@ -104,7 +104,7 @@ def measure(model: VAE, boards: int, ticks: int) -> dict[str, Stopwatch]:
             table.update(every, blocks, prey)
             table.probs(every, hunters, prey, tick)
         with watches["direct, moving"], torch.no_grad():
-            maps = moa.prey_nearness(planes.flatten(3)[:, 0, 2:].float(), env.rules.stags + env.rules.hares)
+            maps = moa.prey_nearness(planes.flatten(3)[:, 0, 2:].float(), env.rules.prey)
             direct_probs(moa, planes, tick, maps)
         with watches["table"]:
             probs = table.probs(every, hunters, prey, tick)

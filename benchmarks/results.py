@@ -35,9 +35,10 @@ FRAME_BITS = math.log2(
 
 @dataclass
 class Options:
-    what: Literal["moa", "untrained", "observation", "million", "kl", "unseen", "recon"] = "moa"
-    """the MOA head beside the exact observers: as it is by default, before training, from single observations, from a
-    million samples, by KL weight, on behaviour that it never saw; or exactly right frames by size of z"""
+    what: Literal["moa", "snowdrift", "untrained", "observation", "million", "kl", "unseen", "recon"] = "moa"
+    """the MOA head beside the exact observers: as it is by default, on the snowdrift, before training, from single
+    observations, from a million samples, by KL weight, on behaviour that it never saw; or exactly right frames by size
+    of z"""
     seeds: tuple[int, ...] = (1, 2, 3)
     kl_coefs: tuple[float, ...] = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
     """for `kl`"""
@@ -71,9 +72,9 @@ def train(*flags: str) -> tuple[str, dict]:
 
 def judge(folder: str, data: str) -> dict:
     """What `--evaluate` saves."""
-    run("pretrain_vae.py", "--evaluate", folder, "--data", data)
-    stem = "fresh_1001" if data == "fresh" else Path(data).stem
-    return json.loads((ROOT / folder / f"evaluate_{stem}.json").read_text())
+    log = run("pretrain_vae.py", "--evaluate", folder, "--data", data)
+    saved = next(line.split(": ")[1] for line in log.splitlines() if line.startswith("[VAE] saved"))
+    return json.loads((ROOT / saved).read_text())
 
 
 def row_of(report: dict, trained: dict) -> dict:
@@ -224,6 +225,8 @@ def main() -> None:
     ):
         if options.what == "observation":
             print(moa(options, "--context", "observation"))
+        elif options.what == "snowdrift":
+            print(moa(options, "--data", "data/snowdrift_4a6d_8x8.npz"))
         else:
             print(
                 dict(moa=moa, untrained=untrained, million=million, kl=kl, unseen=unseen, recon=recon)[

@@ -19,7 +19,7 @@ def test_equals_the_moa_on_planes():
     env, rng, moa = StagHunt(B, rules), np.random.default_rng(0), model.moa
     env.reset(seed=3)
     cells = lambda: (torch.as_tensor(env.hunters), torch.as_tensor(env.prey))  # noqa: E731
-    policy = TabularMOA(model, torch.as_tensor(env.blocks), cells()[1], rules.stags)
+    policy = TabularMOA(model, torch.as_tensor(env.blocks), cells()[1], rules.prey_counts)
     seen = 0
     while not env.ended.all():
         (hunters, prey), tick = cells(), torch.as_tensor(env.tick).long()
@@ -51,16 +51,14 @@ def test_equals_the_moa_on_planes():
 
 @pytest.mark.parametrize("goal", [-1, 3])
 def test_a_goal_that_is_none_is_refused(goal):
-    policy = TabularMOA(VAE(4, 4, 9), torch.zeros(1, 16, dtype=torch.bool), torch.tensor([[3, 5]]), 1)
+    policy = TabularMOA(VAE(4, 4, 9), torch.zeros(1, 16, dtype=torch.bool), torch.tensor([[3, 5]]), (1, 1))
     board, hunters, prey = torch.zeros(1, dtype=torch.int64), torch.tensor([[1, 2]]), torch.tensor([[3, 5]])
-    with pytest.raises(
-        ValueError, match=rf"goals: expected 0 \(stag\), 1 \(hare\) or 2 \(none\), got \[{goal}\]"
-    ):
+    with pytest.raises(ValueError, match=rf"goals: expected 0 to 1, or 2 \(none\), got \[{goal}\]"):
         policy.probs(board, hunters, prey, board, torch.tensor([[0, goal]]))
 
 
 def test_needs_a_moa():
     with pytest.raises(ValueError, match="no MOA head"):
         TabularMOA(
-            VAE(4, 4, 9, loss="recon"), torch.zeros(1, 16, dtype=torch.bool), torch.zeros(1, 1).long(), 1
+            VAE(4, 4, 9, loss="recon"), torch.zeros(1, 16, dtype=torch.bool), torch.zeros(1, 1).long(), (1, 0)
         )

@@ -102,7 +102,7 @@ def test_features_are_in_the_order_of_each_learner():
     """One learner a board: seats after it. Self-play: row r is seat r % A of board r // A."""
     infos = to_tensors(make_envs(HIDDEN, 30, "mixed").reset(seed=1)[1])
     ids, seats = infos["strategy_ids"], infos["seat"]
-    features = OracleInfo(infos).features()
+    features = OracleInfo(infos, 1, HIDDEN).features()
     assert features.shape == (30, 2, 3)
     for row in range(30):
         expected = [ids[row, (seats[row] + step) % 3] for step in (1, 2)]
@@ -150,7 +150,7 @@ def test_tables_after_a_restart_are_those_of_the_boards_as_they_are():
     assert torch.equal(*features)
     assert torch.equal(collector.opponents.logprobs, other.opponents.logprobs)
     infos = collector.infos
-    fresh = GoalPolicy(vae, HIDDEN.stags).sync(infos["blocks"], infos["prey"]).values.tolist()
+    fresh = GoalPolicy(vae, HIDDEN.prey_counts).sync(infos["blocks"], infos["prey"]).values.tolist()
     assert len(fresh) < grown
     assert tables(collector) == tables(other) == [fresh, fresh]
 

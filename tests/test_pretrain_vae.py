@@ -25,7 +25,7 @@ from data.datasets import Batch, Batches, load_samples
 from data.flatten import Args as FlattenArgs
 from data.flatten import flatten
 from data.trajectories import save_arrays
-from envs import Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
+from envs import ACTIONS, Rules, StagHunt, joint_to_hop, planes_to_joint, sample_actions, strategy_probs
 from envs.grid import FAR, distance_fields, symmetries
 from envs.stag_hunt import legal_actions
 from metrics import observers, reports, scores, vae_reports
@@ -125,7 +125,7 @@ def test_the_files_agree_with_one_another(finished, data_file):
     table = pd.read_csv(folder / "moa_eval_epoch1.csv")
     with np.load(folder / "moa_eval_epoch1.npz") as archive:
         arrays = dict(archive)
-    assert list(table.columns) == MOA_COLUMNS and list(table.name) == list(pretrain_vae.ACTIONS)
+    assert list(table.columns) == MOA_COLUMNS and list(table.name) == list(ACTIONS)
     names = {"targets", "predictions", "probabilities", "strategies", "ticks", "confusion_matrix"}
     assert set(arrays) == names | {"goal_probabilities", "z"}
     val = samples.splits["val"]
@@ -245,7 +245,7 @@ def test_goal_samples_are_counted(strategies, goals, tmp_path):
     samples = load_samples(tmp_path / "x.npz", split=False)
     batches, some = pretrain_vae.make_batches(samples, CPU, "moa"), np.arange(0, len(samples), 2)
     expected = sum(strategies[samples.strategies[i]] != "RANDOM" for i in some) if goals else 0
-    assert pretrain_vae.count_goals(batches, some) == expected and (expected > 0) == goals
+    assert pretrain_vae.count_goals(batches, some, 2) == expected and (expected > 0) == goals
 
 
 def test_evaluate_judges_the_whole_of_another_file(finished, tmp_path, monkeypatch):
@@ -768,7 +768,7 @@ def test_action_table_by_hand():
     targets = np.array([0, 0, 0, 1, 5])
     probs = np.full((5, 7), 0.05)
     probs[[0, 1, 2, 3, 4], [0, 0, 1, 1, 6]] = 0.7
-    rows, matrix = reports.action_table(probs, targets, {})
+    rows, matrix = reports.action_table(probs, targets, {}, ACTIONS)
     assert (
         matrix[0, 0] == 2
         and matrix[0, 1] == 1
@@ -779,7 +779,7 @@ def test_action_table_by_hand():
     assert (rows[0]["precision"], rows[0]["recall"]) == (1.0, 2 / 3) and rows[0]["f1"] == pytest.approx(0.8)
     assert (rows[1]["precision"], rows[1]["recall"], rows[1]["ratio"]) == (0.5, 1.0, 0.2)
     observed = {"table": probs[:, ::-1].copy(), "bayes": np.eye(7)[targets]}
-    rows_beside, _ = reports.action_table(probs, targets, observed)
+    rows_beside, _ = reports.action_table(probs, targets, observed, ACTIONS)
     assert [rows_beside[a]["bayes_recall"] for a in (0, 1, 5)] == [1.0, 1.0, 1.0]
     assert [rows_beside[a]["table_recall"] for a in (0, 1, 5)] == [0.0, 0.0, 0.0]
     assert rows[2]["count"] == 0 and rows[2]["f1"] == 0.0 and math.isnan(rows[0]["bayes_recall"])
@@ -876,7 +876,13 @@ def test_figures_by_hand(data_file):
     batches, index = pretrain_vae.make_batches(samples, CPU, "both"), samples.splits["test"]
     torch.nn.init.normal_(model.decoder.last.bias, -4.0, 2.0)
     counts, table = [1, 2, 3, 4, 5, 6, 79], torch.as_tensor(observers.training_table(samples))
-    checkpoint = {"table": table, "strategies": ["NS", "NH"], "counts": counts, "goals_trained": 1}
+    checkpoint = {
+        "table": table,
+        "pairs": None,
+        "strategies": ["NS", "NH"],
+        "counts": counts,
+        "goals_trained": 1,
+    }
     report = vae_reports.evaluate(model, samples, batches, index, checkpoint)
     whole = every(samples)
     with torch.no_grad():
@@ -1105,7 +1111,7 @@ def test_a_latent_that_carries_nothing_shows(context, data_file, capsys):
     """z at the prior, whatever the hunter did: no KL, no dimension in use, and a line that names it."""
     samples, model = load_samples(data_file), shaken(context=context)
     batches, index = pretrain_vae.make_batches(samples, CPU, "moa"), samples.splits["test"]
-    checkpoint = {"table": None, "strategies": [], "counts": [1] * 7, "goals_trained": 1}
+    checkpoint = {"table": None, "pairs": None, "strategies": [], "counts": [1] * 7, "goals_trained": 1}
     used = vae_reports.evaluate(model, samples, batches, index, checkpoint)["used_dimensions"]
     for parameter in model.recogniser[-1].parameters():
         torch.nn.init.zeros_(parameter)
