@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from data import DEFAULT_DATA, DataError, default_or_fresh
 from data.datasets import Transitions, load_transitions
-from data.trajectories import save_arrays
-from envs import ACTIONS, Rules
-from envs.stag_hunt import STAY
+from data.trajectories import known_rules, save_arrays
+from envs import GAMES, Rules
+from envs.core import GameRules
+from envs.game import STAY
 from metrics import observers
 from metrics.columns import Columns
 from metrics.laws import next_state_log_prob
@@ -43,7 +44,7 @@ from metrics.transitions import (
     per_10k,
     psnr,
 )
-from metrics.violations import KINDS, TOLERANCE
+from metrics.violations import TOLERANCE, kinds_of
 from tracking import figures
 from train_world_model import load_world_model
 
@@ -52,10 +53,13 @@ NLL_CAP = 100.0  # nats; what a model takes to be impossible counts as this much
 DEPTHS = (1, 5, 10, 20, 35)  # steps of an open-loop rollout that are reported
 MAX_ROLLOUTS = 10_000  # episodes that are rolled out, the first ones
 MAX_UNTRAINED = 10_000  # transitions that the untrained network is judged on, the first ones
+EVENTS_TITLE = {True: "captures, failed stag hunts, shared cells", False: "removals, shared cells"}
 MAX_FLOOR_JOINT = (
     1000  # transitions of the exact expected planes, drawn by the seed, if all actions are given
 )
 MAX_FLOOR_OWN = 1000  # if one hunter's action is given
+SIZES = ("hunters", "agents", "stags", "hares", "drifts", "blocks", "height", "width", "horizon")
+SIZES += ("end_after_first_hunt",)  # rules that say nothing of what happens in a tick
 MAX_COMBINATIONS = 500_000  # of unknown actions, in all: with many hunters the floor takes fewer transitions
 
 
@@ -88,16 +92,21 @@ class Judged(NamedTuple):
     """What a model is judged on."""
 
     transitions: EvalTransitions
-    rules: Rules
+    rules: GameRules
     counted: np.ndarray  # bool [kinds], the violations that the real data is free of
     seed: int
     device: torch.device
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of violations."""
+        return kinds_of(self.rules.game)
 
 
 def read_transitions(args: Args, checkpoint: dict) -> tuple[Transitions, np.ndarray, str]:
     """The file, the transitions to be judged, and what they are, for people. Raises: UsageError,
     DataError."""
-    path = default_or_fresh(args.data)
+    path = default_or_fresh(args.data, known_rules(checkpoint))
     trained = checkpoint["args"]
     layout = trained.get("layout", "auto") if args.layout == "auto" else args.layout
     same_name = not args.split and args.data == trained["data"]
@@ -118,8 +127,15 @@ def read_transitions(args: Args, checkpoint: dict) -> tuple[Transitions, np.ndar
     return data, index, f"{name} of {args.data}"
 
 
-def check_model_fits(args: Args, model: nn.Module, data: Transitions, index: np.ndarray) -> None:
-    """Raises: tracking.UsageError: another number of hunters, or actions are missing."""
+def check_model_fits(
+    args: Args, model: nn.Module, checkpoint: dict, data: Transitions, index: np.ndarray
+) -> None:
+    """Raises: tracking.UsageError: another game, another number of hunters, or actions are missing."""
+    if data.game.metadata() != checkpoint["game"]:
+        trained = checkpoint["game"]["id"]
+        raise tracking.UsageError(
+            f"{args.data}: expected a file of {trained}, as the checkpoint's, found one of {data.game.id}"
+        )
     hunters = data.actions.shape[1]
     if model.num_hunters not in (None, hunters):
         raise tracking.UsageError(
@@ -131,28 +147,31 @@ def check_model_fits(args: Args, model: nn.Module, data: Transitions, index: np.
         )
 
 
-def file_rules(data: Transitions) -> tuple[Rules, bool]:
-    """The rules that the file says, and whether it does: else the default ones."""
-    try:
-        return Rules(**data.trajectories.metadata["rules"]), True
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return Rules(), False
+def file_rules(data: Transitions) -> tuple[GameRules, bool]:
+    """The rules that the file says, and whether it does: else the default ones of its game. Raises:
+    tracking.UsageError: a game whose rules are not known."""
+    if data.rules is not None:
+        return data.rules, True
+    if data.game.id not in GAMES:
+        raise tracking.UsageError(
+            f"{data.path}: metadata: expected one of {', '.join(GAMES)}, whose rules are known, found {data.game.id}"
+        )
+    return GAMES[data.game.id](), False
 
 
-def compare_rules(trained: dict | None, rules: Rules) -> list[str]:
+def compare_rules(trained: dict | None, rules: GameRules) -> list[str]:
     """A line where the rules of a tick in training were other ones than those of the judged data."""
     trained = trained or {}
     different = []
-    for name in ("hunters_needed", "stag_reward", "hare_reward", "prey_moves"):
-        here = getattr(rules, name)
-        if name in trained and trained[name] != here:
+    for name, here in sorted(asdict(rules).items()):
+        if name not in SIZES and name in trained and trained[name] != here:
             different.append(f"{name} {trained[name]}, here {here}")
     return [f"the model learnt from other rules: {'; '.join(different)}"] if different else []
 
 
 def check_real_data(
-    transitions: EvalTransitions, rules: Rules, guessed: bool
-) -> tuple[Rules, np.ndarray, list[str]]:
+    transitions: EvalTransitions, rules: GameRules, guessed: bool
+) -> tuple[GameRules, np.ndarray, list[str]]:
     """The rule counter on the data itself. guessed: the file does not say its rules: prey may
     move after all.
 
@@ -160,12 +179,14 @@ def check_real_data(
     found, for people.
     """
     lines = []
+    kinds = kinds_of(rules.game)
     broken = count_real_data(transitions, rules)
-    if guessed and broken[:, KINDS.index("prey_moved")].any():
+    moved = broken[:, kinds.index("prey_moved")].any()
+    if guessed and moved and isinstance(rules, Rules):  # of the stag hunt
         rules = replace(rules, prey_moves=0.5)
         broken = count_real_data(transitions, rules)
         lines.append("inferred: prey move; how often is not known, so there is no floor")
-    for kind, rows in zip(KINDS, broken.T, strict=True):
+    for kind, rows in zip(kinds, broken.T, strict=True):
         if rows.any():
             row = int(rows.argmax())
             episode = f"episode {transitions.episodes[row]}, tick {transitions.ticks[row]}"
@@ -177,7 +198,7 @@ def check_real_data(
     return rules, ~broken.any(0), lines
 
 
-def count_real_data(transitions: EvalTransitions, rules: Rules) -> np.ndarray:
+def count_real_data(transitions: EvalTransitions, rules: GameRules) -> np.ndarray:
     """bool [n, kinds]"""
     broken = []
     for start in range(0, len(transitions), EVAL_BATCH):
@@ -195,7 +216,7 @@ def evaluate_steps(model: nn.Module, judged: Judged) -> tuple[dict[str, np.ndarr
     """What is measured of each transition, arrays [n, ..], and the sums of `bin_probs` by
     channel, the last one of rewards > 0."""
     transitions = judged.transitions
-    num_channels = transitions.before.shape[1]
+    num_channels = transitions.states.shape[1]
     channels = torch.arange(num_channels, device=judged.device)[:, None]
     columns = Columns(len(transitions))
     bins = 0.0
@@ -222,22 +243,22 @@ def evaluate_steps(model: nn.Module, judged: Judged) -> tuple[dict[str, np.ndarr
             columns.put(key, rows, value.cpu().numpy())
 
         part = transitions.take(rows)
-        part_known = part.rewards_known()
+        before, part_known = part.before, part.rewards_known()
         outcomes = {
             "argmax": (prediction.most_likely, prediction.rewards),
             "samples": (sampled_states, sampled_rewards),
         }
         for key, (planes, predicted_rewards) in outcomes.items():
-            after = planes.view(part.before.shape).cpu().numpy()
+            after = planes.view(before.shape).cpu().numpy()
             predicted_rewards = predicted_rewards.cpu().numpy()
             broken = broken_rules(
-                part.before, part.given_actions, after, predicted_rewards, part_known, judged.rules
+                before, part.given_actions, after, predicted_rewards, part_known, judged.rules
             )
             columns.put(key, rows, broken)
 
         bins = bins + bin_probs(channels, prediction.expected.clamp(0, 1), next_states, num_channels + 1)
         if prediction.reward_prob is not None:
-            valid = (states[:, :-3] > 0).any(2) & known
+            valid = (states[:, : actions.shape[1]] > 0).any(2) & known
             last = channels[-1] + 1
             bins = bins + bin_probs(last, prediction.reward_prob[valid], rewards[valid] > 0, num_channels + 1)
     return columns, bins.cpu().numpy()
@@ -272,8 +293,8 @@ def roll_out(model: nn.Module, judged: Judged, sampled: bool = False) -> Rollout
     length = length[:MAX_ROLLOUTS]
     steps = min(int(length.max()), DEPTHS[-1])
     exact, obs_mse, reward_mse = np.zeros((3, len(start), steps))
-    broken = np.zeros((len(start), steps, len(KINDS)), bool)
-    boards = transitions.before[start]
+    broken = np.zeros((len(start), steps, len(judged.kinds)), bool)
+    boards = transitions.take(start).before
     for t in tqdm(range(steps), desc="open loop", leave=False, mininterval=1.0):
         playing = np.flatnonzero(length > t)
         for first in range(0, len(playing), EVAL_BATCH):
@@ -305,7 +326,7 @@ def roll_out(model: nn.Module, judged: Judged, sampled: bool = False) -> Rollout
     return Rollouts(length, exact, obs_mse, reward_mse, broken)
 
 
-def rollout_metrics(rollouts: Rollouts, sampled: Rollouts | None, counted: np.ndarray) -> dict[str, dict]:
+def rollout_metrics(rollouts: Rollouts, sampled: Rollouts | None, judged: Judged) -> dict[str, dict]:
     """`rollout` of metrics.json: figures of the k-th step, or of an episode's last one where it
     is shorter; `exact_path`: all steps up to it are right; violations per 10,000 steps, of all
     up to it."""
@@ -322,10 +343,11 @@ def rollout_metrics(rollouts: Rollouts, sampled: Rollouts | None, counted: np.nd
             "obs_mse": known_mean(rollouts.obs_mse[episodes, last]),
             "reward_mse": known_mean(rollouts.reward_mse[episodes, last]),
             "exact_path": known_mean(exact_path[episodes, last]),
-            "violations_per_10k": per_10k(rollouts.broken[so_far], counted)["total"],
+            "violations_per_10k": per_10k(rollouts.broken[so_far], judged.counted, judged.kinds)["total"],
         }
         if sampled:
-            row["violations_per_10k_samples"] = per_10k(sampled.broken[so_far], counted)["total"]
+            rates = per_10k(sampled.broken[so_far], judged.counted, judged.kinds)
+            row["violations_per_10k_samples"] = rates["total"]
         metrics[str(k)] = row | {"episodes": len(length), "shorter": int((length < k).sum())}
     return metrics
 
@@ -357,29 +379,31 @@ def compute_floor(judged: Judged, data: Transitions, certain: bool) -> dict[str,
     enough = 1 + int(np.searchsorted(combinations, MAX_COMBINATIONS))
     subset = subset.take(slice(enough))
     rows = range(len(subset))
+    before, after = subset.before, subset.after
     best = [
-        exact_expectation(subset.before[i], probs[i], subset.after[i], subset.rewards[i], rules)
+        exact_expectation(before[i], probs[i], after[i], subset.rewards[i], rules)
         for i in tqdm(rows, desc="floor", leave=False, mininterval=1.0)
     ]
     obs_mse, reward_mse, nll = (known_mean(values) for values in np.array(best).T)
     if all_given:
-        log_prob = next_state_log_prob(
-            transitions.before, transitions.given_actions, transitions.after, rules
-        )
-        nll = -float(log_prob.mean())
+        parts = map(transitions.take, transitions.parts())
+        log_probs = [
+            next_state_log_prob(part.before, part.given_actions, part.after, rules) for part in parts
+        ]
+        nll = -float(np.concatenate(log_probs).mean())
     if nll is not None and not math.isfinite(nll):
         nll = None
     return dict(obs_mse=obs_mse, reward_mse=reward_mse, nll=nll, n=len(subset))
 
 
 def action_probs(transitions: EvalTransitions, data: Transitions) -> np.ndarray:
-    """What is known of each hunter's action: float [n, A, 7]."""
-    one_hot = np.eye(len(ACTIONS))
+    """What is known of each hunter's action: float [n, A, 5 + k]."""
+    one_hot = np.eye(data.game.num_actions)
     given = transitions.given_actions >= 0
     probs = one_hot[transitions.given_actions.clip(0)]
     if given.all():
         return probs
-    has_left = ~transitions.before[:, :-3].any((2, 3))
+    has_left = ~transitions.before[:, : given.shape[1]].any((2, 3))
     guess = observers.bayes(data.trajectories)[transitions.index]
     guess = np.where(has_left[..., None], one_hot[STAY], guess)
     return np.where(given[..., None], probs, guess)
@@ -427,7 +451,7 @@ def evaluate(model: nn.Module, judged: Judged) -> tuple[dict[str, Any], Arrays]:
     report["calibration"] = {
         name: dict(zip(keys, curve.tolist(), strict=True)) for name, curve in curves.items()
     }
-    rollout_violations = per_10k(rollouts.broken[rollouts.playing()], judged.counted)
+    rollout_violations = per_10k(rollouts.broken[rollouts.playing()], judged.counted, judged.kinds)
     return report, Arrays(steps, rollouts, rollout_violations, curves)
 
 
@@ -459,8 +483,10 @@ def summarize(
         "wrong_rewards": int((~right_rewards).sum()),
         "nll_capped": None if nll is None else int((nll > NLL_CAP).sum()),
         "per_channel_mse": steps["obs_error"].mean(0).tolist(),
-        "violations_per_10k": {key: per_10k(steps[key], judged.counted) for key in ("argmax", "samples")},
-        "rollout": rollout_metrics(rollouts, sampled, judged.counted),
+        "violations_per_10k": {
+            key: per_10k(steps[key], judged.counted, judged.kinds) for key in ("argmax", "samples")
+        },
+        "rollout": rollout_metrics(rollouts, sampled, judged),
         "events": {name: int(rows.sum()) for name, rows in events.items()} | {"any": int(any_event.sum())},
         "exact_by_event": {name: known_mean(exact[rows]) for name, rows in events.items()},
     }
@@ -486,8 +512,8 @@ def print_report(report: dict, untrained: dict, data: Transitions, lines: list[s
     network's."""
     shape = data.states.shape[1:]
     reward_mse = math.nan if report["reward_mse"] is None else report["reward_mse"]
-    print(f"[INFO] loaded model. obs_shape={shape}, action_dim={len(ACTIONS)}")
-    print(f"[INFO] dataset size={len(data)}, inferred n_agents={shape[0] - 3}\n\n=== Metrics ===")
+    print(f"[INFO] loaded model. obs_shape={shape}, action_dim={data.game.num_actions}")
+    print(f"[INFO] dataset size={len(data)}, inferred n_agents={data.actions.shape[1]}\n\n=== Metrics ===")
     print(f"Obs  MSE (mean over B,C,H,W): {report['obs_mse']:.6f}")
     print(f"Obs  PSNR: {report['psnr_frame_mean']:.2f} dB")
     print(f"Rew  MSE:  {reward_mse:.6f}\nPer-channel MSE:")
@@ -569,23 +595,25 @@ def choose_pictured(
 def make_figures(model: nn.Module, judged: Judged, arrays: Arrays) -> dict[str, Any]:
     """All figures, file name -> Figure."""
     transitions = judged.transitions
+    labels = figures.BoardLabels.of(transitions.game)
     steps = arrays.steps
     by = "NLL" if "nll" in steps else "squared error"
     titles = {
         "worst_cases": f"the worst of {len(transitions)} by {by}",
-        "events": "captures, failed stag hunts, shared cells",
+        "events": EVENTS_TITLE[transitions.game.leaves],
     }
     drawn = {}
     for name, rows in choose_pictured(steps, transitions, judged.seed).items():
         part = transitions.take(rows)
         states, actions, *_ = transitions.tensors(rows, judged.device)
         prediction = model.predict(states, actions)
-        expected = prediction.expected.clamp(0, 1).cpu().numpy().reshape(part.before.shape)
+        before = part.before
+        expected = prediction.expected.clamp(0, 1).cpu().numpy().reshape(before.shape)
         heads = [f"transition {i}, tick {tick}" for i, tick in zip(part.index, part.ticks, strict=True)]
         if "nll" in steps:
             heads = [f"{head}, NLL {nll:.3g}" for head, nll in zip(heads, steps["nll"][rows], strict=True)]
         drawn[name] = figures.predicted_boards(
-            part.before,
+            before,
             part.after,
             expected,
             part.given_actions,
@@ -593,6 +621,7 @@ def make_figures(model: nn.Module, judged: Judged, arrays: Arrays) -> dict[str, 
             prediction.expected_rewards.cpu().numpy(),
             heads,
             titles[name],
+            labels,
         )
 
     wrong = {"share of wrong boards": ~steps["exact"], "obs MSE": steps["obs_error"].mean(1)}
@@ -628,21 +657,23 @@ def save_film(model: nn.Module, judged: Judged, path: Path) -> None:
     events = np.append(0, np.cumsum(sum(find_events(transitions).values())))
     episode = (events[start + length] - events[start]).argmax()
     part = transitions.take(slice(start[episode], start[episode] + length[episode]))
-    shape = part.before.shape[1:]
-    boards = {name: [part.before[0]] for name in ("real", "most likely", "sampled")}
+    labels = figures.BoardLabels.of(part.game)
+    before, after = part.before, part.after
+    shape = before.shape[1:]
+    boards = {name: [before[0]] for name in ("real", "most likely", "sampled")}
     titles = ["the start"]
     for i in range(len(part)):
         actions = torch.as_tensor(part.given_actions[i : i + 1], device=judged.device)
         likely = torch.as_tensor(boards["most likely"][-1], device=judged.device).flatten(1)[None]
         sampled = torch.as_tensor(boards["sampled"][-1], device=judged.device).flatten(1)[None]
-        boards["real"].append(part.after[i])
+        boards["real"].append(after[i])
         next_likely = model.predict(likely, actions).most_likely
         next_sampled, _, _ = model.sample(sampled, actions)
         boards["most likely"].append(next_likely.cpu().numpy().reshape(shape))
         boards["sampled"].append(next_sampled.cpu().numpy().reshape(shape))
-        text = figures.transition_text(part.given_actions[i], part.rewards[i])
+        text = figures.transition_text(part.given_actions[i], part.rewards[i], labels)
         titles.append(f"after tick {part.ticks[i]}: {text}")
-    figures.joint_film(boards, titles, path)
+    figures.joint_film(boards, titles, path, labels=labels)
 
 
 @torch.no_grad()
@@ -661,7 +692,10 @@ def save_tables(
 
     rates = report["violations_per_10k"] | {"rollout": arrays.rollout_violations}
     rates |= {f"untrained_{key}": rate for key, rate in untrained["violations_per_10k"].items()}
-    rows = [dict(kind=kind) | {key: rate[kind] for key, rate in rates.items()} for kind in ("total", *KINDS)]
+    rows = [
+        dict(kind=kind) | {key: rate[kind] for key, rate in rates.items()}
+        for kind in ("total", *judged.kinds)
+    ]
     tracking.write_csv(folder / "violations.csv", rows)
 
     rows = []
@@ -676,14 +710,15 @@ def save_tables(
     states, actions, *_ = transitions.tensors(subset, judged.device)
     prediction = model.predict(states, actions)
     expected = prediction.expected.cpu().numpy().astype(np.float16)
+    true_next = part.after
     predictions = dict(
         index=part.index,
         actions=part.given_actions.astype(np.int8),
         rewards=prediction.rewards.cpu().numpy(),
-        expected=expected.reshape(part.before.shape),
+        expected=expected.reshape(true_next.shape),
         expected_rewards=prediction.expected_rewards.cpu().numpy(),
-        likely=prediction.most_likely.cpu().numpy().reshape(part.before.shape),
-        true_next=part.after,
+        likely=prediction.most_likely.cpu().numpy().reshape(true_next.shape),
+        true_next=true_next,
         true_rewards=part.rewards,
     )
     save_arrays(folder / "predictions.npz", predictions)
@@ -721,7 +756,7 @@ def main() -> None:
     folder = tracking.find_folder(args.checkpoint or tracking.newest_run("wm_ckpts", "train_world_model.py"))
     model, checkpoint = load_world_model(folder, device)
     data, index, where = read_transitions(args, checkpoint)
-    check_model_fits(args, model, data, index)
+    check_model_fits(args, model, checkpoint, data, index)
     board = data.states.shape[2:]
     model = model.on(*board)
     transitions = EvalTransitions.of(data, index, model.joint, args.seed)

@@ -1,4 +1,4 @@
-"""Train a world model of the Markov stag hunt: the next joint state, the rewards, the end.
+"""Train a world model of the game of a file: the next joint state, the rewards, the end.
 
 `--model moves` (ObjectWorldModel): each object stays, goes to a neighbour cell, or leaves: a
 softmax over these six outcomes. Hunters come first, then prey, one after another, each given the
@@ -8,9 +8,10 @@ small networks predict each cell of the next planes independently, by cross-entr
 
 What is built into each, and what it learns, is listed in docs/world_model.md. Built into both: a
 hunter moves one cell at most, with the same network for all hunters; blocks do not change; a
-hunter that has left stays away and gets no reward; the end depends on whether a hunter is left.
-Built into `moves` alone: an action that is not legal counts as STAY, all directions are alike,
-prey move one cell at most, and hunters that leave from one cell share a reward.
+hunter that has left stays away and gets no reward; the end depends on whether a hunter is left
+or, where nobody leaves, a prey. Built into `moves` alone: an action that is not legal counts as
+STAY, all directions are alike, prey move one cell at most; every hunter is paid alike for a prey
+that leaves the board (nothing, in the stag hunt), and those who took it share something more.
 """
 
 import tracking  # first: from here on Ctrl-C is one line, also while torch is imported
@@ -35,15 +36,18 @@ from tqdm import tqdm
 from data import DEFAULT_DATA, DataError, training_file
 from data.datasets import TransitionBatches, Transitions, load_transitions
 from data.outcomes import LEAVE, STAYED, JointState, Outcomes, occupied_cells, outcomes_of, prey_counts
+from envs.core import TAKE
+from envs.game import DOWN, LEFT, MAX_KINDS, MOVES, RIGHT, STAY, UP, OtherGame
+from envs.games import is_of_network
 from envs.grid import neighbours
-from envs.stag_hunt import ACTIONS, DOWN, HUNT_HARE, HUNT_STAG, LEFT, RIGHT, STAY, UP
+from envs.stag_hunt import GAME as STAG_HUNT
 from tracking import checkpoints, figures
 
 KIND = "train_world_model"  # the script that a checkpoint belongs to
 MASKED = -1e9  # the logit of what is impossible
 LOGIT_SCALE = 4.0  # of all logits: certainty is reached in fewer steps
 RARE = 14.0  # nats; outcomes a million times less likely than the likeliest are never sampled
-MAX_COUNT = 8  # hunters that hunt on one cell are counted up to this
+MAX_COUNT = 8  # hunters that take prey on one cell are counted up to this
 EVAL_BATCH = 4096
 LOG_STEPS = 50  # TensorBoard gets means over this many minibatches
 
@@ -63,7 +67,8 @@ class Args:
     """CPU threads of a process"""
 
     model: Literal["moves", "cells"] = "moves"
-    """each object by its possible moves, or the plain model: each cell independently"""
+    """each object by its possible moves, or the plain model: each cell independently (the one that
+    reads games outside the family, too)"""
     actions: Literal["joint", "own"] = "joint"
     """the actions that the model is given: all hunters', or one hunter's"""
     data: str = DEFAULT_DATA
@@ -91,11 +96,11 @@ class Args:
 
 
 class Prediction(NamedTuple):
-    """Of B joint states and joint actions; K cells, hunters in seat order, then BLOCKS, STAGS,
-    HARES."""
+    """Of B joint states and joint actions; K cells, hunters in seat order, then BLOCKS and each
+    of k kinds of prey."""
 
-    most_likely: Tensor  # uint8 [B, A+3, K], the most likely next planes
-    expected: Tensor  # float [B, A+3, K], the expected next planes
+    most_likely: Tensor  # uint8 [B, A+1+k, K], the most likely next planes
+    expected: Tensor  # float [B, A+1+k, K], the expected next planes
     rewards: Tensor  # float [B, A], the most likely rewards
     expected_rewards: Tensor  # float [B, A]
     reward_prob: Tensor | None  # float [B, A], P(reward > 0)
@@ -163,6 +168,14 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     )
 
 
+def check_kinds(kinds: int, public_pay: tuple[float, ...]) -> None:
+    """Raises: ValueError."""
+    if not 1 <= kinds <= MAX_KINDS or len(public_pay) != kinds:
+        raise ValueError(
+            f"kinds: expected 1 to {MAX_KINDS}, and public_pay of each, got {kinds}, {public_pay}"
+        )
+
+
 class Scorer(nn.Module):
     """Logits of the six outcomes of an object: up, down, left, right, stay, leave. All four steps
     share one scorer."""
@@ -198,8 +211,8 @@ class HunterInputs(NamedTuple):
     """What the networks are given of each hunter."""
 
     actions: Tensor  # int64 [B, A], effective
-    context: Tensor  # float [B, A, ALONE + 3 MAX_COUNT]
-    steps: Tensor  # float [B, A, 4, 4]
+    context: Tensor  # float [B, A, n], see `hunter_features`
+    steps: Tensor  # float [B, A, 4, 2 + k]
     off_board: Tensor  # bool [B, A, 4]
     same_cell: Tensor  # float [B, A, A], other hunters on a hunter's cell
 
@@ -210,13 +223,24 @@ class StepOutcome(NamedTuple):
     next_state: JointState
     rewards: Tensor  # float [B, A]
     end_logit: Tensor  # float [B]
-    context: Tensor  # float [B, A, ALONE + 3 MAX_COUNT], of the reward network
+    inputs: HunterInputs
     sharers: Tensor  # float [B, A], hunters that share a reward
+    public: Tensor  # float [B, 1], what everyone is paid
     hunter_logits: Tensor  # float [B, A, 6]
     prey_logits: Tensor  # float [B, P, 6]
 
 
-ALONE = 7  # features of a hunter alone: its action in five classes, the stags and the hares on its cell
+def hunter_features(kinds: int) -> tuple[int, int]:
+    """Features of a hunter alone (does it step, stay, take prey of each kind, is its action not
+    known; prey of each kind on its cell), and of others on its cell: thermometers of how many
+    take prey of each kind, and of how many actions are not known."""
+    return 3 + 2 * kinds, (kinds + 1) * MAX_COUNT
+
+
+def prey_features(kinds: int) -> int:
+    """Its kind; hunters on its cell that take prey of each kind, up to 4, whose action is not
+    known, up to 3, and who leave, up to 2; whether an earlier prey arrives; its four steps."""
+    return kinds + 4 * kinds + 3 + 2 + 1 + 5
 
 
 def effective_actions(blocked: Tensor, prey_here: Tensor, actions: Tensor) -> Tensor:
@@ -226,12 +250,12 @@ def effective_actions(blocked: Tensor, prey_here: Tensor, actions: Tensor) -> Te
 
     Args:
         blocked: float [.., 4], above 0 where a block or the border stops a step.
-        prey_here: float [.., 2], stags and hares on the hunter's cell.
+        prey_here: float [.., k], prey of each kind on the hunter's cell.
         actions: int64 [..], -1 where not known.
     Returns: int64 [..].
     """
     stay = torch.ones_like(blocked[..., :1])
-    legal = torch.cat([1.0 - blocked, stay, prey_here], -1) > 0  # [.., 7]
+    legal = torch.cat([1.0 - blocked, stay, prey_here], -1) > 0  # [.., 5 + k]
     illegal = ~select(legal, actions.clamp(min=0))
     return torch.where((actions >= 0) & illegal, STAY, actions)
 
@@ -240,28 +264,57 @@ class ObjectWorldModel(nn.Module):
     """p(next joint state, rewards, end | joint state, joint action), object by object, on boards
     of any size.
 
-    reward_values: what a capture can pay in all, read off the training data; hunters that leave
-    from one cell share it.
+    A reward is `public_pay` for each prey that leaves the board and, for hunters that took part,
+    one of `reward_values` shared among those on its cell. Both are read off the training data.
+
+    Args:
+        reward_values: what a capture can be worth in all to those who took part.
+        leaves: hunters leave with the prey that they take: those who leave took part, and the
+            end depends on whether a hunter is left. Else those took part whose action takes the
+            prey on their cell, if it is gone after the tick, and the end depends on whether a
+            prey is left.
+        public_pay: of each kind, what every hunter on the board is paid for a prey that leaves.
     """
 
     kind = "moves"
     num_hunters = None  # any number
 
     def __init__(
-        self, height: int, width: int, reward_values: list[float], joint: bool = True, hidden: int = 32
+        self,
+        height: int,
+        width: int,
+        reward_values: list[float],
+        joint: bool = True,
+        hidden: int = 32,
+        kinds: int = 2,
+        leaves: bool = True,
+        public_pay: tuple[float, ...] = (0.0, 0.0),
     ):
         super().__init__()
-        self.sizes = dict(height=height, width=width, reward_values=reward_values, joint=joint, hidden=hidden)
+        check_kinds(kinds, public_pay)
+        self.sizes = dict(
+            height=height,
+            width=width,
+            reward_values=reward_values,
+            joint=joint,
+            hidden=hidden,
+            kinds=kinds,
+            leaves=leaves,
+            public_pay=public_pay,
+        )
         self.joint = joint
-        counts = 3 * MAX_COUNT
-        self.hunter = Scorer(ALONE + counts + 2, 4, hidden)
-        self.prey = Scorer(21, 5, hidden)
-        self.reward = mlp(ALONE + counts + 1, hidden, len(reward_values))
+        self.kinds = kinds
+        self.leaves = leaves
+        alone, counts = hunter_features(kinds)
+        self.hunter = Scorer(alone + counts + 2, 2 + kinds, hidden)
+        self.prey = Scorer(prey_features(kinds), 5, hidden)
+        self.reward = mlp(alone + counts + 1, hidden, len(reward_values))
         self.end = mlp(1, hidden, 1)
         # Weights of counts start at zero: a count that training never shows has no effect on hunters and rewards.
         for layer in (self.hunter.context, self.reward[0]):
-            nn.init.zeros_(layer.weight[:, ALONE : ALONE + counts])
+            nn.init.zeros_(layer.weight[:, alone : alone + counts])
         self.register_buffer("reward_values", torch.tensor(reward_values, dtype=torch.float32))
+        self.register_buffer("public_pay", torch.tensor(public_pay, dtype=torch.float32), persistent=False)
         self.on(height, width)
 
     @property
@@ -287,24 +340,26 @@ class ObjectWorldModel(nn.Module):
         actions = effective_actions(blocked, prey_here, actions)
         steps = (actions[..., None] == torch.arange(4, device=actions.device)).float()  # [B, A, 4]
         stay = (actions == STAY).float()
-        hunt_stag = (actions == HUNT_STAG).float()
-        hunt_hare = (actions == HUNT_HARE).float()
         unknown = (actions < 0).float()
+        special = torch.cat([self._takes(actions).float(), unknown[..., None]], 2)  # [B, A, k + 1]
         same_cell = state.same_cell()
-        counts = same_cell @ torch.stack([hunt_stag, hunt_hare, unknown], 2)  # [B, A, 3]
-        counts = thermometer(counts, MAX_COUNT).flatten(2)
-        own_action = torch.stack([steps.sum(2), stay, hunt_stag, hunt_hare, unknown], 2)
-        context = torch.cat([own_action, prey_here, counts], 2)
+        counts = thermometer(same_cell @ special, MAX_COUNT).flatten(2)
+        walks = torch.stack([steps.sum(2), stay], 2)
+        context = torch.cat([walks, special, prey_here, counts], 2)
         toward = self._toward_prey(state, targets) * unknown[..., None, None]
         steps = torch.cat([steps[..., None], blocked[..., None], toward], 3)
         return HunterInputs(actions, context, steps, targets == state.blocks.shape[1], same_cell)
 
+    def _takes(self, actions: Tensor) -> Tensor:
+        """Does an action take prey of each kind? int64 [B, A] -> bool [B, A, k]"""
+        return actions[..., None] == TAKE + torch.arange(self.kinds, device=actions.device)
+
     def _toward_prey(self, state: JointState, targets: Tensor) -> Tensor:
-        """Does a step bring the nearest stag or hare nearer, as the crow flies? [B, A, 4, 2] in
-        {-1, 0, 1}: all that the move of a hunter whose action is not known can be guessed
+        """Does a step bring the nearest prey of each kind nearer, as the crow flies? [B, A, 4, k]
+        in {-1, 0, 1}: all that the move of a hunter whose action is not known can be guessed
         from."""
         if self.joint:
-            return targets.new_zeros((*targets.shape, 2), dtype=torch.float32)
+            return targets.new_zeros((*targets.shape, self.kinds), dtype=torch.float32)
         K = state.blocks.shape[1]
         width = self.board[1]
         far = 99
@@ -313,8 +368,8 @@ class ObjectWorldModel(nn.Module):
         rows = (cells // width - prey // width).abs()
         columns = (cells % width - prey % width).abs()
         distance = torch.where((prey < K) & (cells < K), rows + columns, far)  # [B, A, 5, P]
-        of_kind = (distance[..., : state.stags], distance[..., state.stags :])
-        nearest = torch.stack([F.pad(kind, (0, 1), value=far).amin(3) for kind in of_kind], 3)
+        by_kind = distance.split(state.counts, 3)
+        nearest = torch.stack([F.pad(kind, (0, 1), value=far).amin(3) for kind in by_kind], 3)
         return (nearest[:, :, 4:] - nearest[:, :, :4]).clamp(-1, 1).float()
 
     def _prey_features(
@@ -331,12 +386,12 @@ class ObjectWorldModel(nn.Module):
         index = torch.arange(cells.shape[1], device=cells.device)
         earlier = index < index[:, None]  # [P, P]
         later = index > index[:, None]
-        stag = index < state.stags
-        same_kind = stag[:, None] == stag
+        kinds = state.kinds()
+        same_kind = kinds[:, None] == kinds
 
         hunters_here = (cells[:, :, None] == state.hunters[:, None]).float()  # [B, P, A]
-        hunts = torch.stack([actions == HUNT_STAG, actions == HUNT_HARE, actions < 0], 2).float()
-        counts = hunters_here @ hunts  # [B, P, 3]
+        hunts = torch.cat([self._takes(actions), (actions < 0)[..., None]], 2).float()
+        counts = hunters_here @ hunts  # [B, P, k + 1]
         leavers = (hunters_here * captured[:, None]).sum(2)  # [B, P], hunters that leave from its cell
 
         # Of each step: is it blocked, did an earlier prey go there, does a later one still stand there?
@@ -349,9 +404,9 @@ class ObjectWorldModel(nn.Module):
         bits = [bit.float() for bit in (taken, hunted, same, other)]
         steps = torch.stack([state.blocked(targets), *bits], 3)  # [B, P, 4, 5]
 
-        kind = torch.stack([stag, ~stag], 1).float().expand(len(cells), -1, -1)
-        hunting = thermometer(counts[..., :2], 4).flatten(2)
-        unknown = thermometer(counts[..., 2], 3)
+        kind = F.one_hot(kinds, self.kinds).float().expand(len(cells), -1, -1)
+        hunting = thermometer(counts[..., : self.kinds], 4).flatten(2)
+        unknown = thermometer(counts[..., self.kinds], 3)
         arrived = ((cells[..., None] == next_cells[:, None]) & earlier).any(2, keepdim=True).float()
         context = [kind, hunting, unknown, thermometer(leavers, 2), arrived, steps.sum(2) / 4]
         return torch.cat(context, 2), steps, targets == state.blocks.shape[1]
@@ -362,19 +417,48 @@ class ObjectWorldModel(nn.Module):
         earlier = torch.tril(same_cell, -1) @ captured[..., None]
         return thermometer(earlier[..., 0], 2)
 
-    def _sharers(self, same_cell: Tensor, captured: Tensor) -> Tensor:
-        """How many leave from a hunter's cell, itself included; 1 for one that stays. [B, A]"""
-        others = (same_cell @ captured[..., None])[..., 0]
-        return 1.0 + others * captured
+    def _takers(self, state: JointState, actions: Tensor, captured: Tensor, next_prey: Tensor) -> Tensor:
+        """Who takes part in a capture: float [B, A].
 
-    def _reward_logits(self, context: Tensor, captured: Tensor) -> Tensor:
+        Args: actions: int64 [B, A], effective; captured: float [B, A], hunters that leave;
+        next_prey: int64 [B, P], the cells of prey after the tick.
+        """
+        if self.leaves:
+            return captured
+        takes = self._wanted(state, actions)
+        was_there = (state.on_cell(state.prey) & takes).any(2)
+        still_there = (state.on_cell(next_prey) & takes).any(2)
+        return (was_there & ~still_there).float()
+
+    def _wanted(self, state: JointState, actions: Tensor) -> Tensor:
+        """Would an action take each prey from its cell? One that is not known may. bool [B, A, P]"""
+        return self._takes(actions)[..., state.kinds()] | (actions < 0)[..., None]
+
+    def _sharers(self, same_cell: Tensor, takers: Tensor) -> Tensor:
+        """How many take part on a hunter's cell, itself included; 1 for one that does not. Where
+        nobody leaves and actions are not known, who took part is not, either: 1. [B, A]"""
+        if not self.leaves and not self.joint:
+            return torch.ones_like(takers)
+        others = (same_cell @ takers[..., None])[..., 0]
+        return 1.0 + others * takers
+
+    def _public(self, state: JointState, next_prey: Tensor) -> Tensor:
+        """What every hunter on the board is paid for the prey that leave: [B, 1]"""
+        K = state.blocks.shape[1]
+        gone = ((state.prey < K) & (next_prey == K)).float()
+        return (gone @ self.public_pay[state.kinds()])[:, None]
+
+    def _reward_logits(self, context: Tensor, takers: Tensor) -> Tensor:
         """Over `reward_values`, [B, A, n]."""
-        return LOGIT_SCALE * self.networks.reward(torch.cat([context, captured[..., None]], 2))
+        return LOGIT_SCALE * self.networks.reward(torch.cat([context, takers[..., None]], 2))
 
-    def _end_logit(self, captured: Tensor, on_board: Tensor) -> Tensor:
-        """From one bit: is a hunter left on the board? [B]"""
-        remains = ((captured == 0) & on_board).any(1, keepdim=True).float()
-        return LOGIT_SCALE * self.networks.end(remains)[:, 0]
+    def _end_logit(self, state: JointState, captured: Tensor, next_prey: Tensor) -> Tensor:
+        """From one bit: is a hunter left on the board or, where nobody leaves, a prey? [B]"""
+        if self.leaves:
+            remains = ((captured == 0) & state.on_board()).any(1, keepdim=True)
+        else:
+            remains = (next_prey < state.blocks.shape[1]).any(1, keepdim=True)
+        return LOGIT_SCALE * self.networks.end(remains.float())[:, 0]
 
     # -- the likelihood of what happened
 
@@ -409,19 +493,22 @@ class ObjectWorldModel(nn.Module):
         by_way = of_way.new_full((len(actions), outcomes.ways), MASKED)
         prey = by_way.index_put((row, outcomes.way), of_way).logsumexp(1)
 
+        # All ways lead to the same cells: who took part, and what left, can be read off the first.
+        first = outcomes.way == 0
+        next_prey = next_cells[first]
         known = on_board & ~rewards.isnan()
-        reward_logprobs = self._reward_logits(inputs.context, captured).log_softmax(2)
-        totals = rewards.nan_to_num() * self._sharers(inputs.same_cell, captured)
+        takers = self._takers(state, inputs.actions, captured, next_prey)
+        reward_logprobs = self._reward_logits(inputs.context, takers).log_softmax(2)
+        totals = self._totals(state, rewards, inputs.same_cell, takers, next_prey)
         reward_class, _ = nearest_value(totals, self.reward_values)
         reward = (select(reward_logprobs, reward_class) * known).sum(1)
-        end = end_log_prob(self._end_logit(captured, on_board), ends)
+        end = end_log_prob(self._end_logit(state, captured, next_prey), ends)
         terms = LogLikelihood(hunters, prey, reward, end)
         if not contrastive:
             return terms, hunters.new_zeros(len(actions))
 
         # InfoNCE (van den Oord et al. 2018) against next states that break a rule. Next states of the batch are on
         # other boards: they are impossible by construction, and would add nothing.
-        first = outcomes.way == 0
         wrong_hunter = self._wrong_class(hunter_logprobs, outcomes.hunters, on_board)
         wrong_reward = self._wrong_class(reward_logprobs, reward_class, known)
         opposite = torch.where(outcomes.prey == LEAVE, STAYED, LEAVE)  # missing, or still there once captured
@@ -429,6 +516,13 @@ class ObjectWorldModel(nn.Module):
         wrong_prey = random_valid(less_likely[first], prey_on_board[first])
         truth = torch.zeros_like(wrong_prey)
         return terms, torch.logsumexp(torch.stack([truth, wrong_hunter, wrong_reward, wrong_prey]), 0)
+
+    def _totals(
+        self, state: JointState, rewards: Tensor, same_cell: Tensor, takers: Tensor, next_prey: Tensor
+    ) -> Tensor:
+        """What a capture was worth to all who took part: [B, A]; of a reward that is not known, that of 0."""
+        own_pay = rewards.nan_to_num() - self._public(state, next_prey) * state.on_board()
+        return own_pay * self._sharers(same_cell, takers)
 
     def _wrong_class(self, log_probs: Tensor, true_class: Tensor, valid: Tensor) -> Tensor:
         """log p of another class of one random valid object, less log p of its true class: [B]."""
@@ -443,14 +537,17 @@ class ObjectWorldModel(nn.Module):
     ) -> Tensor:
         """log p(next state, rewards, end | state, actions), float [B] in nats; about -1e9 for
         what is impossible."""
-        counts = prey_counts(states)
-        outcomes = outcomes_of(states.cpu().numpy(), next_states.cpu().numpy(), self.board, *counts)
+        counts = prey_counts(states, self.kinds)
+        outcomes = outcomes_of(states.cpu().numpy(), next_states.cpu().numpy(), self.board, counts)
         possible = np.flatnonzero(outcomes.possible)
         rows = torch.as_tensor(possible, device=states.device)
-        state = JointState.of(states, *counts).take(rows)
+        state = JointState.of(states, counts).take(rows)
         true_outcomes = outcomes.batch(possible, states.device)
         terms, _ = self(state, actions[rows], true_outcomes, rewards[rows], ends[rows])
-        totals = rewards[rows].nan_to_num() * self._sharers(state.same_cell(), true_outcomes.captured())
+        next_prey = JointState.of(next_states[rows], counts).prey
+        inputs = self._hunter_inputs(state, actions[rows])
+        takers = self._takers(state, inputs.actions, true_outcomes.captured(), next_prey)
+        totals = self._totals(state, rewards[rows], inputs.same_cell, takers, next_prey)
         _, distance = nearest_value(totals, self.reward_values)
         no_class = (distance > 0.01).any(1)
         log_probs = torch.where(no_class, MASKED, terms.stack().sum(1))
@@ -527,12 +624,14 @@ class ObjectWorldModel(nn.Module):
         prey, prey_logits = self._prey_outcomes(state, inputs.actions, captured, most_likely)
         hunters = select(self.outcome_cells[state.hunters], outcomes)
         next_state = state._replace(hunters=hunters, prey=prey)
-        sharers = self._sharers(inputs.same_cell, captured)
-        reward_class = sample_or_argmax(self._reward_logits(inputs.context, captured), most_likely)
-        rewards = self.reward_values[reward_class] / sharers * on_board
-        end_logit = self._end_logit(captured, on_board)
+        takers = self._takers(state, inputs.actions, captured, prey)
+        sharers = self._sharers(inputs.same_cell, takers)
+        public = self._public(state, prey)
+        reward_class = sample_or_argmax(self._reward_logits(inputs.context, takers), most_likely)
+        rewards = (self.reward_values[reward_class] / sharers + public) * on_board
+        end_logit = self._end_logit(state, captured, prey)
         return StepOutcome(
-            next_state, rewards, end_logit, inputs.context, sharers, hunter_logits, prey_logits
+            next_state, rewards, end_logit, inputs, sharers, public, hunter_logits, prey_logits
         )
 
     @torch.no_grad()
@@ -551,39 +650,57 @@ class ObjectWorldModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, states: Tensor, actions: Tensor) -> Prediction:
-        """states: uint8 [B, A+3, K]. Expected planes and rewards add up each object's outcomes,
+        """states: uint8 [B, A+1+k, K]. Expected planes and rewards add up each object's outcomes,
         given the most likely ones of those before it."""
-        state = JointState.of(states, *prey_counts(states))
+        state = JointState.of(states, prey_counts(states, self.kinds))
         outcome = self._outcome(state, actions, most_likely=True)
         hunter_probs = outcome.hunter_logits.softmax(2)
         prey_probs = outcome.prey_logits.softmax(2)
         prey_cells = self.outcome_cells[state.prey]  # [B, P, 6]
         B, A = state.hunters.shape
         K = state.blocks.shape[1]
-        planes = state.blocks.new_zeros(B, A + 3, K + 1)
+        planes = state.blocks.new_zeros(B, A + 1 + self.kinds, K + 1)
         planes[:, :A].scatter_add_(2, self.outcome_cells[state.hunters], hunter_probs)
         planes[:, A, :K] = state.blocks
-        for plane, kind in ((A + 1, slice(None, state.stags)), (A + 2, slice(state.stags, None))):
-            planes[:, plane].scatter_add_(1, prey_cells[:, kind].flatten(1), prey_probs[:, kind].flatten(1))
+        by_kind = zip(prey_cells.split(state.counts, 1), prey_probs.split(state.counts, 1), strict=True)
+        for plane, (cells, probs) in enumerate(by_kind, A + 1):
+            planes[:, plane].scatter_add_(1, cells.flatten(1), probs.flatten(1))
 
-        leaves = hunter_probs[..., LEAVE]
-        if_stays = self._reward_logits(outcome.context, torch.zeros_like(leaves)).softmax(2)
-        if_leaves = self._reward_logits(outcome.context, torch.ones_like(leaves)).softmax(2)
-        reward_probs = if_stays + leaves[..., None] * (if_leaves - if_stays)  # [B, A, n]
+        prey_leaves = prey_probs[..., LEAVE] * (state.prey < K)  # [B, P]
+        takes = self._take_probs(state, outcome.inputs.actions, hunter_probs[..., LEAVE], prey_leaves)
+        context = outcome.inputs.context
+        if_not = self._reward_logits(context, torch.zeros_like(takes)).softmax(2)
+        if_takes = self._reward_logits(context, torch.ones_like(takes)).softmax(2)
+        reward_probs = if_not + takes[..., None] * (if_takes - if_not)  # [B, A, n]
         on_board = state.on_board()
+        expected_public = (prey_leaves @ self.public_pay[state.kinds()])[:, None]
+        expected_share = (reward_probs * self.reward_values).sum(2) / outcome.sharers
+        is_paid = self.reward_values / outcome.sharers[..., None] + outcome.public[..., None] > 0
         return Prediction(
             most_likely=outcome.next_state.planes(),
             expected=planes[:, :, :K],
             rewards=outcome.rewards,
-            expected_rewards=(reward_probs * self.reward_values).sum(2) / outcome.sharers * on_board,
-            reward_prob=reward_probs[..., self.reward_values > 0].sum(2) * on_board,
+            expected_rewards=(expected_share + expected_public) * on_board,
+            reward_prob=(reward_probs * is_paid).sum(2) * on_board,
             end_prob=outcome.end_logit.sigmoid(),
         )
 
+    def _take_probs(self, state: JointState, actions: Tensor, leaves: Tensor, prey_leaves: Tensor) -> Tensor:
+        """How likely each hunter takes part in a capture: float [B, A].
+
+        Args: actions: int64 [B, A], effective; leaves: float [B, A], how likely each hunter leaves;
+        prey_leaves: float [B, P].
+        """
+        if self.leaves:
+            return leaves
+        takes = state.on_cell(state.prey) & self._wanted(state, actions)  # [B, A, P]
+        return (takes * prey_leaves[:, None]).amax(2)
+
     @torch.no_grad()
     def sample(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns: planes uint8 [B, A+3, K], rewards [B, A], ends bool [B]."""
-        next_state, rewards, ends = self.step(JointState.of(states, *prey_counts(states)), actions)
+        """Returns: planes uint8 [B, A+1+k, K], rewards [B, A], ends bool [B]."""
+        state = JointState.of(states, prey_counts(states, self.kinds))
+        next_state, rewards, ends = self.step(state, actions)
         return next_state.planes(), rewards, ends
 
 
@@ -674,7 +791,7 @@ class CellLogits(NamedTuple):
     window: Tensor  # int64 [B, A, 9], cells, K off the board; all K for a hunter that has left
     hunters: Tensor  # float [B, A, 9], logits of the hunter being there next
     rewards: Tensor  # float [B, A, n], logits of the values in `rewards`
-    prey: Tensor  # float [B, 2, K], logits of a stag, of a hare
+    prey: Tensor  # float [B, k, K], logits of a prey of each kind
 
 
 class CellWorldModel(nn.Module):
@@ -682,23 +799,51 @@ class CellWorldModel(nn.Module):
     cross-entropy.
 
     A convolution over the board (hunters by their actions as asked for, each action on its
-    hunter's cell; BLOCKS, STAGS, HARES, the board) is read at each hunter's own cell together
-    with its action: where it goes, its reward. The same network serves all hunters, on boards of
-    any size. The next STAGS and HARES are read off every cell.
+    hunter's cell; BLOCKS, each kind of prey, the board) is read at each hunter's own cell
+    together with its action: where it goes, its reward. The same network serves all hunters, on
+    boards of any size. The next prey are read off every cell.
 
-    rewards: the values of a hunter's reward in the training data.
+    Args:
+        rewards: the values of a hunter's reward in the training data.
+        leaves: as for ObjectWorldModel: what the end depends on.
+        public_pay: as for ObjectWorldModel: where it is not 0, a hunter is also paid for what
+            others take, and its reward is read off the sum over all cells, too.
     """
 
     kind = "cells"
     num_hunters = None  # any number
 
-    def __init__(self, height: int, width: int, rewards: list[float], joint: bool = True, channels: int = 32):
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        rewards: list[float],
+        joint: bool = True,
+        channels: int = 32,
+        kinds: int = 2,
+        leaves: bool = True,
+        public_pay: tuple[float, ...] = (0.0, 0.0),
+    ):
         super().__init__()
-        self.sizes = dict(height=height, width=width, rewards=rewards, joint=joint, channels=channels)
+        check_kinds(kinds, public_pay)
+        self.sizes = dict(
+            height=height,
+            width=width,
+            rewards=rewards,
+            joint=joint,
+            channels=channels,
+            kinds=kinds,
+            leaves=leaves,
+            public_pay=public_pay,
+        )
         self.joint = joint
-        self.board_features = nn.Conv2d(len(ACTIONS) + 1 + 4, channels, 3, padding=1)
-        self.hunter = mlp(channels + len(ACTIONS) + 1, 2 * channels, 9 + len(rewards))
-        self.prey = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, 2, 1))
+        self.leaves = leaves
+        self.is_public = any(public_pay)
+        self.num_actions = len(MOVES) + kinds
+        self.board_features = nn.Conv2d(self.num_actions + 1 + 2 + kinds, channels, 3, padding=1)
+        read = channels * (2 if self.is_public else 1)
+        self.hunter = mlp(read + self.num_actions + 1, 2 * channels, 9 + len(rewards))
+        self.prey = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, kinds, 1))
         self.end = nn.Linear(1, 1)
         self.register_buffer("rewards", torch.tensor(rewards, dtype=torch.float32))
         self.on(height, width)
@@ -713,24 +858,28 @@ class CellWorldModel(nn.Module):
         return self
 
     def logits(self, states: Tensor, actions: Tensor) -> CellLogits:
-        """states: uint8 [B, A+3, K]; actions: int64 [B, A], as asked for, -1 where not known."""
+        """states: uint8 [B, A+1+k, K]; actions: int64 [B, A], as asked for, -1 where not known."""
         B, A = actions.shape
         hunters = states[:, :A].float()
-        chosen = F.one_hot(actions + 1, len(ACTIONS) + 1).float()
-        by_action = torch.einsum("bac,bak->bck", chosen, hunters)  # [B, 8, K], hunters that play it on a cell
+        chosen = F.one_hot(actions + 1, self.num_actions + 1).float()
+        by_action = torch.einsum("bac,bak->bck", chosen, hunters)  # [B, 6 + k, K], who plays it on a cell
         inside = hunters.new_ones(B, 1, states.shape[2])  # tells a free cell from one beyond the border
         board = torch.cat([by_action, states[:, A:].float(), inside], 1)
         features = F.relu(self.board_features(board.unflatten(2, self.board)))  # [B, channels, H, W]
         prey = self.prey(features).flatten(2)
         cell = occupied_cells(states[:, :A], 1)  # [B, A, 1]
         features = F.pad(features.flatten(2), (0, 1)).transpose(1, 2)  # [B, K + 1, channels]
-        own_features = features.gather(1, cell.expand(-1, -1, features.shape[2]))
-        output = self.hunter(torch.cat([own_features, chosen], 2))
+        read = [features.gather(1, cell.expand(-1, -1, features.shape[2])), chosen]
+        if self.is_public:
+            read.append(features.sum(1, keepdim=True).expand(-1, A, -1))
+        output = self.hunter(torch.cat(read, 2))
         return CellLogits(self.window[cell[..., 0]], output[..., :9], output[..., 9:], prey)
 
-    def _end_logit(self, hunters: Tensor) -> Tensor:
-        """From one bit: is a hunter left? hunters: [B, A, K], the next planes. Returns: [B]."""
-        remains = (hunters > 0.5).any(2).any(1, keepdim=True).float()
+    def _end_logit(self, planes: Tensor, num_hunters: int) -> Tensor:
+        """From one bit: is a hunter left or, where nobody leaves, a prey? planes: [B, A+1+k, K],
+        the next ones. Returns: [B]."""
+        objects = planes[:, :num_hunters] if self.leaves else planes[:, num_hunters + 1 :]
+        remains = (objects > 0.5).any(2).any(1, keepdim=True).float()
         return LOGIT_SCALE * self.end(remains)[:, 0]
 
     def forward(
@@ -755,7 +904,7 @@ class CellWorldModel(nn.Module):
         reward_class, _ = nearest_value(rewards.nan_to_num(), self.rewards)
         known = on_board & ~rewards.isnan()
         reward = select(logits.rewards.log_softmax(2), reward_class) * known
-        end = end_log_prob(self._end_logit(next_states[:, :A]), ends)
+        end = end_log_prob(self._end_logit(next_states, A), ends)
         terms = LogLikelihood(-hunters.sum((1, 2)), -prey.sum((1, 2)), reward.sum(1), end)
         return terms, prey.new_zeros(len(prey))
 
@@ -777,7 +926,7 @@ class CellWorldModel(nn.Module):
         return torch.where(impossible | no_class.any(1), MASKED, terms.stack().sum(1))
 
     def _probs(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the next planes [B, A+3, K] and of the rewards [B, A, n]."""
+        """Of the next planes [B, A+1+k, K] and of the rewards [B, A, n]."""
         A = actions.shape[1]
         logits = self.logits(states, actions)
         planes = F.pad(states, (0, 1)).float()
@@ -788,7 +937,7 @@ class CellWorldModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, states: Tensor, actions: Tensor) -> Prediction:
-        """states: uint8 [B, A+3, K]"""
+        """states: uint8 [B, A+1+k, K]"""
         A = actions.shape[1]
         planes, reward_probs = self._probs(states, actions)
         on_board = states[:, :A].amax(2) > 0
@@ -796,7 +945,7 @@ class CellWorldModel(nn.Module):
         rewards = self.rewards[reward_probs.argmax(2)] * on_board
         expected_rewards = (reward_probs @ self.rewards) * on_board
         reward_prob = reward_probs[..., self.rewards > 0].sum(2) * on_board
-        end_prob = self._end_logit(most_likely[:, :A]).sigmoid()
+        end_prob = self._end_logit(most_likely, A).sigmoid()
         return Prediction(most_likely, planes, rewards, expected_rewards, reward_prob, end_prob)
 
     @torch.no_grad()
@@ -807,9 +956,101 @@ class CellWorldModel(nn.Module):
         probs, reward_probs = self._probs(states, actions)
         on_board = states[:, :A].amax(2) > 0
         planes = (torch.rand_like(probs) < probs).to(torch.uint8)
-        end_prob = self._end_logit(planes[:, :A]).sigmoid()
+        end_prob = self._end_logit(planes, A).sigmoid()
         rewards = self.rewards[sample_or_argmax(reward_probs.log(), most_likely=False)] * on_board
         return planes, rewards, torch.rand_like(end_prob) < end_prob
+
+
+class ViewWorldModel(nn.Module):
+    """`cells` outside the family of games: each cell of what each agent sees next, and its reward.
+
+    No move, object or rule is known. Convolutions read what an agent sees, with its action; those of
+    all agents are added up, and read again beside each one's own: on boards of any size, with any
+    number of agents, all alike. Rewards are numbers, of which the expected one is predicted (the loss
+    is half the squared error, in standard deviations of the training rewards).
+    """
+
+    kind = "views"
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        planes: int,
+        actions: int,
+        reward_std: float = 1.0,
+        joint: bool = True,
+        channels: int = 32,
+    ):
+        """planes, actions: how many there are."""
+        super().__init__()
+        self.sizes = dict(
+            height=height,
+            width=width,
+            planes=planes,
+            actions=actions,
+            reward_std=reward_std,
+            joint=joint,
+            channels=channels,
+        )
+        self.reward_std = reward_std
+        self.num_planes = planes
+        self.num_actions = actions
+        self.joint = joint
+        inputs = planes + actions + 2  # an action that is not known; the board, so that the padding shows
+        self.own = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.all = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, channels, 3, padding=1)
+        self.cells = nn.Conv2d(channels, planes, 1)
+        self.stay = nn.Parameter(torch.ones(planes, 1))
+        self.totals = mlp(channels, channels, 2)  # a reward, and the logit of the end
+        self.on(height, width)
+
+    def on(self, height: int, width: int) -> "ViewWorldModel":
+        """The same model, for boards of this size."""
+        self.board = (height, width)
+        return self
+
+    def outputs(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """states: uint8 [B, A * P, K]; actions: int64 [B, A], -1 where not known.
+
+        Returns: logits of the next cells [B, A * P, K], rewards [B, A], the logit of the end [B].
+        """
+        B, A = actions.shape
+        views = states.view(B * A, self.num_planes, -1).float()
+        chosen = F.one_hot(actions.flatten() + 1, self.num_actions + 1).float()
+        chosen = F.pad(chosen, (0, 1), value=1.0)[..., None].expand(-1, -1, views.shape[2])
+        own = F.relu(self.own(torch.cat([views, chosen], 1).unflatten(2, self.board)))  # [BA, channels, H, W]
+        everyone = own.unflatten(0, (B, A)).sum(1, keepdim=True).expand(-1, A, -1, -1, -1).flatten(0, 1)
+        hidden = F.relu(self.all(torch.cat([own, everyone], 1)))
+        hidden = F.relu(self.last(hidden) + hidden)
+        logits = self.cells(hidden).flatten(2) + self.stay * (2 * views - 1)
+        rewards, ends = self.totals(hidden.amax((2, 3))).view(B, A, 2).unbind(2)
+        return LOGIT_SCALE * logits.view(states.shape), self.reward_std * rewards, LOGIT_SCALE * ends.mean(1)
+
+    def forward(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        next_states: Tensor,
+        rewards: Tensor,
+        ends: Tensor,
+        contrastive: bool = False,
+    ) -> tuple[LogLikelihood, Tensor]:
+        """As `CellWorldModel`; all planes count as the hunters'."""
+        logits, expected, end_logit = self.outputs(states, actions)
+        cells = F.binary_cross_entropy_with_logits(logits, next_states.float(), reduction="none")
+        error = torch.where(rewards.isnan(), 0.0, expected - rewards.nan_to_num())
+        zeros = expected.new_zeros(len(expected))
+        reward = -0.5 * (error / self.reward_std).square().sum(1)
+        return LogLikelihood(-cells.sum((1, 2)), zeros, reward, end_log_prob(end_logit, ends)), zeros
+
+    @torch.no_grad()
+    def predict(self, states: Tensor, actions: Tensor) -> Prediction:
+        """states: uint8 [B, A * P, K]"""
+        logits, rewards, end_logit = self.outputs(states, actions)
+        most_likely = (logits > 0).to(torch.uint8)
+        return Prediction(most_likely, logits.sigmoid(), rewards, rewards, None, end_logit.sigmoid())
 
 
 def saturate(logits: Tensor) -> Tensor:
@@ -818,6 +1059,12 @@ def saturate(logits: Tensor) -> Tensor:
 
 
 MODELS = {"moves": ObjectWorldModel, "cells": CellWorldModel}
+
+
+def saved_model(sizes: dict, args: Args) -> nn.Module:
+    """The network of a checkpoint's sizes; what is a setting, too, is as there."""
+    make = ViewWorldModel if "planes" in sizes and args.model == "cells" else MODELS[args.model]
+    return make(**sizes | {"joint": args.actions == "joint"})
 
 
 # ---- checkpoints
@@ -839,7 +1086,7 @@ CHECKPOINT = tracking.Schema(
     kind=KIND,
     args_type=Args,
     check_args=check_ranges,
-    make_model=lambda sizes, args: MODELS[args.model](**sizes | {"joint": args.actions == "joint"}),
+    make_model=saved_model,
     make_optimizer=make_optimizer,
     counter="epoch",
     length=lambda args: args.epochs,
@@ -850,8 +1097,13 @@ CHECKPOINT = tracking.Schema(
         step=checkpoints.OPTIMIZER_STEP,
         fingerprint=checkpoints.FINGERPRINT,
         rules=checkpoints.RULES,
+        game=checkpoints.Expected("the description of a game that the network is for", is_of_network),
     ),
     former_names={"totals": "reward_values"},
+    added={
+        "": {"game": STAG_HUNT.metadata()},
+        "sizes": {"kinds": 2, "leaves": True, "public_pay": (0.0, 0.0)},
+    },
 )
 
 
@@ -872,9 +1124,11 @@ def make_batch(model: nn.Module, batches: TransitionBatches, index: np.ndarray, 
     directions."""
     if model.kind == "cells":
         return batches.take(index, random=augment, augment=augment)
+    if model.kind == "views":
+        return batches.take(index, random=augment)
     states, actions, _, rewards, ends = batches.take(index, random=augment)
     outcomes = batches.outcomes.batch(index, states.device)
-    return JointState.of(states, *batches.most), actions, outcomes, rewards, ends
+    return JointState.of(states, batches.most), actions, outcomes, rewards, ends
 
 
 @torch.no_grad()
@@ -906,12 +1160,30 @@ def evaluate(model: nn.Module, batches: TransitionBatches, index: np.ndarray) ->
     }
 
 
+def nothing_moves(
+    batches: TransitionBatches, train: np.ndarray, index: np.ndarray
+) -> dict[str, float | None]:
+    """The figures of `evaluate` if nothing ever happened, and each reward were the mean of the transitions `train`."""
+    before, after = batches.states[batches.before[index]], batches.states[batches.after[index]]
+    rewards = batches.rewards[index]
+    error = (rewards - batches.rewards[train].nanmean()).square().nanmean().item()
+    changed = before != after
+    return {
+        "obs_mse": changed.double().mean().item(),
+        "reward_mse": None if math.isnan(error) else error,
+        "exact_transitions": (~changed).all(2).all(1).double().mean().item(),
+        "exact_rewards": ((rewards.abs() < 0.01) | rewards.isnan()).all(1).double().mean().item(),
+    }
+
+
 # ---- training
 
 
 def read_transitions(args: Args) -> Transitions:
     """The transitions of --data. A file of one hunter's actions sets `args.actions` to `own`."""
-    data = load_transitions(training_file(args.data), args.layout)
+    data = load_transitions(training_file(args.data), args.layout, other_games=args.model == "cells")
+    if args.actions == "own" and isinstance(data.game, OtherGame):
+        raise tracking.UsageError("--actions own: outside the family of games all actions are needed")
     print(f"[WM] Loaded {len(data)} transitions.")
     for line in data.inferred:
         print(f"[DATA] inferred: {line}")
@@ -929,7 +1201,9 @@ def split_transitions(args: Args, data: Transitions, batches: TransitionBatches)
         print(
             f"[DATA] {late} boards end by end_after_first_hunt: a joint state does not tell when; not part of the loss"
         )
-    splits = {name: part[batches.outcomes.possible[part]] for name, part in data.splits.items()}
+    splits = dict(data.splits)
+    if batches.outcomes:
+        splits = {name: part[batches.outcomes.possible[part]] for name, part in splits.items()}
     impossible = len(data) - len(splits["all"])
     if impossible:
         print(
@@ -947,18 +1221,33 @@ def split_transitions(args: Args, data: Transitions, batches: TransitionBatches)
 
 
 def make_model(
-    args: Args, batches: TransitionBatches, train: np.ndarray, board: tuple[int, int], resumed: dict | None
+    args: Args, batches: TransitionBatches, train: np.ndarray, data: Transitions, resumed: dict | None
 ) -> nn.Module:
     """A new network for the training data, or of a resumed run's sizes. Raises:
     tracking.UsageError: too many rewards."""
+    board = data.states.shape[2:]
     if resumed:
-        return MODELS[args.model](**resumed["sizes"]).on(*board)
-    values = batches.capture_totals(train) if args.model == "moves" else batches.reward_values(train)
+        return saved_model(resumed["sizes"], args).on(*board)
+    if isinstance(data.game, OtherGame):
+        rewards = data.rewards[train]
+        spread = float(np.nanstd(rewards)) if np.isfinite(rewards).any() else 0.0
+        return ViewWorldModel(*board, len(data.game.planes), data.game.num_actions, spread or 1.0)
+    public_pay = batches.public_pay(train)
+    values = (
+        batches.capture_totals(train, public_pay) if args.model == "moves" else batches.reward_values(train)
+    )
     if len(values) > 64:
         raise tracking.UsageError(
             f"{args.data}: rewards: expected at most 64 values, classes, found {len(values)}"
         )
-    return MODELS[args.model](*board, values, args.actions == "joint")
+    return MODELS[args.model](
+        *board,
+        values,
+        args.actions == "joint",
+        kinds=data.game.kinds,
+        leaves=data.game.leaves,
+        public_pay=public_pay,
+    )
 
 
 def learning_rate(args: Args, step: int, steps_per_epoch: int) -> float:
@@ -1063,7 +1352,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     board = data.states.shape[2:]
 
     # Model
-    model = make_model(args, batches, splits["train"], board, resumed).to(device)
+    model = make_model(args, batches, splits["train"], data, resumed).to(device)
     optimizer = make_optimizer(model, args)
 
     # Run folder, checkpoints and log
@@ -1082,7 +1371,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         run=run_name,
         args=settings,
         fingerprint=data.fingerprint,
-        rules=data.rules or None,
+        rules=asdict(data.rules) if data.rules else None,
+        game=data.game.metadata(),
     )
 
     def save(name: str) -> None:
@@ -1131,6 +1421,11 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     found = ", ".join(f"{key} {value:.6g}" for key, value in test.items() if value is not None)
     where = f"epoch {best['epoch'] - 1} (best on validation) on the test split: {sizes['test']} transitions"
     print(f"[WM] {where}: {found}")
+    floor = None
+    if isinstance(data.game, OtherGame):
+        floor = nothing_moves(batches, splits["train"], splits["test"])
+        found = ", ".join(f"{key} {value:.6g}" for key, value in floor.items() if value is not None)
+        print(f"[WM] if nothing moved, and with the mean reward: {found}")
     final_step = state["step"] + 1  # a resumed run removes what is logged later than its checkpoint
     curves = figures.curves(loss_curves(state["history"]), {}, "epoch")
     figures.save(curves, folder / "wm_loss_curve.png", writer, final_step)
@@ -1146,10 +1441,12 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         transitions=sizes,
         test=test,
     )
+    if floor:
+        metrics["nothing_moves"] = floor
     tracking.write_json(folder / "metrics.json", metrics)
     writer.close()
-    judge = f"python test_obs_reward_model.py --checkpoint {folder.as_posix()}"
-    print(f"[WM] {seconds:.0f} s, {speed:.0f} transitions/s in training; judge it: {judge}")
+    judge = f"; judge it: python test_obs_reward_model.py --checkpoint {folder.as_posix()}"
+    print(f"[WM] {seconds:.0f} s, {speed:.0f} transitions/s in training{'' if floor else judge}")
 
 
 def main() -> None:

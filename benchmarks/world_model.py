@@ -28,8 +28,7 @@ from test_obs_reward_model import Judged, evaluate_steps, file_rules
 from tracking import figures
 from train_world_model import CachedWorldModel, JointState, load_world_model
 
-LARGE = ("--rules.hunters", "6", "--rules.stags", "2", "--rules.hares", "8", "--rules.blocks", "12",
-         "--rules.height", "12", "--rules.width", "12")  # fmt: skip
+LARGE = ("--env-args", "hunters=6", "stags=2", "hares=8", "blocks=12", "height=12", "width=12")
 UNMASKED = ("--unmasked", "0.3")
 
 
@@ -121,16 +120,8 @@ def needed(options: Options) -> pd.DataFrame:
     """Six hunters, a stag that needs 1, 2, .., 6 of them: captures and failed hunts, on a fresh file of the same rules."""
     rows = []
     for count in range(1, 7):
-        flags = (
-            "--rules.hunters",
-            "6",
-            "--rules.hunters-needed",
-            str(count),
-            "--strategies",
-            "NS",
-            "--steps",
-            "20000",
-        )
+        rules = ("--env-args", "hunters=6", f"hunters_needed={count}")
+        flags = (*rules, "--strategies", "NS", "--steps", "20000")
         data = collected(f"wm_needed_{count}_1", "--seed", "1", *flags)
         fresh = collected(f"wm_needed_{count}_2", "--seed", "2", *flags)
         for seed in options.seeds:
@@ -258,7 +249,7 @@ def contrast(options: Options) -> pd.DataFrame:
 
 
 def random(options: Options) -> pd.DataFrame:
-    moving, rows = ("--rules.prey-moves", "0.5"), []
+    moving, rows = ("--env-args", "prey_moves=0.5"), []
     data = collected("wm_moving_6", "--samples", "107010", "--seed", "6", *moving)
     fresh = collected("wm_moving_7", "--steps", "100000", "--seed", "7", *moving)
     for seed in options.seeds:
@@ -272,7 +263,7 @@ def random(options: Options) -> pd.DataFrame:
 
 def own(options: Options) -> pd.DataFrame:
     """Told one hunter's action alone, on 4x4 without blocks and on the default boards."""
-    small = ("--rules.height", "4", "--rules.width", "4", "--rules.blocks", "0", "--rules.hares", "2")
+    small = ("--env-args", "height=4", "width=4", "blocks=0", "hares=2")
     rows = []
     for what, data, fresh in (
         ("8x8", "", "fresh"),
@@ -315,7 +306,7 @@ def speed(options: Options) -> pd.DataFrame:
         env = StagHunt(boards, Rules())
         rng = np.random.default_rng(0)
         states = joint_states(env, seed=1)
-        start = JointState.of(states, 1, 4)
+        start = JointState.of(states, (1, 4))
         seconds = defaultdict(list)
         for _ in range(30):
             actions = random_actions(env, rng).astype(np.int64)
@@ -341,7 +332,7 @@ def cache(options: Options) -> pd.DataFrame:
     generator = torch.Generator().manual_seed(0)
     seconds = defaultdict(list)
     for episode in range(5):
-        state = JointState.of(joint_states(StagHunt(boards, Rules()), seed=episode), 1, 4)
+        state = JointState.of(joint_states(StagHunt(boards, Rules()), seed=episode), (1, 4))
         for _ in range(Rules().horizon):
             actions = torch.randint(7, (boards, 4), generator=generator)
             for name, stepped in models.items():

@@ -25,6 +25,7 @@ from data.collect import collect
 from data.datasets import load_transitions
 from data.trajectories import save_arrays, split_episodes
 from envs import Rules
+from envs.stag_hunt import GAME
 from metrics import observers, transitions
 from metrics.laws import deterministic_step, next_state_log_prob
 from metrics.transitions import EvalTransitions
@@ -127,7 +128,7 @@ def of_stub(model, trained_on, monkeypatch, run="wm__5"):
     for name in ("last.pt", "best.pt"):
         (folder / name).touch()
     checkpoint = dict(args={"data": str(trained_on), "layout": "auto"}, run=run, epoch=3, step=70,
-                      fingerprint=fingerprint(trained_on), rules=None)  # fmt: skip
+                      fingerprint=fingerprint(trained_on), rules=None, game=GAME.metadata())  # fmt: skip
     monkeypatch.setattr(judge, "load_world_model", lambda *_: (model, checkpoint))
     return folder
 
@@ -618,7 +619,10 @@ def test_events_by_hand():
             (board(0, None, prey=[(-1, 0)]), (HUNT_STAG, HUNT_STAG), board(0, None, prey=[(-1, 0)]))]  # fmt: skip
     before, after = (np.concatenate([row[i] for row in rows]) for i in (0, 2))
     n, actions = len(rows), np.array([row[1] for row in rows])
-    cases = EvalTransitions(before, actions, actions, after, np.zeros((n, 2)), *[np.zeros(n)] * 4)
+    row, zeros = np.arange(n), np.zeros(n)
+    cases = EvalTransitions(
+        np.concatenate([before, after]), row, row + n, actions, actions, np.zeros((n, 2)), *[zeros] * 4, GAME
+    )
     found = {name: np.flatnonzero(there).tolist() for name, there in transitions.find_events(cases).items()}
     assert found == {
         "capture": [0],
@@ -650,13 +654,14 @@ def test_rollout_depths_by_hand():
         broken=broken,
     )
     counted = np.ones(len(KINDS), bool)
-    found = judge.rollout_metrics(rollouts, None, counted)
+    judged = judge.Judged(None, Rules(), counted, seed=1, device=CPU)
+    found = judge.rollout_metrics(rollouts, None, judged)
     assert [found[k]["exact"] for k in ("1", "5", "35")] == [1.0, 1.0, 1.0]
     assert [found[k]["exact_path"] for k in ("1", "5", "35")] == [1.0, 0.5, 0.5]
     assert [found[k]["violations_per_10k"] for k in ("1", "5")] == pytest.approx([0.0, 4000.0])
     assert found["5"]["reward_mse"] is None and found["5"]["shorter"] == 2 and found["1"]["shorter"] == 0
     counted[0] = False
-    assert judge.rollout_metrics(rollouts, None, counted)["5"]["violations_per_10k"] == pytest.approx(2000.0)
+    assert judge.rollout_metrics(rollouts, None, judged)["5"]["violations_per_10k"] == pytest.approx(2000.0)
 
 
 def test_unknown_actions_are_those_that_are_shown():

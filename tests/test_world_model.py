@@ -31,7 +31,6 @@ from envs import Rules
 from envs.grid import symmetries
 from metrics.laws import next_state_log_prob
 from train_world_model import (
-    ALONE,
     MAX_COUNT,
     CachedNetwork,
     CachedWorldModel,
@@ -39,6 +38,7 @@ from train_world_model import (
     ObjectWorldModel,
     Scorer,
     effective_actions,
+    hunter_features,
     make_batch,
     sample_or_argmax,
     select,
@@ -102,14 +102,14 @@ def test_every_way_leads_to_the_next_state(tmp_path_factory, prey_moves, size, h
     )
     data = transitions(tmp_path_factory.mktemp("x"), rules, samples=150, seed=seed)
     states, K = flat_states(data), size[0] * size[1]
-    outcomes = outcomes_of(states[data.before], states[data.after], size, 2, hares)
+    outcomes = outcomes_of(states[data.before], states[data.after], size, (2, hares))
     assert outcomes.possible.all()
     model = ObjectWorldModel(*size, reward_values=[0.0, 1.0])
     batch = outcomes.batch(np.arange(len(data)))
-    boards = JointState.of(torch.as_tensor(states[data.before]), 2, hares)
+    boards = JointState.of(torch.as_tensor(states[data.before]), (2, hares))
     hunters = select(model.outcome_cells[boards.hunters], batch.hunters)
     prey = select(model.outcome_cells[boards.prey[batch.row]], batch.prey)
-    led = JointState(boards.blocks[batch.row], hunters[batch.row], prey, 2).planes().numpy()
+    led = JointState(boards.blocks[batch.row], hunters[batch.row], prey, (2, hares)).planes().numpy()
     np.testing.assert_array_equal(led, states[data.after][batch.row.numpy()])
     ways = {(int(r), *p.tolist()) for r, p in zip(batch.row, batch.prey, strict=True)}
     assert len(ways) == len(batch.row) and int(batch.way.max()) + 1 == batch.ways
@@ -122,7 +122,7 @@ def test_two_hares_that_look_alike():
     before, after = np.zeros((1, 4, 9), np.uint8), np.zeros((1, 4, 9), np.uint8)
     before[0, 0, 8], after[0, 0, 5] = 1, 1  # the hunter went up
     before[0, 3, [0, 1]], after[0, 3, 1] = 1, 1
-    found = outcomes_of(before, after, (3, 3), 1, 2)
+    found = outcomes_of(before, after, (3, 3), (1, 2))
     assert found.possible.all() and found.hunters.tolist() == [[0]]
     assert sorted(map(tuple, found.prey[:, 1:].tolist())) == [(3, LEAVE), (LEAVE, STAYED)]
 
@@ -141,14 +141,14 @@ def test_what_goes_too_far_is_not_possible():
         after = base.copy()
         after[0, plane] = 0
         after[0, plane, cell] = 1
-        assert not outcomes_of(base, after, (3, 3), 1, 1).possible.any(), (plane, cell)
-    assert outcomes_of(base, base, (3, 3), 1, 1).possible.all()
+        assert not outcomes_of(base, after, (3, 3), (1, 1)).possible.any(), (plane, cell)
+    assert outcomes_of(base, base, (3, 3), (1, 1)).possible.all()
 
 
 def test_boards_and_back(tmp_path):
     states = torch.as_tensor(flat_states(transitions(tmp_path)))
-    assert torch.equal(JointState.of(states, 1, 4).planes(), states)
-    assert torch.equal(JointState.of(states, 3, 9).planes(), states)  # more slots than there are prey
+    assert torch.equal(JointState.of(states, (1, 4)).planes(), states)
+    assert torch.equal(JointState.of(states, (3, 9)).planes(), states)  # more slots than there are prey
 
 
 # ---- the models
@@ -202,19 +202,21 @@ def test_counts_go_up_to_eight():
     model, seen = ObjectWorldModel(3, 3, [0.0, 10.0]), []
     for hunting in range(1, 7):
         actions = torch.tensor([[5] * hunting + [4] * (6 - hunting)])
-        context = model._hunter_inputs(JointState.of(planes, 1, 1), actions).context
+        context = model._hunter_inputs(JointState.of(planes, (1, 1)), actions).context
         seen.append(context[0, 0])
-        assert int(context[0, 0, ALONE : ALONE + MAX_COUNT].sum()) == hunting - 1
+        alone, _ = hunter_features(2)
+        assert int(context[0, 0, alone : alone + MAX_COUNT].sum()) == hunting - 1
     assert len(torch.stack(seen).unique(dim=0)) == 6
 
 
 def test_a_count_that_was_never_shown_reads_as_the_largest_that_was():
     """The weights of counts are zero before training, and without a gradient they stay so."""
     model = ObjectWorldModel(3, 3, [0.0, 10.0])
+    alone, counts = hunter_features(2)
+    assert (alone, counts) == (7, 3 * MAX_COUNT)
     for layer in (model.hunter.context, model.reward[0]):
-        assert (layer.weight[:, ALONE : ALONE + 3 * MAX_COUNT] == 0).all() and (
-            layer.weight[:, :ALONE] != 0
-        ).all()
+        assert (layer.weight[:, alone : alone + counts] == 0).all()
+        assert (layer.weight[:, :alone] != 0).all()
 
 
 @pytest.mark.parametrize("kind", [ObjectWorldModel, CellWorldModel])
@@ -233,13 +235,13 @@ def test_ends_that_are_not_known_cost_nothing(kind, tmp_path):
 
 def test_the_end_hangs_on_whether_a_hunter_is_left():
     model = ObjectWorldModel(3, 3, [0.0, 1.0])
-    left, there = (
-        torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]),
-        torch.tensor([[True, True], [True, True], [True, False]]),
-    )
+    left = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    hunters = torch.tensor([[0, 1], [0, 1], [0, 9]])
+    prey = torch.tensor([[2, 9]]).expand(3, -1)
+    boards = JointState(torch.zeros(3, 9), hunters, prey, (1, 1))
     with torch.no_grad():
         over, on = (4.0 * model.end(torch.tensor([[bit]]))[0, 0] for bit in (0.0, 1.0))
-        torch.testing.assert_close(model._end_logit(left, there), torch.stack([on, over, over]))
+        torch.testing.assert_close(model._end_logit(boards, left, prey), torch.stack([on, over, over]))
     assert over != on
 
 
@@ -279,7 +281,7 @@ def test_what_is_a_million_times_less_likely_cannot_be(monkeypatch):
 def test_where_a_prey_goes_does_not_tell_where_it_goes():
     """What a prey is given of those before it leaves itself out: else its probability would be told its outcome."""
     states, actions = one_hunter(8, 4, hare=4)
-    model, boards = shaken(ObjectWorldModel(3, 3, [0.0, 1.0])), JointState.of(states, 1, 1)
+    model, boards = shaken(ObjectWorldModel(3, 3, [0.0, 1.0])), JointState.of(states, (1, 1))
     left, seen = torch.zeros(1, 1), None
     for cell in (4, 1, 5, 9):
         now = torch.tensor([[9, cell]])  # no stag; the hare stays, goes up, goes right, is gone
@@ -504,8 +506,8 @@ def test_unknown_rewards_cost_nothing(tmp_path):
     data = transitions(tmp_path)
     states, actions, after, rewards, ends = pair(data)
     model, hidden = shaken(ObjectWorldModel(8, 8, [0.0, 1.0, 10.0])), torch.full_like(rewards, float("nan"))
-    outcome = outcomes_of(states.numpy(), after.numpy(), (8, 8), 1, 4).batch(np.arange(len(data)))
-    boards = JointState.of(states, 1, 4)
+    outcome = outcomes_of(states.numpy(), after.numpy(), (8, 8), (1, 4)).batch(np.arange(len(data)))
+    boards = JointState.of(states, (1, 4))
     (with_, _), (without, _) = (model(boards, actions, outcome, r, ends.float()) for r in (rewards, hidden))
     assert (without.rewards == 0).all() and with_.rewards.sum() < -100
     for part in ("hunters", "prey", "end"):
@@ -515,7 +517,9 @@ def test_unknown_rewards_cost_nothing(tmp_path):
 def test_what_a_capture_pays_in_all(tmp_path):
     rules = Rules(stag_reward=7, hare_reward=3, horizon=20)
     data = transitions(tmp_path, rules, samples=6000)
-    assert every(data).capture_totals(np.arange(len(data))) == [0.0, 3.0, 7.0]
+    batches, index = every(data), np.arange(len(data))
+    assert batches.public_pay(index) == (0.0, 0.0)
+    assert batches.capture_totals(index, (0.0, 0.0)) == [0.0, 3.0, 7.0]
 
 
 # ---- the cache
@@ -558,7 +562,7 @@ def test_a_cached_world_model_steps_as_the_model_does(actions, tmp_path):
     random_state = torch.get_rng_state()
     cached = CachedWorldModel(model)
     assert torch.equal(torch.get_rng_state(), random_state)
-    boards = JointState.of(states, 1, 3)
+    boards = JointState.of(states, (1, 3))
     for _ in range(3):
         joint = torch.randint(7 if actions == "any" else 5, boards.hunters.shape)
         for _ in range(2):
