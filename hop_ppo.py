@@ -1,7 +1,7 @@
-"""Play the Markov stag hunt: PPO with beliefs about the others' goals, imagination in a world model, and planning.
+"""Play the Markov stag hunt and its family: PPO with beliefs about the others' goals, imagination, and planning.
 
 PPO (Schulman et al. 2017) in CleanRL's form, on a thousand boards at once. `--om` chooses what the policy knows of each
-co-player: nothing; z and action probabilities of a pretrained VAE + MOA; P(goal = stag) by Bayes' rule from its goal heads,
+co-player: nothing; z and action probabilities of a pretrained VAE + MOA; P(first goal) by Bayes' rule from its goal heads,
 carried from one episode to the next (Huang et al. 2024, HOP); or, as an oracle, who it is. With `--real-ratio` below 1 it
 also learns from boards imagined in a world model; with `--plan` an evaluation searches a tree before each move.
 """
@@ -26,18 +26,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from data import DEFAULT_DATA, DataError, memory
+from data import DataError, memory
 from data.datasets import first_boards
-from envs import DATA_EPSILON, STRATEGIES, Rules
+from data.trajectories import file_of
+from envs import DATA_EPSILON, REGISTERED, make_rules
+from envs.core import Cells, GameRules, first_hunt_after, kind_slices, legal_cells, step_cells
+from envs.game import STAY
 from envs.grid import neighbours, planes_to_joint
 from envs.scripted import cells_probs, parse_team
-from envs.stag_hunt import ACTIONS, STAY, Cells, ended_by_rule, first_hunt_after, legal_cells, step_cells
 from envs.vector_env import check_state
 from envs.world_model_env import WorldModelEnv
 from metrics import returns
 from metrics.comparison import adapt, compare, standard_teams
 from metrics.predictions import PredictionStats
-from metrics.rivals import uniform_policy
+from metrics.rivals import describe_script, uniform_policy
 from pretrain_vae import OpponentTracker, TabularMOA, load_vae
 from search import root_policy, search
 from tracking import checkpoints, figures, fit
@@ -46,11 +48,11 @@ from train_world_model import CachedWorldModel, JointState, load_world_model
 KIND = "hop_ppo"  # what a checkpoint says it is
 NEVER = 99  # the distance to a prey that is gone or cannot be reached
 MASKED = -1e9  # the logit of an illegal action
-STAG, HARE = 0, 1  # goals, and in STRATEGIES the ones that have them: NS, NH
+FIRST, SECOND = 0, 1  # goals, and among the game's strategies the ones that pursue them; a later one has none
 PRIOR_COUNT = 0.5  # of each goal before the first episode (Krichevsky & Trofimov 1981); not tuned
 EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts are chosen
 FINAL_SEED = 3001  # of the boards that judge at the end
-HIDDEN_FINAL_SEED = 4001  # those of StagHunt-hidden-v0: that game was chosen on boards of seed 3001
+HIDDEN_FINAL_SEED = 4001  # those of a hidden game: it was chosen on other boards
 
 
 Envs = Any  # StagHuntVectorEnv or WorldModelEnv
@@ -69,15 +71,17 @@ class Args:
     """CPU threads"""
 
     env_id: str = "StagHunt-v0"
-    """the game: StagHunt-v0 or StagHunt-hidden-v0, where it pays to know who the others are"""
+    """the game: StagHunt-v0, StagHunt-hidden-v0 (it pays to know who the others are), Snowdrift-v0, or a smaller one"""
+    env_args: tuple[str, ...] = ()
+    """rules of the game that are other than registered, such as height=4 width=4 blocks=0"""
     co_players: str = "mixed"
-    """a team such as 3NS, 1NS2NH, 3RANDOM; mixed: each co-player NS or NH; self: all seats learn"""
+    """a team such as 3NS, 1NS2NH, 1ND2FIX, 3RANDOM; mixed: each co-player has one of two goals; self: all seats learn"""
     team_reward: bool = False
     """with self: every hunter gets the mean reward of all"""
     team_episodes: int = 0
     """episodes that a team stays together, in its seats; 0: as the game has it, mostly 1"""
     om: Literal["none", "latent", "belief", "oracle"] = "none"
-    """what the policy knows of the others: nothing, z and action probabilities, P(goal = stag), who they are"""
+    """what the policy knows of the others: nothing, z and action probabilities, P(first goal), who they are"""
     vae: str = ""
     """folder of the pretrained VAE; the newest in vae_ckpts/ by default"""
     belief_discount: float = 0.9
@@ -117,8 +121,8 @@ class Args:
     """share of the boards that are real; the others are imagined in the world model. 0: from the offline file alone"""
     world_model: str = ""
     """folder of the world model; the newest in wm_ckpts/ by default"""
-    data: str = DEFAULT_DATA
-    """with --real-ratio 0: the file whose first observations imagined boards begin from"""
+    data: str = ""
+    """with --real-ratio 0: the file whose first observations imagined boards begin from; by default that of the game"""
 
     plan: bool = False
     """in the evaluation at the end, also search before each move"""
@@ -160,7 +164,7 @@ class Observation:
     distances: Tensor  # int8 [N, P, A], from each hunter, the observer first, to each prey; NEVER: no way
     neighbour_distances: Tensor  # int8 [N, P, 4], from the cells above, below, left, right of the observer
     active: Tensor  # bool [N, A], hunters on the board
-    action_mask: Tensor  # bool [N, 7]
+    action_mask: Tensor  # bool [N, 5 + k], k kinds of prey
     time_features: Tensor  # float [N, 3]
     cells: Tensor  # int64 [N, A+P], of the hunters, the observer first, and the prey; H * W: gone
     blocks: Tensor  # bool [N, H * W]
@@ -189,7 +193,7 @@ def observe(
     board: Tensor,
     distances: Tensor,
     blocks: Tensor,
-    rules: Rules,
+    rules: GameRules,
 ) -> Observation:
     """What the hunters in `seat` see in N states of B boards; a board keeps its blocks and the cells of its prey.
 
@@ -207,7 +211,7 @@ def observe(
     unreachable = (sources == K)[:, None] | (prey == K)[..., None]  # [N, P, A + 4]
     steps = steps.clamp(max=NEVER).to(torch.int8).masked_fill_(unreachable, NEVER)
     own_blocks = blocks[board]  # [N, K]
-    legal = legal_cells(cells[:, :1].numpy(), prey.numpy(), own_blocks.numpy(), rules)  # [N, 1, 7]
+    legal = legal_cells(cells[:, :1].numpy(), prey.numpy(), own_blocks.numpy(), rules)  # [N, 1, 5 + k]
     return Observation(
         distances=steps[..., :A],
         neighbour_distances=steps[..., A:],
@@ -219,7 +223,7 @@ def observe(
     )
 
 
-def encode_time(tick: Tensor, first_hunt: Tensor, rules: Rules) -> Tensor:
+def encode_time(tick: Tensor, first_hunt: Tensor, rules: GameRules) -> Tensor:
     """float [N, 3]: tick / horizon, whether the board counts down, ticks left / 8. tick, first_hunt: int [N]."""
     counts_down = (first_hunt >= 0) & (rules.end_after_first_hunt is not None)
     end = (first_hunt + (rules.end_after_first_hunt or 0) + 1).clamp(max=rules.horizon)
@@ -227,7 +231,7 @@ def encode_time(tick: Tensor, first_hunt: Tensor, rules: Rules) -> Tensor:
     return torch.stack([tick / rules.horizon, counts_down.float(), ticks_left], 1)
 
 
-def observe_envs(infos: Infos, rules: Rules) -> Observation:
+def observe_envs(infos: Infos, rules: GameRules) -> Observation:
     """What the learner of each row of a vector environment sees."""
     return observe(
         infos["hunters"],
@@ -241,21 +245,21 @@ def observe_envs(infos: Infos, rules: Rules) -> Observation:
     )
 
 
-def encode_planes(obs: Observation, opponent_info: Tensor, stags: int, height: int, width: int) -> Tensor:
-    """float [N, C, H, W]: each hunter, observer first; blocks, stags, hares; the time, the same in every cell; and what is
-    known of each co-player, on its cell."""
+def encode_planes(
+    obs: Observation, opponent_info: Tensor, prey_counts: tuple[int, ...], height: int, width: int
+) -> Tensor:
+    """float [N, C, H, W]: each hunter, observer first; blocks and each kind of prey; the time, the same in every cell; and
+    what is known of each co-player, on its cell. prey_counts: of each kind."""
     A = obs.active.shape[1]
     on = F.one_hot(obs.cells, height * width + 1)[..., :-1].float()  # [N, A + P, K]
-    hunters = on[:, :A]
-    stag_plane = on[:, A : A + stags].sum(1, keepdim=True)
-    hare_plane = on[:, A + stags :].sum(1, keepdim=True)
+    hunters, prey = on[:, :A], on[:, A:]
+    prey_planes = [prey[:, kind].sum(1, keepdim=True) for kind in kind_slices(prey_counts)]
     time_planes = obs.time_features[..., None].expand(-1, -1, on.shape[2])
     info_planes = opponent_info[..., None] * hunters[:, 1:, None]  # [N, A - 1, I, K]
     planes = [
         hunters,
         obs.blocks[:, None].float(),
-        stag_plane,
-        hare_plane,
+        *prey_planes,
         time_planes,
         info_planes.flatten(1, 2),
     ]
@@ -272,12 +276,14 @@ def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
 
 
 def sample(logprobs: Tensor) -> Tensor:
-    """The largest of log p + Gumbel noise (Gumbel 1954). float [N, 7] -> int64 [N]"""
+    """The largest of log p + Gumbel noise (Gumbel 1954). float [N, n] -> int64 [N]"""
     return (logprobs - torch.empty_like(logprobs).exponential_().log_()).argmax(1)
 
 
 class ActorCritic(nn.Module):
-    """What both networks have in common: `forward(obs, opponent_info)` gives log pi [N, 7] and V [N]."""
+    """What both networks have in common: `forward(obs, opponent_info)` gives log pi [N, 5 + k] and V [N]."""
+
+    value_scale = 1.0  # V is so many times what the critic's last layer says, see `scale_of_returns`
 
     def get_value(self, obs: Observation, opponent_info: Tensor) -> Tensor:
         return self(obs, opponent_info)[1]
@@ -298,37 +304,43 @@ class Agent(ActorCritic):
     """pi(action | obs) and V(obs). Co-players are added up and prey are scored by the same weights, so neither the seat of a
     hunter nor the order of the prey matters. What is known of a co-player is combined with what it is near to."""
 
-    def __init__(self, stags: int, info_size: int, hidden: int = 64, hunt_bias: float = 1.0):
+    def __init__(
+        self, prey_counts: tuple[int, ...], info_size: int, hidden: int = 64, hunt_bias: float = 1.0
+    ):
+        """prey_counts: of each kind. No parameter depends on them, only on how many kinds there are."""
         super().__init__()
+        kinds = len(prey_counts)
         self.sizes = dict(
-            network="objects", stags=stags, info_size=info_size, hidden=hidden, hunt_bias=hunt_bias
+            network="objects", kinds=kinds, info_size=info_size, hidden=hidden, hunt_bias=hunt_bias
         )
-        self.stags = stags
-        self.other = nn.Linear(9 + info_size, hidden // 2)
-        self.prey = nn.Linear(12 + hidden // 2, hidden)
+        self.kind_slices = kind_slices(prey_counts)
+        kind = [kind for kind, count in enumerate(prey_counts) for _ in range(count)]
+        self.register_buffer("kind", torch.eye(kinds)[kind], persistent=False)  # [P, k]
+        self.other = nn.Linear(7 + kinds + info_size, hidden // 2)
+        self.prey = nn.Linear(10 + kinds + hidden // 2, hidden)
         self.context = nn.Linear(2 * hidden + 4, hidden)
         self.token = nn.Linear(hidden, hidden)
-        self.actor = nn.Linear(hidden, 3)  # for each prey: go there, wait there, hunt it
+        self.actor = nn.Linear(hidden, 3)  # for each prey: go there, wait there, take it
         self.wait = nn.Linear(hidden, 1)
         self.critic = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
         layer_init(self.actor, 0.01)
         layer_init(self.wait, 0.01)
         layer_init(self.critic[2], 1.0)
-        # A hunter on a prey begins by hunting it, as a stag is worth waiting on. Scores are scaled by 4 below: so is this.
+        # A hunter on a prey begins by taking it, as a stag is worth waiting on. Scores are scaled by 4 below: so is this.
         nn.init.constant_(self.actor.bias[2:], hunt_bias)
 
     def forward(self, obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns: log pi [N, 7], about MASKED where not legal; V [N]."""
+        """Returns: log pi [N, 5 + k], about MASKED where not legal; V [N]."""
         N, P, _ = obs.distances.shape
         reachable = (obs.distances < NEVER).float()[..., None]  # [N, P, A, 1]
         distances = obs.distances.clamp(max=24).float()  # [N, P, A]
         near = self.nearness(distances)  # [N, P, A, 6]
-        is_stag = (torch.arange(P, device=distances.device) < self.stags).float()[:, None].expand(N, -1, -1)
+        kind = self.kind.expand(N, -1, -1)  # [N, P, k]
         time_features = torch.cat([obs.time_features, obs.active.float().mean(1, keepdim=True)], 1)  # [N, 4]
 
-        others = self.encode_others(distances, near, is_stag, opponent_info)  # [N, P, A - 1, hidden / 2]
+        others = self.encode_others(distances, near, kind, opponent_info)  # [N, P, A - 1, hidden / 2]
         crowd = (others * reachable[:, :, 1:]).sum(2)
-        own = [near[:, :, 0], is_stag, 1 - is_stag, time_features[:, None].expand(-1, P, -1), crowd]
+        own = [near[:, :, 0], kind, time_features[:, None].expand(-1, P, -1), crowd]
         prey = F.relu(self.prey(torch.cat(own, 2))) * reachable[:, :, 0]  # [N, P, hidden]
         pooled = torch.cat([prey.amax(1), prey.mean(1), time_features], 1)
         context = F.relu(self.context(pooled))  # [N, hidden]
@@ -339,19 +351,19 @@ class Agent(ActorCritic):
         moves = (closer * scores[..., :1]).sum(1)  # [N, 4]
         here = (distances[:, :, :1] == 0).float() * scores[..., 1:]  # [N, P, 2]
         stay = here[..., 0].sum(1, keepdim=True) + self.wait(context)
-        hunt_stag = here[:, : self.stags, 1].sum(1, keepdim=True)
-        hunt_hare = here[:, self.stags :, 1].sum(1, keepdim=True)
-        logits = torch.cat([moves, stay, hunt_stag, hunt_hare], 1)
-        return logits.masked_fill(~obs.action_mask, MASKED).log_softmax(1), self.critic(context)[:, 0]
+        take = [here[:, part, 1].sum(1, keepdim=True) for part in self.kind_slices]  # [N, 1] each
+        logits = torch.cat([moves, stay, *take], 1)
+        values = self.value_scale * self.critic(context)[:, 0]
+        return logits.masked_fill(~obs.action_mask, MASKED).log_softmax(1), values
 
     def nearness(self, distances: Tensor) -> Tensor:
         """float [N, P, A] -> [N, P, A, 6]: how near each hunter is to each prey, also beside the nearest of its kind and the
         nearest of all."""
-        stags, hares = distances[:, : self.stags], distances[:, self.stags :]
-        nearest_stag = F.pad(stags, (0, 0, 0, 1), value=24.0).amin(1, keepdim=True)  # [N, 1, A]
-        nearest_hare = F.pad(hares, (0, 0, 0, 1), value=24.0).amin(1, keepdim=True)
-        of_kind = torch.cat([nearest_stag.expand_as(stags), nearest_hare.expand_as(hares)], 1)  # [N, P, A]
-        beyond = distances - torch.minimum(nearest_stag, nearest_hare)
+        by_kind = [distances[:, part] for part in self.kind_slices]
+        nearest = [F.pad(one, (0, 0, 0, 1), value=24.0).amin(1, keepdim=True) for one in by_kind]  # [N, 1, A]
+        of_kind = [least.expand_as(one) for least, one in zip(nearest, by_kind, strict=True)]
+        of_kind = torch.cat(of_kind, 1)  # [N, P, A]
+        beyond = distances - torch.cat(nearest, 1).amin(1, keepdim=True)
         features = [
             distances / 8,
             distances == 0,
@@ -362,14 +374,12 @@ class Agent(ActorCritic):
         ]
         return torch.stack([feature.float() for feature in features], 3)
 
-    def encode_others(
-        self, distances: Tensor, near: Tensor, is_stag: Tensor, opponent_info: Tensor
-    ) -> Tensor:
+    def encode_others(self, distances: Tensor, near: Tensor, kind: Tensor, opponent_info: Tensor) -> Tensor:
         """float [N, P, A - 1, hidden / 2]: each co-player beside each prey, before they are added up."""
         P, co_players = distances.shape[1], opponent_info.shape[1]
         ahead = ((distances[:, :, 1:] - distances[:, :, :1]) / 4).clamp(-1, 1)[..., None]  # of the observer
         same = (ahead == 0).float()
-        kind = is_stag[:, :, None].expand(-1, -1, co_players, -1)
+        kind = kind[:, :, None, :-1].expand(-1, -1, co_players, -1)  # the last kind is none of the others
         info = opponent_info[:, None].expand(-1, P, -1, -1)
         return F.relu(self.other(torch.cat([near[:, :, 1:], ahead, same, kind, info], 3)))
 
@@ -377,38 +387,48 @@ class Agent(ActorCritic):
 class ConvAgent(ActorCritic):
     """The plain agent: CleanRL's initial weights and convolutions of its size, on planes; built in is what is legal."""
 
-    def __init__(self, hunters: int, stags: int, info_size: int, height: int, width: int):
+    def __init__(self, hunters: int, prey_counts: tuple[int, ...], info_size: int, height: int, width: int):
         super().__init__()
-        self.board = (stags, height, width)
+        kinds = len(prey_counts)
+        self.board = (prey_counts, height, width)
         self.sizes = dict(
-            network="cnn", hunters=hunters, stags=stags, info_size=info_size, height=height, width=width
+            network="cnn", hunters=hunters, kinds=kinds, info_size=info_size, height=height, width=width
         )
         layers = []
-        for inputs, outputs in pairwise((hunters + 6 + (hunters - 1) * info_size, 16, 32, 32)):
+        for inputs, outputs in pairwise((hunters + 4 + kinds + (hunters - 1) * info_size, 16, 32, 32)):
             layers += [layer_init(nn.Conv2d(inputs, outputs, 3, padding=1)), nn.ReLU()]
         layers += [nn.Flatten(), layer_init(nn.Linear(32 * height * width, 512)), nn.ReLU()]
         self.network = nn.Sequential(*layers)
-        self.actor = layer_init(nn.Linear(512, len(ACTIONS)), 0.01)
+        self.actor = layer_init(nn.Linear(512, STAY + 1 + kinds), 0.01)
         self.critic = layer_init(nn.Linear(512, 1), 1.0)
 
     def forward(self, obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
         """As `Agent.forward`."""
         hidden = self.network(encode_planes(obs, opponent_info, *self.board))
-        return self.actor(hidden).masked_fill(~obs.action_mask, MASKED).log_softmax(1), self.critic(hidden)[
-            :, 0
-        ]
+        logits = self.actor(hidden).masked_fill(~obs.action_mask, MASKED)
+        return logits.log_softmax(1), self.value_scale * self.critic(hidden)[:, 0]
 
 
-def make_agent(network: str, rules: Rules, info_size: int) -> ActorCritic:
-    """info_size: how many numbers are known of each co-player."""
+def make_agent(network: str, rules: GameRules, info_size: int, **sizes: Any) -> ActorCritic:
+    """info_size: how many numbers are known of each co-player; sizes: those of `objects` that are not the default."""
     if network == "cnn":
-        return ConvAgent(rules.hunters, rules.stags, info_size, rules.height, rules.width)
-    return Agent(rules.stags, info_size)
+        agent = ConvAgent(rules.hunters, rules.prey_counts, info_size, rules.height, rules.width)
+    else:
+        agent = Agent(rules.prey_counts, info_size, **sizes)
+    agent.value_scale = scale_of_returns(rules)
+    return agent
 
 
-def build_agent(network: str, **sizes: Any) -> ActorCritic:
-    """The network that `sizes` of an agent describe."""
-    return {"objects": Agent, "cnn": ConvAgent}[network](**sizes)
+def scale_of_returns(rules: GameRules) -> float:
+    """A hunter that leaves with its prey is paid once, one that stays for all of them. Without this the gradients of V, of
+    six drifts a board, leave the policy a small share of --max-grad-norm."""
+    return 1.0 if rules.game.leaves else float(max(1, rules.prey))
+
+
+def rebuild_agent(sizes: dict, rules: GameRules) -> ActorCritic:
+    """A network as `sizes` of another describe it, with its first weights; what is the game's is as in the rules."""
+    own = {name: size for name, size in sizes.items() if name in ("hidden", "hunt_bias")}
+    return make_agent(sizes["network"], rules, sizes["info_size"], **own)
 
 
 # ---- what the policy knows of its co-players
@@ -469,7 +489,9 @@ class NoInfo:
 class OracleInfo(NoInfo):
     """`--om oracle`: the strategy of each co-player, one-hot. Nothing else asks the environment for it."""
 
-    info_size = len(STRATEGIES)
+    def __init__(self, infos: Infos, rows_per_board: int, rules: GameRules):
+        super().__init__(infos, rows_per_board)
+        self.info_size = len(rules.game.strategies)
 
     def board_features(self) -> Tensor:
         return F.one_hot(self.per_board("strategy_ids") + 1, self.info_size + 1)[..., 1:].float()
@@ -482,9 +504,9 @@ class GoalPolicy:
     rounded, so a resumed run and the one that goes on must build theirs from the same boards: `clear`.
     """
 
-    def __init__(self, vae: nn.Module, stags: int):
+    def __init__(self, vae: nn.Module, prey_counts: tuple[int, ...]):
         self.vae = vae
-        self.stags = stags
+        self.prey_counts = prey_counts
         self.clear()
 
     def clear(self) -> None:
@@ -493,7 +515,7 @@ class GoalPolicy:
     def sync(self, blocks: Tensor, prey: Tensor) -> TabularMOA:
         """blocks: bool [B, K], prey: int64 [B, P], as they are now. Returns: the tables of these boards."""
         if self.table is None:
-            self.table = TabularMOA(self.vae, blocks, prey, self.stags)
+            self.table = TabularMOA(self.vae, blocks, prey, self.prey_counts)
         else:
             moved = (prey != self.prey) & (prey < blocks.shape[1])
             changed = (moved.any(1) | (blocks != self.blocks).any(1)).nonzero()[:, 0]
@@ -506,21 +528,21 @@ class GoalPolicy:
     def __call__(
         self, blocks: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor | None = None
     ) -> Tensor:
-        """goals: int64 [B, A], 0 stag, 1 hare, 2 none. Returns: log p, float [B, A, 7]; of both without, [B, A, 2, 7]."""
+        """goals: int64 [B, A], FIRST, SECOND or 2, none. Returns: log p, float [B, A, n]; without, of both, [B, A, 2, n]."""
         table = self.sync(blocks, prey)
         return table.probs(torch.arange(len(tick)), hunters, prey, tick, goals).clamp(min=1e-20).log()
 
 
 class GoalBelief(NoInfo):
-    """`--om belief`: P(goal = stag | behaviour) of each hunter, within an episode by Bayes' rule from the goal heads. The
+    """`--om belief`: P(first goal | behaviour) of each hunter, within an episode by Bayes' rule from the goal heads. The
     next episode with the same co-players begins with discounted counts of the beliefs at the ends of those before."""
 
     info_size = 1
     saved = ("log_odds", "counts")
 
-    def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, rules: Rules, discount: float):
+    def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, rules: GameRules, discount: float):
         super().__init__(infos, rows_per_board)
-        self.goal_policy = GoalPolicy(vae, rules.stags)
+        self.goal_policy = GoalPolicy(vae, rules.prey_counts)
         self.discount = discount
         self.log_odds = torch.zeros(self.per_board("active").shape)
         self.counts = torch.zeros(*self.log_odds.shape, 2)
@@ -528,7 +550,7 @@ class GoalBelief(NoInfo):
 
     def board_features(self) -> Tensor:
         keys = ("blocks", "hunters", "prey", "tick")
-        self.logprobs = self.goal_policy(*(self.per_board(key) for key in keys))  # [B, A, 2, 7]
+        self.logprobs = self.goal_policy(*(self.per_board(key) for key in keys))  # [B, A, 2, n]
         return self.log_odds.sigmoid()[..., None]
 
     def update(self, infos: Infos) -> None:
@@ -538,10 +560,10 @@ class GoalBelief(NoInfo):
         actions = self.per_board("joint_actions").long()
         belief = self.log_odds.sigmoid()
         by_goal = self.logprobs.exp()
-        probs = belief[..., None] * by_goal[:, :, STAG] + (1 - belief[..., None]) * by_goal[:, :, HARE]
+        probs = belief[..., None] * by_goal[:, :, FIRST] + (1 - belief[..., None]) * by_goal[:, :, SECOND]
         self.stats.add(probs, actions, playing, tick, self.per_board("strategy_ids"), belief)
         taken = self.logprobs.gather(3, actions[..., None, None].expand(-1, -1, 2, 1))[..., 0]  # [B, A, 2]
-        self.log_odds += (taken[..., STAG] - taken[..., HARE]) * playing
+        self.log_odds += (taken[..., FIRST] - taken[..., SECOND]) * playing
 
     def reset(self, boards: Tensor, infos: Infos) -> None:
         super().reset(boards, infos)
@@ -549,7 +571,7 @@ class GoalBelief(NoInfo):
         counts = self.discount * self.counts + torch.stack([belief, 1 - belief], 2)
         counts = torch.where(self.per_board("new_team")[:, None, None], 0.0, counts)
         prior = (counts + PRIOR_COUNT).log()
-        self.log_odds = torch.where(boards[:, None], prior[..., STAG] - prior[..., HARE], self.log_odds)
+        self.log_odds = torch.where(boards[:, None], prior[..., FIRST] - prior[..., SECOND], self.log_odds)
         self.counts = torch.where(boards[:, None, None], counts, self.counts)
 
     def load_state_dict(self, state: dict, infos: Infos) -> None:
@@ -565,7 +587,7 @@ class LatentInfo(NoInfo):
         super().__init__(infos, rows_per_board)
         self.envs = envs
         self.tracker = OpponentTracker(vae, *self.per_board("active").shape)
-        self.info_size = vae.sizes["latent_dim"] + len(ACTIONS)
+        self.info_size = vae.sizes["latent_dim"] + envs.rules.game.num_actions
         self.stats = PredictionStats(envs.rules.horizon)
 
     def board_features(self) -> Tensor:
@@ -600,7 +622,7 @@ def make_opponents(args: Args, envs: Envs, infos: Infos, vae: nn.Module | None) 
         return GoalBelief(infos, rows, vae, envs.rules, args.belief_discount)
     if args.om == "latent":
         return LatentInfo(infos, rows, vae, envs)
-    return OracleInfo(infos, rows) if args.om == "oracle" else NoInfo(infos, rows)
+    return OracleInfo(infos, rows, envs.rules) if args.om == "oracle" else NoInfo(infos, rows)
 
 
 # ---- environments
@@ -613,7 +635,7 @@ def to_tensors(infos: dict) -> Infos:
 
 
 def make_envs(
-    rules: Rules, num_boards: int, co_players: str, team_episodes: int = 1, episode: str | None = None
+    rules: GameRules, num_boards: int, co_players: str, team_episodes: int = 1, episode: str | None = None
 ) -> Envs:
     """Real boards. Every hunter of a `self` team is a row of its own, and plays on to the board's end.
 
@@ -621,7 +643,7 @@ def make_envs(
     """
     self_play = co_players == "self"
     return gymnasium.make_vec(
-        "StagHunt-v0",
+        rules.game.id,
         num_envs=num_boards * (rules.hunters if self_play else 1),
         rules=rules,
         layout="hop",
@@ -633,7 +655,12 @@ def make_envs(
 
 
 def make_world_model_envs(
-    args: Args, rules: Rules, num_boards: int, starts: tuple, world_model: nn.Module, vae: nn.Module | None
+    args: Args,
+    rules: GameRules,
+    num_boards: int,
+    starts: tuple,
+    world_model: nn.Module,
+    vae: nn.Module | None,
 ) -> WorldModelEnv:
     """Imagined boards: co-players act as the goal heads of the MOA say, each by a goal drawn as --co-players says."""
     self_play = args.co_players == "self"
@@ -642,7 +669,7 @@ def make_world_model_envs(
         rules,
         args.co_players,
         world_model.on(rules.height, rules.width),
-        None if self_play else GoalPolicy(vae, rules.stags),
+        None if self_play else GoalPolicy(vae, rules.prey_counts),
         starts,
         make_state=JointState,
         team_episodes=args.team_episodes,
@@ -692,8 +719,14 @@ class Collector:
         self.starts = tuple(start.clone() for start in state["starts"])
 
 
+def offline_starts(args: Args, rules: GameRules) -> tuple[Tensor, ...]:
+    """The first boards of the episodes in --data: blocks, hunters, prey. Raises: DataError: they are of another game."""
+    boards = first_boards(args.data or file_of(rules), rules)
+    return tuple(torch.as_tensor(part) for part in boards)
+
+
 def make_collectors(
-    args: Args, rules: Rules, vae: nn.Module | None, world_model: nn.Module | None
+    args: Args, rules: GameRules, vae: nn.Module | None, world_model: nn.Module | None
 ) -> list[Collector]:
     """One with real boards and one with imagined ones, as --real-ratio says."""
     real = round(args.real_ratio * args.num_envs)
@@ -702,7 +735,7 @@ def make_collectors(
         envs = make_envs(rules, real, args.co_players, args.team_episodes)
         collectors.append(Collector(envs, args, vae, args.seed))
     if real < args.num_envs:
-        starts = collectors[0].starts if real else tuple(map(torch.as_tensor, first_boards(args.data, rules)))
+        starts = collectors[0].starts if real else offline_starts(args, rules)
         envs = make_world_model_envs(args, rules, args.num_envs - real, starts, world_model, vae)
         collectors.append(Collector(envs, args, vae, args.seed))
     return collectors
@@ -880,7 +913,7 @@ def update(
 
             clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
             pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).mean()
-            v_loss = 0.5 * (newvalue - batch.returns[mb_inds]).square().mean()
+            v_loss = 0.5 * ((newvalue - batch.returns[mb_inds]) / agent.value_scale).square().mean()
             entropy_loss = entropy.mean()
             loss = pg_loss - args.ent_coef * frac * entropy_loss + args.vf_coef * v_loss
 
@@ -948,7 +981,7 @@ class Planner:
             if not isinstance(opponents, GoalBelief):
                 infos = opponents.infos
                 self.belief = GoalBelief(infos, envs.rows_per_board, vae, self.rules, args.belief_discount)
-            self.goal_policy = GoalPolicy(vae, self.rules.stags)
+            self.goal_policy = GoalPolicy(vae, self.rules.prey_counts)
             self.goal_policy.sync(opponents.infos["blocks"], opponents.infos["prey"])
         self.rng = np.random.default_rng(args.seed)
         self.decisions = 0
@@ -978,8 +1011,8 @@ class Planner:
         self.seat = infos["seat"][self.board]
         self.goals = infos["strategy_ids"][self.board].clamp(min=0)  # [T, A]
         if self.belief is not None:
-            stag = self.belief.log_odds[self.board].sigmoid()
-            self.goals = (torch.rand(self.goals.shape) >= stag).long()
+            first = self.belief.log_odds[self.board].sigmoid()
+            self.goals = torch.where(torch.rand(self.goals.shape) < first, FIRST, SECOND)
         self.opponent_info = self.info_of_trees(opponent_info)
         if self.kind != "oracle":
             self.table = self.goal_policy.sync(infos["blocks"], infos["prey"])
@@ -1000,11 +1033,11 @@ class Planner:
         A = self.rules.hunters
         goals = self.goals.gather(1, (self.seat[:, None] + torch.arange(1, A)) % A)  # [T, A - 1]
         if knows_goals:
-            return (goals == STAG).float()[..., None]
-        return F.one_hot(goals, len(STRATEGIES)).float()
+            return (goals == FIRST).float()[..., None]
+        return F.one_hot(goals, self.opponents.info_size).float()
 
     def evaluate(self, state: tuple, tree: Tensor) -> tuple[Tensor, Tensor]:
-        """log pi [n, 7] and V [n] in states of these trees: the prior and the value of new nodes."""
+        """log pi [n, 5 + k] and V [n] in states of these trees: the prior and the value of new nodes."""
         hunters, prey, tick, first_hunt = state
         time_features = encode_time(tick, first_hunt, self.rules)
         board, seat = self.board[tree], self.seat[tree]
@@ -1020,16 +1053,16 @@ class Planner:
             probs = self.strategy_probs(board, state, self.goals[tree])
         else:
             probs = self.table.probs(board, hunters, prey, tick, self.goals[tree])
-        cumulative = probs.cumsum(2)  # [n, A, 7]
+        cumulative = probs.cumsum(2)  # [n, A, 5 + k]
         joint_actions = (cumulative < cumulative[..., -1:] * torch.rand((*hunters.shape, 1))).sum(2)
         joint_actions.scatter_(1, seat[:, None], actions[:, None])
         blocks = self.infos["blocks"][board]
         if self.kind == "learned":
-            boards = JointState(blocks.float(), hunters, prey, rules.stags)
+            boards = JointState(blocks.float(), hunters, prey, rules.prey_counts)
             boards, rewards, _ = self.world_model.step(boards, joint_actions)
             first_hunt = first_hunt_after(first_hunt, tick, prey, boards.prey, rules.cells)
             state = (boards.hunters, boards.prey, tick + 1, first_hunt)
-            over = ended_by_rule(tick, first_hunt, boards.hunters < rules.cells, rules)
+            over = rules.ended(tick, first_hunt, boards.hunters < rules.cells, boards.prey)
             over |= tick + 1 >= rules.horizon
         else:
             cells = Cells(*(part.numpy() for part in state))
@@ -1040,14 +1073,13 @@ class Planner:
         return state, rewards.gather(1, seat[:, None])[:, 0], over | left
 
     def strategy_probs(self, board: Tensor, state: tuple, strategy_ids: Tensor) -> Tensor:
-        """float64 [n, A, 7]: the exact action probabilities of scripted hunters."""
+        """float64 [n, A, 5 + k]: the exact action probabilities of scripted hunters."""
         cells = Cells(*(part.numpy() for part in state))
         distances = self.infos["distances"][board].numpy()
         blocks = self.infos["blocks"][board].numpy()
+        names = tuple(self.rules.game.strategies)
         ids = strategy_ids.numpy()
-        return torch.as_tensor(
-            cells_probs(cells, STRATEGIES, ids, DATA_EPSILON, distances, blocks, self.rules)
-        )
+        return torch.as_tensor(cells_probs(cells, names, ids, DATA_EPSILON, distances, blocks, self.rules))
 
 
 # ---- judging
@@ -1063,15 +1095,16 @@ def evaluate(
     planner: Planner | None = None,
     frames: list[dict] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Whole boards, played until everyone has left, `episodes` in a row with the same teams.
+    """Whole boards, played until they end, `episodes` in a row with the same teams.
 
     policy: (Observation, opponent_info) -> (log pi, V). planner: chooses the actions instead of the policy. frames: what the
     first board shows at each tick is appended. Returns: arrays [episodes, B]: learner (its return; self-play: that of seat
-    0), team (mean return of all hunters), length, stags and hares (captured).
+    0), team (mean return of all hunters), length, and how many of each kind of prey were captured: stags, hares or drifts.
     """
     rows, rules = envs.rows_per_board, envs.rules
     trackers = [opponents] if planner is None else [opponents, planner]
-    results = {key: [] for key in ("learner", "team", "length", "stags", "hares")}
+    kinds = [plane.lower() for plane in rules.game.prey]
+    results = {key: [] for key in ("learner", "team", "length", *kinds)}
     for episode in range(episodes):
         if episode:
             _, infos = envs.reset(options={"reset_mask": np.ones(envs.num_envs, bool)})
@@ -1098,8 +1131,8 @@ def evaluate(
         results["learner"].append(joint_returns.gather(1, infos["seat"][::rows, None])[:, 0])
         results["team"].append(joint_returns.mean(1))
         results["length"].append(infos["tick"][::rows])
-        results["stags"].append(captured[:, : rules.stags].sum(1))
-        results["hares"].append(captured[:, rules.stags :].sum(1))
+        for kind, part in zip(kinds, kind_slices(rules.prey_counts), strict=True):
+            results[kind].append(captured[:, part].sum(1))
     return {key: torch.stack(values).numpy() for key, values in results.items()}
 
 
@@ -1128,7 +1161,7 @@ class Evaluator:
     """Judges policies on fresh boards, which are the same for every policy."""
 
     args: Args
-    rules: Rules
+    rules: GameRules
     vae: nn.Module | None
     world_model: nn.Module | None
 
@@ -1165,13 +1198,13 @@ class Evaluator:
 
     @property
     def final_seed(self) -> int:
-        return HIDDEN_FINAL_SEED if self.args.env_id == "StagHunt-hidden-v0" else FINAL_SEED
+        return HIDDEN_FINAL_SEED if "-hidden-" in self.args.env_id else FINAL_SEED
 
     def untrained(self, agent: ActorCritic) -> ActorCritic:
         """A network of the same kind with its first weights."""
         with kept_rng():
             torch.manual_seed(self.args.seed)
-            return build_agent(**agent.sizes)
+            return rebuild_agent(agent.sizes, self.rules)
 
     def players(self, agent: ActorCritic) -> dict[str, dict]:
         """Who is compared, and how it plays; searching players play --plan-boards of the boards."""
@@ -1197,14 +1230,15 @@ class Evaluator:
     ) -> None:
         """Print, write and draw all that is judged of an agent; step: at which the figures are logged."""
         args, seed = self.args, self.final_seed
-        teams = standard_teams(args.co_players, self.rules.hunters)
+        teams = standard_teams(args.co_players, self.rules)
         players = self.players(agent)
         results = compare(self.play, players, self.rules, teams, seed, EVAL_SEED, args.eval_boards)
         adaptation = adapt(self.play, agent, teams, seed, args.plan_boards)
         tracking.write_csv(folder / f"{stem}_teams.csv", returns.table_rows(results))
         rows = [dict(team=team) | row for team, by_episode in adaptation.items() for row in by_episode]
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
-        for line in returns.lines(results, adaptation, EVAL_SEED, seed):
+        script = describe_script(self.rules)
+        for line in returns.lines(results, adaptation, script, EVAL_SEED, seed):
             print(line if line.startswith(" ") else f"[PPO] {line}")
         for name, figure in figures.of_returns(results, adaptation).items():
             figures.save(figure, folder / f"{stem}_{name}.png", writer, step)
@@ -1214,7 +1248,7 @@ class Evaluator:
         self.film(agent, folder / f"{stem}_episode.gif")
 
     def film(self, agent: ActorCritic, path: Path) -> None:
-        """An episode; beside each co-player what is believed of it, P(goal = stag), and, in brackets, who it is."""
+        """An episode; beside each co-player what is believed of it, P(first goal), and, in brackets, who it is."""
         frames: list[dict] = []
         with kept_rng():
             torch.manual_seed(self.args.seed)
@@ -1222,23 +1256,23 @@ class Evaluator:
             infos = to_tensors(envs.reset(seed=self.final_seed)[1])
             opponents = make_opponents(self.args, envs, infos, self.vae)
             evaluate(agent, envs, infos, opponents, frames=frames)
-        figures.play_film(frames, STRATEGIES, self.args.om == "belief", path)
+        figures.play_film(frames, self.rules.game, self.args.om == "belief", path)
 
 
 # ---- the run
 
 
-def load_rules(env_id: str) -> tuple[Rules, int]:
-    """Rules and team_episodes of a registered game. Raises: tracking.UsageError: there is no such game here."""
-    if env_id not in ("StagHunt-v0", "StagHunt-hidden-v0"):
-        raise tracking.UsageError(f"--env-id: expected StagHunt-v0 or StagHunt-hidden-v0, got {env_id!r}")
-    settings = gymnasium.spec(env_id).kwargs
-    names = {field.name for field in fields(Rules)}
-    rules = Rules(**{key: value for key, value in settings.items() if key in names})
+def load_rules(args: Args) -> tuple[GameRules, int]:
+    """Rules and team_episodes of the game. Raises: tracking.UsageError: there is no such game, or it has no such rule."""
+    try:
+        rules, settings = make_rules(args.env_id, args.env_args)
+    except ValueError as error:
+        flag = "--env-args" if args.env_id in REGISTERED else "--env-id"
+        raise tracking.UsageError(f"{flag}: {error}") from None
     return rules, settings.get("team_episodes", 1)
 
 
-def load_networks(args: Args, rules: Rules) -> tuple[nn.Module | None, nn.Module | None]:
+def load_networks(args: Args, rules: GameRules) -> tuple[nn.Module | None, nn.Module | None]:
     """The VAE and the world model that the settings need; their folders go into the settings. Raises: tracking.UsageError:
     there is none, or it was trained for another game or without what is needed of it."""
     vae = world_model = None
@@ -1276,10 +1310,10 @@ def check_ranges(args: Args) -> None:
             raise tracking.UsageError(f"--{name.replace('_', '-')}: must be in [0, 1], got {value}")
 
 
-def check_settings(args: Args, rules: Rules) -> None:
+def check_settings(args: Args, rules: GameRules) -> None:
     """Raises: tracking.UsageError: settings that exclude each other, or a team that the game has no room for."""
     try:
-        parse_team(args.co_players, rules.hunters - 1)
+        parse_team(args.co_players, rules.hunters - 1, rules.game)
     except ValueError as error:
         raise tracking.UsageError(f"--{error}") from None
     if 0 < args.real_ratio < 1 and round(args.real_ratio * args.num_envs) in (0, args.num_envs):
@@ -1295,10 +1329,11 @@ def check_settings(args: Args, rules: Rules) -> None:
         )
 
 
-def check_info_size(agent: ActorCritic, args: Args, vae: nn.Module | None) -> None:
+def check_info_size(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Module | None) -> None:
     """Raises: tracking.UsageError: --om gives another number of figures than the policy reads."""
-    sizes = dict(none=0, oracle=OracleInfo.info_size, belief=GoalBelief.info_size)
-    size = sizes[args.om] if args.om != "latent" else vae.sizes["latent_dim"] + len(ACTIONS)
+    game = rules.game
+    sizes = dict(none=0, oracle=len(game.strategies), belief=GoalBelief.info_size)
+    size = sizes[args.om] if args.om != "latent" else vae.sizes["latent_dim"] + game.num_actions
     expected = agent.sizes["info_size"]
     if size != expected:
         found = f"--om {args.om} --vae {args.vae!r}: gives {size} figures of each co-player"
@@ -1308,17 +1343,17 @@ def check_info_size(agent: ActorCritic, args: Args, vae: nn.Module | None) -> No
 def check_oracle(args: Args) -> None:
     """Raises: tracking.UsageError: --oracle names a run that is none."""
     if args.oracle:
-        fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id)
+        fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id, args.env_args)
 
 
-def check_memory(args: Args, rules: Rules) -> None:
+def check_memory(args: Args, rules: GameRules) -> None:
     """Raises: MemoryError: this machine cannot hold the run."""
     sizes = "num_envs num_steps eval_boards plan_boards plan_samples plan_simulations oracle_simulations"
     settings = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name in sizes.split()]
     memory.require(estimate_memory(args, rules), " ".join(settings))
 
 
-def estimate_memory(args: Args, rules: Rules) -> int:
+def estimate_memory(args: Args, rules: GameRules) -> int:
     """Bytes: the rollout and the minibatches' copy of it, the activations of a minibatch, boards, and search trees."""
     A, P, K = rules.hunters, rules.prey, rules.cells
     board = K * (4 * P + 8)
@@ -1339,14 +1374,12 @@ def estimate_memory(args: Args, rules: Rules) -> int:
 def check_saved(args: Args) -> None:
     """Raises: tracking.UsageError: no run has these settings."""
     check_ranges(args)
-    check_settings(args, load_rules(args.env_id)[0])
+    check_settings(args, load_rules(args)[0])
 
 
 def saved_agent(sizes: dict, args: Args) -> ActorCritic:
     """The network of a checkpoint's sizes; what is a setting, too, or the game's, is as there."""
-    rules, _ = load_rules(args.env_id)
-    of_game = {name: getattr(rules, name) for name in sizes if hasattr(rules, name)}
-    return build_agent(**sizes | of_game | {"network": args.network})
+    return rebuild_agent(sizes | {"network": args.network}, load_rules(args)[0])
 
 
 def make_optimizer(agent: ActorCritic, args: Args) -> torch.optim.Optimizer:
@@ -1379,7 +1412,8 @@ CHECKPOINT = tracking.Schema(
         evaluations=checkpoints.EVALUATIONS,
         collectors=checkpoints.STATES,
     ),
-    former_names={"known": "info_size", "games": "collectors"},
+    former_names={"known": "info_size", "games": "collectors", "stags": ""},
+    added={"args": {"env_args": ()}, "sizes": {"kinds": 2}},
 )
 
 
@@ -1390,7 +1424,7 @@ def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
 
 def train(args: Args, resumed: dict | None) -> None:
     start = time.perf_counter()
-    rules, team_episodes = load_rules(args.env_id)
+    rules, team_episodes = load_rules(args)
     args.team_episodes = args.team_episodes or team_episodes
     vae, world_model = load_networks(args, rules)
     tracking.seed_everything(args.seed, args.torch_deterministic)
@@ -1532,9 +1566,9 @@ def evaluate_run(args: Args) -> None:
     free = ("resume", "evaluate", "eval_boards", "vae", "world_model", "torch_threads", *search_flags)
     args = tracking.resumed_args(args, checkpoint, free=free)
     check_oracle(args)
-    rules, _ = load_rules(args.env_id)
+    rules, _ = load_rules(args)
     vae, world_model = load_networks(args, rules)
-    check_info_size(agent, args, vae)
+    check_info_size(agent, args, rules, vae)
     check_memory(args, rules)
     evaluator = Evaluator(args, rules, vae, world_model)
     steps = checkpoint["update"] * args.num_envs * args.num_steps
@@ -1553,7 +1587,7 @@ def main() -> None:
         folder = tracking.lock_run(tracking.find_folder(args.resume))
         resumed = tracking.load_checkpoint(folder / "last.pt", CHECKPOINT)
         args = tracking.resumed_args(args, resumed, free=("resume", "torch_threads"))
-    rules, _ = load_rules(args.env_id)
+    rules, _ = load_rules(args)
     check_settings(args, rules)
     check_oracle(args)
     check_memory(args, rules)

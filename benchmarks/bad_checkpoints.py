@@ -119,7 +119,10 @@ def outcomes(folder: Path, seed: int) -> Iterator[tuple[str, str]]:
         schema = importlib.import_module(command).CHECKPOINT
         content = path.read_bytes()
         saved = tracking.load_checkpoint(path, schema)
+        added = {(*filter(None, [part]), key) for part, values in schema.added.items() for key in values}
         for fields, change, changed in bad_fields(saved):
+            if change == "deleted" and fields in added:  # an older checkpoint
+                continue
             tracking.save_checkpoint(path, changed)
             name = ".".join(map(str, fields))
             yield f"{command}: {name} {change}", problem_of(path, schema, names_of(fields))

@@ -143,7 +143,7 @@ class ConvAgent(nn.Module):
         channels = rules.hunters + 4  # of those that follow, nothing is used
 
         def policy(obs: Observation, opponent_info: torch.Tensor) -> tuple[torch.Tensor, None]:
-            planes = encode_planes(obs, opponent_info, rules.stags, rules.height, rules.width)
+            planes = encode_planes(obs, opponent_info, rules.prey_counts, rules.height, rules.width)
             return self(planes[:, :channels], obs.action_mask)[0].logits, None
 
         return policy

@@ -110,7 +110,7 @@ def load(folder: str, **settings) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluato
     """The agent of a run, and who judges it. settings: other than the run's own."""
     agent, checkpoint = hop_ppo.load_agent(folder)
     run_args = replace(hop_ppo.Args(**checkpoint["args"]), **settings)
-    rules, _ = hop_ppo.load_rules(run_args.env_id)
+    rules, _ = hop_ppo.load_rules(run_args)
     vae, world_model = hop_ppo.load_networks(run_args, rules)
     return agent, hop_ppo.Evaluator(run_args, rules, vae, world_model)
 
@@ -309,9 +309,7 @@ def plan_ticks(
 def first_weights(seed: int, network: str, **sizes) -> hop_ppo.ActorCritic:
     """A network that is told nothing; sizes: of it, if not the usual ones."""
     torch.manual_seed(seed)
-    usual = hop_ppo.make_agent(network, Rules(), 0).sizes
-    torch.manual_seed(seed)
-    return hop_ppo.build_agent(**(usual | sizes))
+    return hop_ppo.make_agent(network, Rules(), 0, **sizes)
 
 
 def untrained_table(args: Args) -> Rows:
@@ -437,7 +435,7 @@ def overhead_table(args: Args) -> Rows:
     rows: Rows = []
     for seed in args.seeds:
         torch.manual_seed(seed)
-        agent = hop_ppo.Agent(stags=1, info_size=0)
+        agent = hop_ppo.make_agent("objects", Rules(), 0)
         loop = OurLoop(agent, seed)
         seconds = {"loop": 0.0, "bare network": 0.0}
         for now in range(12):

@@ -25,7 +25,7 @@ import pretrain_vae
 import tracking
 import train_world_model
 from data import DataError
-from envs import Rules, strategy_probs
+from envs import Rules, snowdrift, strategy_probs
 from envs.grid import FAR
 from envs.scripted import parse_team
 from envs.stag_hunt import STAY
@@ -244,9 +244,12 @@ def run_update(policy, batch, frac: float = 1.0, lr: float = 0.0, **settings) ->
     return {name: float(value) for name, value in losses.items()}
 
 
-def test_one_minibatch_of_an_update_by_hand():
+@pytest.mark.parametrize("value_scale", [1.0, 3.0])
+def test_one_minibatch_of_an_update_by_hand(value_scale, monkeypatch):
     """Advantages 3 and -1 are 1 and -1 when normalised. Ratios 1.5 and 0.5, clip_coef 0.2: the first two samples are clipped
-    and have no gradient, the other two that of -A * ratio. The entropy's gradient is -p (log p + H)."""
+    and have no gradient, the other two that of -A * ratio. The entropy's gradient is -p (log p + H). The value loss is in
+    units of value_scale."""
+    monkeypatch.setattr(TablePolicy, "value_scale", value_scale)
     ratio = np.array([1.5, 0.5, 0.5, 1.5])
     sign = np.array([1.0, -1.0, 1.0, -1.0])
     policy, batch = update_case(4, advantages=doubles(3, -1, 3, -1))
@@ -259,7 +262,8 @@ def test_one_minibatch_of_an_update_by_hand():
     frac, ent_coef, vf_coef, lr = 0.5, 0.3, 0.7, 0.1
     entropy_grad = -p * (np.log(p) + entropy[:, None]) / 4
     grad = policy_grad - ent_coef * frac * entropy_grad
-    value_grad = vf_coef * (values - batch.returns.numpy()) / 4
+    errors = (values - batch.returns.numpy()) / value_scale
+    value_grad = vf_coef * errors / value_scale / 4
     norm = np.sqrt((grad**2).sum() + (value_grad**2).sum())
 
     coefs = dict(clip_coef=0.2, ent_coef=ent_coef, vf_coef=vf_coef, learning_rate=lr)
@@ -274,7 +278,7 @@ def test_one_minibatch_of_an_update_by_hand():
         np.testing.assert_allclose(trained.logits.detach(), moved, **close)
     expected = dict(
         policy_loss=(-1.2 + 0.8 - 0.5 + 1.5) / 4,
-        value_loss=0.5 * np.mean((values - batch.returns.numpy()) ** 2),
+        value_loss=0.5 * np.mean(errors**2),
         entropy=entropy.mean(),
         old_approx_kl=-np.log(ratio).mean(),
         approx_kl=(ratio - 1 - np.log(ratio)).mean(),
@@ -627,7 +631,7 @@ def test_time_features_count_down_after_the_first_hunt():
 def test_permuting_the_seats_permutes_policy_and_value():
     """The same board, the hunters in other seats: each one's policy and value go with it, and so does what is known."""
     torch.manual_seed(0)
-    (_, infos), agent = play_randomly(SMALL, 3), Agent(1, 5)
+    (_, infos), agent = play_randomly(SMALL, 3), Agent((1, 3), 5)
     randomize(agent)
     hunters = infos["hunters"][::HUNTERS]
     known = torch.randn(24, HUNTERS, 5)
@@ -666,7 +670,7 @@ def test_planes_of_the_cnn_by_hand():
     blocks_stags_hares = [at(1), at(2), at(4)]
     time_planes = [[0.25] * 6, [1.0] * 6, [0.5] * 6]
     known = [at(0, 0.3), at(0, 0.7), empty, empty]
-    planes = hop_ppo.encode_planes(obs, opponent_info, stags=1, height=2, width=3)
+    planes = hop_ppo.encode_planes(obs, opponent_info, (1, 2), height=2, width=3)
     expected = torch.tensor([*hunters, *blocks_stags_hares, *time_planes, *known])
     torch.testing.assert_close(planes.flatten(2)[0], expected)
 
@@ -675,7 +679,7 @@ def test_planes_of_the_cnn_by_hand():
 def test_planes_of_the_cnn_are_the_joint_state(ticks):
     envs, infos = play_randomly(SMALL, ticks)
     obs = hop_ppo.observe_envs(infos, SMALL)
-    planes = by_seat(hop_ppo.encode_planes(obs, torch.zeros(96, 3, 0), SMALL.stags, 5, 5))
+    planes = by_seat(hop_ppo.encode_planes(obs, torch.zeros(96, 3, 0), SMALL.prey_counts, 5, 5))
     expected = torch.as_tensor(envs.planes()).float()  # [B, A, 5, H, W]: SELF, OTHERS, BLOCKS, STAGS, HARES
     torch.testing.assert_close(planes[:, :, 0], expected[:, :, 0])
     torch.testing.assert_close(planes[:, :, 1:4].sum(2).clamp(max=1), expected[:, :, 1])
@@ -694,8 +698,8 @@ def test_initial_policies_prefer_only_what_is_legal_and_objects_the_hunts():
     obs = hop_ppo.observe_envs(infos, SMALL)
     agents = dict(
         cnn=hop_ppo.make_agent("cnn", SMALL, 0),
-        plain=Agent(1, 0, hunt_bias=0.0),
-        objects=Agent(1, 0),
+        plain=Agent((1, 3), 0, hunt_bias=0.0),
+        objects=Agent((1, 3), 0),
     )
     probs = {name: agent(obs, torch.zeros(96, 3, 0))[0].exp() for name, agent in agents.items()}
     uniform = uniform_policy(obs)[0].exp()
@@ -707,7 +711,7 @@ def test_initial_policies_prefer_only_what_is_legal_and_objects_the_hunts():
 
 
 def test_initial_weights_are_orthogonal_and_biases_zero():
-    cnn, objects = hop_ppo.make_agent("cnn", SMALL, 0), Agent(1, 0)
+    cnn, objects = hop_ppo.make_agent("cnn", SMALL, 0), Agent((1, 3), 0)
     gains = {cnn.network[0]: 2**0.5, cnn.actor: 0.01, cnn.critic: 1.0}
     gains |= {objects.actor: 0.01, objects.wait: 0.01, objects.critic[2]: 1.0}
     for layer, gain in gains.items():
@@ -719,33 +723,34 @@ def test_initial_weights_are_orthogonal_and_biases_zero():
 
 
 def slow_forward(agent: Agent, obs, opponent_info, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`Agent.forward` of one observer, prey by prey and hunter by hunter. Returns: logits [7] without the mask, V."""
-    stags, (P, A) = agent.stags, obs.distances.shape[1:]
+    """`Agent.forward` of one observer, prey by prey and hunter by hunter. Returns: logits [5 + k] without the mask, V."""
+    kinds, (P, A) = agent.kind_slices, obs.distances.shape[1:]
+    kind_of = [kind for kind, part in enumerate(kinds) for _ in range(part.start, part.stop)]
     raw = obs.distances[row].tolist()
     time_features = [*obs.time_features[row].tolist(), float(obs.active[row].float().mean())]
     distances = [[min(d, 24) for d in of_prey] for of_prey in raw]
 
     def near(p, a):
         d = distances[p][a]
-        same_kind = [distances[q][a] for q in range(P) if (q < stags) == (p < stags)]
+        same_kind = [distances[q][a] for q in range(P) if kind_of[q] == kind_of[p]]
         beyond = d - min(distances[q][a] for q in range(P))
         return [d / 8, d == 0, d == 1, (d - min(same_kind)) / 4, beyond / 4, beyond == 0]
 
     prey = []
     for p in range(P):
-        is_stag = p < stags
+        is_kind = [kind == kind_of[p] for kind in range(len(kinds))]
         crowd = torch.zeros(agent.other.out_features)
         for a in range(1, A):
             if raw[p][a] < NEVER:
                 ahead = max(-1.0, min(1.0, (distances[p][a] - distances[p][0]) / 4))
-                other = [*near(p, a), ahead, ahead == 0, is_stag, *opponent_info[row, a - 1].tolist()]
+                other = [*near(p, a), ahead, ahead == 0, *is_kind[:-1], *opponent_info[row, a - 1].tolist()]
                 crowd += agent.other(torch.tensor(other).float()).relu()
-        own = torch.tensor([*near(p, 0), is_stag, not is_stag, *time_features]).float()
+        own = torch.tensor([*near(p, 0), *is_kind, *time_features]).float()
         prey.append(agent.prey(torch.cat([own, crowd])).relu() * (raw[p][0] < NEVER))
     stacked = torch.stack(prey)
     pooled = torch.cat([stacked.amax(0), stacked.mean(0), torch.tensor(time_features)])
     context = agent.context(pooled).relu()
-    logits = torch.zeros(7)
+    logits = torch.zeros(5 + len(kinds))
     logits[4] = agent.wait(context)[0]
     for p in range(P):
         if raw[p][0] < NEVER:
@@ -754,19 +759,30 @@ def slow_forward(agent: Agent, obs, opponent_info, row: int) -> tuple[torch.Tens
                 logits[move] += go * (obs.neighbour_distances[row, p, move] < raw[p][0])
             if raw[p][0] == 0:
                 logits[4] += stay
-                logits[5 if p < stags else 6] += hunt
-    return logits, agent.critic(context)[0]
+                logits[5 + kind_of[p]] += hunt
+    return logits, agent.value_scale * agent.critic(context)[0]
 
 
-@pytest.mark.parametrize("ticks", [0, 5, 9])
-def test_agent_equals_a_slow_forward_prey_by_prey(ticks):
-    """Also where a kind of prey is gone, a hunter has left, or one stands on a prey."""
-    rules = Rules(height=5, width=5, blocks=3, stags=2, hares=2, horizon=14)
+TWO_AND_TWO = Rules(height=5, width=5, blocks=3, stags=2, hares=2, horizon=14)
+
+
+@pytest.mark.parametrize(
+    ("rules", "ticks", "scale"),
+    [
+        (TWO_AND_TWO, 0, 1.0),
+        (TWO_AND_TWO, 5, 1.0),
+        (TWO_AND_TWO, 9, 1.0),
+        (snowdrift.Rules(height=5, width=5, blocks=3, drifts=4, horizon=14), 9, 4.0),
+    ],
+)
+def test_agent_equals_a_slow_forward_prey_by_prey(rules, ticks, scale):
+    """Also where a kind of prey is gone, a hunter has left, or one stands on a prey; V is in units of the returns."""
     _, infos = play_randomly(rules, ticks)
     prey = infos["prey"]
     prey[:4, :2] = prey[4:8, 2:] = prey[8:12] = rules.cells  # boards 0, 1 and 2
     torch.manual_seed(1)
-    agent, known = Agent(2, 3), torch.randn(96, 3, 3)
+    agent, known = hop_ppo.make_agent("objects", rules, 3), torch.randn(96, 3, 3)
+    assert agent.value_scale == scale
     randomize(agent)
     obs = hop_ppo.observe_envs(infos, rules)
     with torch.no_grad():
@@ -779,17 +795,17 @@ def test_agent_equals_a_slow_forward_prey_by_prey(ticks):
 
 
 def test_sizes_describe_the_networks():
-    agent = Agent(2, 3)
-    assert agent.sizes == dict(network="objects", stags=2, info_size=3, hidden=64, hunt_bias=1.0)
+    agent = Agent((2, 2), 3)
+    assert agent.sizes == dict(network="objects", kinds=2, info_size=3, hidden=64, hunt_bias=1.0)
     agent = hop_ppo.make_agent("cnn", SMALL, 2)
-    assert agent.sizes == dict(network="cnn", hunters=4, stags=1, info_size=2, height=5, width=5)
+    assert agent.sizes == dict(network="cnn", hunters=4, kinds=2, info_size=2, height=5, width=5)
     shapes = [tuple(layer.weight.shape) for layer in agent.modules() if hasattr(layer, "weight")]
     assert shapes == [(16, 16, 3, 3), (32, 16, 3, 3), (32, 32, 3, 3), (512, 800), (7, 512), (1, 512)]
 
 
 def test_illegal_actions_are_never_taken():
     torch.manual_seed(0)
-    (_, infos), agent = play_randomly(SMALL, 2), Agent(1, 0)
+    (_, infos), agent = play_randomly(SMALL, 2), Agent((1, 3), 0)
     randomize(agent)
     obs = hop_ppo.observe_envs(infos, SMALL)
     logprobs, _ = agent(obs, torch.zeros(96, 3, 0))
@@ -824,7 +840,7 @@ def test_a_rollout_holds_only_learners_on_the_board(team, monkeypatch):
 
     monkeypatch.setattr(envs, "step", counting_step)
     episode_stats = torch.zeros(3)
-    batch = rollout(Agent(1, 0), collector, Args(num_steps=24), episode_stats)
+    batch = rollout(Agent((1, 3), 0), collector, Args(num_steps=24), episode_stats)
     assert len(batch.actions) == sum(active)
     assert batch.obs.active[:, 0].all()
     assert batch.obs.action_mask.gather(1, batch.actions[:, None]).all()
@@ -976,10 +992,20 @@ def test_beliefs_with_exact_goal_policies_are_soon_right(vae, monkeypatch):
 # ---- imagination
 
 
-@pytest.mark.parametrize("end_after", [None, 2])
-def test_imagined_boards_with_an_exact_world_model_are_real_boards(end_after):
+FOUR_BY_FOUR = dict(height=4, width=4, blocks=2, horizon=9)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Rules(hares=3, **FOUR_BY_FOUR),
+        Rules(hares=3, end_after_first_hunt=2, **FOUR_BY_FOUR),
+        snowdrift.Rules(drifts=2, **FOUR_BY_FOUR),
+    ],
+    ids=["stag hunt", "counts down", "snowdrift"],
+)
+def test_imagined_boards_with_an_exact_world_model_are_real_boards(rules):
     """With the rules as world model and self-play: tick for tick the same game."""
-    rules = Rules(height=4, width=4, blocks=2, hares=3, horizon=9, end_after_first_hunt=end_after)
     real, infos = make_game(40, rules, "self")
     starts = tuple(infos[key][::HUNTERS] for key in ("blocks", "hunters", "prey"))
     args = Args(co_players="self", team_episodes=1)
@@ -988,7 +1014,7 @@ def test_imagined_boards_with_an_exact_world_model_are_real_boards(end_after):
     same = dict(zip(("blocks", "hunters", "prey"), starts, strict=True))
     imagined.load_state_dict(imagined.state_dict() | same)
     torch.manual_seed(2)
-    num_truncated = 0
+    num_truncated = num_terminated = 0
     over = torch.zeros(160, dtype=torch.bool)
     for _ in range(rules.horizon):
         actions = sample((infos["action_mask"].float() + 1e-12).log())
@@ -1002,8 +1028,9 @@ def test_imagined_boards_with_an_exact_world_model_are_real_boards(end_after):
             torch.testing.assert_close(imagined_infos[key][live], infos[key][live])
         terminated, truncated = map(torch.as_tensor, results[1:])
         num_truncated += int(truncated[live].sum())
+        num_terminated += int(terminated[live].sum())
         over |= terminated | truncated
-    assert over.all() and num_truncated > 0
+    assert over.all() and num_truncated > 0 and (num_terminated > 0 or rules.game.leaves)
     _, infos = imagined.reset(options={"reset_mask": over})
     assert infos["new_team"].all() and (infos["tick"] == 0).all()
     assert not (imagined.terminated | imagined.truncated).any()
@@ -1023,7 +1050,7 @@ def test_imagined_teams_stay_together_and_are_rolled_out(vae):
     assert not infos["new_team"].any() and (infos["strategy_ids"] == before).all()
     _, infos = envs.reset(options={"reset_mask": everywhere})
     assert infos["new_team"].all() and (infos["strategy_ids"] != before).any()
-    batch = rollout(Agent(1, 1), Collector(envs, args, vae, 1), args, torch.zeros(3))
+    batch = rollout(Agent((1, 3), 1), Collector(envs, args, vae, 1), args, torch.zeros(3))
     assert len(batch.actions) == 180
 
 
@@ -1054,7 +1081,7 @@ def fake_results(learner: np.ndarray, team: np.ndarray | None = None) -> dict[st
 def test_switch_ticks_are_chosen_on_other_boards_than_those_that_judge(env_id, final, tmp_path, monkeypatch):
     """A fake `play`: on boards that choose, scripts return most at tick 8 with `mixed`, at 12 with other teams. The learner
     returns the tick of the script on boards that judge."""
-    rules, _ = hop_ppo.load_rules(env_id)
+    rules, _ = hop_ppo.load_rules(Args(env_id=env_id))
     args = Args(env_id=env_id, team_episodes=1, eval_boards=6, plan_boards=5)
     evaluator = hop_ppo.Evaluator(args, rules, None, None)
     plays = []
@@ -1072,7 +1099,7 @@ def test_switch_ticks_are_chosen_on_other_boards_than_those_that_judge(env_id, f
     monkeypatch.setattr(evaluator, "play", play)
     monkeypatch.setattr(evaluator, "film", lambda *args: None)
     monkeypatch.setattr(hop_ppo.figures, "of_returns", lambda *results: {})
-    evaluator.report(Agent(rules.stags, 0), tmp_path, dict(steps=1), "metrics")
+    evaluator.report(Agent(rules.prey_counts, 0), tmp_path, dict(steps=1), "metrics")
     results = json.loads((tmp_path / "metrics.json").read_text())
     players = ("teams", "script", "script_told", "untrained", "random")
     assert results.keys() - {"steps", "eval_seed", "final_seed", "adaptation"} == {
@@ -1171,7 +1198,7 @@ def test_a_script_in_every_seat_catches_the_stag():
 
 def test_untrained_is_a_network_of_the_same_kind_with_the_seed_of_the_run():
     torch.manual_seed(7)
-    agent = Agent(1, 0)
+    agent = Agent((1, 3), 0)
     randomize(agent)
     torch.manual_seed(3)
     expected = torch.rand(4)
@@ -1179,7 +1206,7 @@ def test_untrained_is_a_network_of_the_same_kind_with_the_seed_of_the_run():
     untrained = hop_ppo.Evaluator(Args(seed=7), Rules(), None, None).untrained(agent)
     torch.testing.assert_close(torch.rand(4), expected)  # and nothing else is drawn differently
     torch.manual_seed(7)
-    torch.testing.assert_close(untrained.state_dict(), Agent(1, 0).state_dict())
+    torch.testing.assert_close(untrained.state_dict(), Agent((1, 3), 0).state_dict())
 
 
 # ---- the whole script
@@ -1216,7 +1243,7 @@ def run_script(monkeypatch, folder: Path, *flags) -> int:
 def shorten_report(monkeypatch) -> None:
     """The end of a run without pictures, with one team, two episodes of adaptation and no choice of ticks."""
     adapt = hop_ppo.adapt
-    monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, hunters: [co_players])
+    monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, rules: [co_players])
     monkeypatch.setattr(hop_ppo, "adapt", lambda *args: adapt(*args, episodes=2))
     monkeypatch.setattr(hop_ppo.figures, "save", lambda *args: None)
     monkeypatch.setattr(hop_ppo.Evaluator, "film", lambda *args: None)
@@ -1348,7 +1375,7 @@ def check_curves(run: FinishedRun):
 @pytest.mark.slow
 def test_what_a_run_prints_and_saves_and_evaluate_judges_again(workplace, monkeypatch, capsys):
     search = ["--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3]
-    monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, hunters: ["mixed", "3NS"])
+    monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, rules: ["mixed", "3NS"])
     start = time.perf_counter()
     assert run_script(monkeypatch, workplace, *TINY, "--om", "belief", *search) == 0
     seconds = time.perf_counter() - start
@@ -1486,6 +1513,7 @@ def test_training_from_the_offline_file_alone(workplace, tmp_path, monkeypatch, 
 
 
 HIDDEN = ("--env-id", "StagHunt-hidden-v0")
+DRIFTS = ("--env-id", "Snowdrift-v0")
 
 
 @pytest.mark.parametrize(
@@ -1500,7 +1528,24 @@ HIDDEN = ("--env-id", "StagHunt-hidden-v0")
         (("--gamma", "1.5"), "--gamma: must be in [0, 1], got 1.5"),
         (("--real-ratio", "nan"), "--real-ratio: must be in [0, 1], got nan"),
         (("--num-envs", "0"), "--num-envs: must be at least 1"),
-        (("--env-id", "CartPole-v1"), "--env-id: expected StagHunt-v0 or StagHunt-hidden-v0"),
+        (("--env-id", "CartPole-v1"), "--env-id: unknown game 'CartPole-v1': choose from StagHunt-v0, "),
+        (
+            ("--env-args", "drifts=3"),
+            "--env-args: unknown rule 'drifts' of StagHunt-v0: choose from hunters, ",
+        ),
+        ((*DRIFTS, "--env-args", "height=x"), "--env-args: height: expected a whole number, got 'x'"),
+        (
+            (*DRIFTS, "--co-players", "3NS"),
+            "--co-players: expected mixed, self, or 3 co-players of ND, FIX, RANDOM",
+        ),
+        (
+            (*DRIFTS, "--om", "belief"),
+            "vae__1: trained on StagHunt-v0, the game is Snowdrift-v0: name one",
+        ),
+        (
+            (*DRIFTS, "--real-ratio", "0", "--co-players", "self"),
+            "wm__1: trained on StagHunt-v0, the game is Sn",
+        ),
         ((*HIDDEN, "--real-ratio", "0.5"), "captures pay [1.0, 15.0] in StagHunt-hidden-v0, [1.0"),
         (("--om", "everything"), "--om"),
         (("--om", "belief", "--vae", "nowhere"), "nowhere: no checkpoint there"),
@@ -1531,7 +1576,7 @@ def test_a_missing_network_is_an_error(tmp_path, monkeypatch, capsys):
 def test_ppo_learns_to_hunt_among_three_that_hunt_hares():
     """Without knowing anything of them."""
     torch.manual_seed(1)
-    args, agent = Args(), Agent(1, 0)
+    args, agent = Args(), Agent((1, 4), 0)
     collector = make_collector(256, Rules(), "3NH")
     optimizer = torch.optim.Adam(agent.parameters(), lr=2e-3, eps=1e-5)
     for _ in range(12):
@@ -1564,7 +1609,7 @@ def test_two_runs_at_once_and_ctrl_c(tmp_path):
 def test_rules_are_those_of_the_registered_game():
     for env_id, team_episodes in (("StagHunt-v0", 1), ("StagHunt-hidden-v0", 10)):
         env = gymnasium.make_vec(env_id, num_envs=2)
-        assert hop_ppo.load_rules(env_id) == (env.rules, team_episodes)
+        assert hop_ppo.load_rules(Args(env_id=env_id)) == (env.rules, team_episodes)
         assert env.team_episodes == team_episodes
 
 

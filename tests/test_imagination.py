@@ -16,7 +16,7 @@ from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.datasets import first_boards, load_transitions
 from data.trajectories import save_arrays
-from envs.stag_hunt import STAY, ended_by_rule, first_hunt_after
+from envs.stag_hunt import STAY, first_hunt_after
 from envs.vector_env import LEARNER
 from hop_ppo import GoalPolicy, make_envs, observe_envs, sample, to_tensors
 from pretrain_vae import VAE
@@ -41,10 +41,10 @@ def test_boards_end_by_the_rule_by_hand():
     first_hunt = first_hunt_after(torch.tensor([-1, 0, 3, -1, -1]), tick, before, after, gone)
     assert first_hunt.tolist() == [4, 0, 3, -1, -1]
     active = torch.tensor([[gone, gone, 2]] * 4 + [[gone] * 3]) < gone
-    ended = ended_by_rule(tick, first_hunt, active, HIDDEN)
+    ended = HIDDEN.ended(tick, first_hunt, active, after)
     assert ended.tolist() == [False, True, True, False, True]
     endless = replace(HIDDEN, end_after_first_hunt=None)
-    assert ended_by_rule(tick, first_hunt, active, endless).tolist() == [False] * 4 + [True]
+    assert endless.ended(tick, first_hunt, active, after).tolist() == [False] * 4 + [True]
 
 
 def play_at_random(envs, infos) -> dict[str, torch.Tensor]:
@@ -90,7 +90,7 @@ def test_imagined_hidden_game_has_the_lengths_and_captures_of_the_real_one(world
 
 def imagined_among(num_envs: int, team: str, starts: int):
     """Imagined boards of the hidden game, whose co-players are those of an untrained VAE. Returns: the infos, too."""
-    policy = GoalPolicy(VAE(5, 5, 25), HIDDEN.stags)
+    policy = GoalPolicy(VAE(5, 5, 25), HIDDEN.prey_counts)
     starts = board_starts(HIDDEN, starts)
     envs = imagined_envs(num_envs, HIDDEN, team, starts, policy=policy, episode="board")
     return envs, to_tensors(envs.reset()[1])
@@ -150,7 +150,7 @@ def test_a_cached_world_model_predicts_the_same(actions):
     for _ in range(4):
         joint = torch.randint(7 if actions == "any" else 5, (60, 3))
         blocks, hunters, prey = (infos[key][::3] for key in ("blocks", "hunters", "prey"))
-        boards = JointState(blocks.float(), hunters, prey, 1)
+        boards = JointState(blocks.float(), hunters, prey, HIDDEN.prey_counts)
         expected = plain.step(boards, joint, most_likely=True)
         for _ in range(2):
             calls.clear()
@@ -174,7 +174,7 @@ def test_first_boards_are_those_of_the_training_episodes(tmp_path):
     first = data.states[data.before[train[data.ticks[train] == 0]]]
     blocks, hunters, prey = map(torch.as_tensor, first_boards(path, HIDDEN))
     assert len(blocks) > 5
-    planes = JointState(blocks.float(), hunters, prey, HIDDEN.stags).planes()
+    planes = JointState(blocks.float(), hunters, prey, HIDDEN.prey_counts).planes()
     assert torch.equal(planes.unflatten(2, (5, 5)), torch.as_tensor(first))
 
 
@@ -221,7 +221,7 @@ PLAY = hop_ppo.Evaluator.play
 @pytest.mark.parametrize("flags", [("latent",), ("belief", "--real-ratio", 0.5)])
 def test_resumed_equals_uninterrupted_with_trained_networks(flags, trained, tmp_path, monkeypatch):
     """Killed at three evaluations, one after another: the same bytes."""
-    monkeypatch.setattr(hop_ppo, "load_rules", lambda env_id: (HIDDEN, 3))
+    monkeypatch.setattr(hop_ppo, "load_rules", lambda args: (HIDDEN, 3))
     monkeypatch.setattr(hop_ppo.Evaluator, "report", lambda *args: None)
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     steps = 24 * 5 * 24

@@ -51,8 +51,9 @@ def test_networks_that_are_loaded(settings, loads, tmp_path, monkeypatch):
 )
 def test_a_world_model_of_other_rules_is_refused(name, value, tmp_path, monkeypatch):
     monkeypatch.chdir(write_networks(tmp_path, world={"rules": asdict(replace(HIDDEN, **{name: value}))}))
-    flag, wanted = f"--rules.{name.replace('_', '-')}", getattr(HIDDEN, name)
-    says = f"wm__1: .*{name} {value} where StagHunt-v0 has {wanted}: collect with .*{flag} {wanted:g} --out"
+    wanted = getattr(HIDDEN, name)
+    flags = f"--env-id StagHunt-v0 --env-args {name}={wanted:g} --out"
+    says = f"wm__1: .*{name} {value} where StagHunt-v0 has {wanted}: collect with .*{flags}"
     with pytest.raises(tracking.UsageError, match=says):
         hop_ppo.load_networks(hop_ppo.Args(**IMAGINED_SELF_PLAY), HIDDEN)
 
@@ -103,7 +104,7 @@ def test_a_self_play_run_is_judged_with_planning(tmp_path, monkeypatch):
         teams = ["self", "2NS"]
         results.append(compare(self.play, self.players(agent), HIDDEN, teams, 1, 2, 6))
 
-    monkeypatch.setattr(hop_ppo, "load_rules", lambda env_id: (HIDDEN, 1))
+    monkeypatch.setattr(hop_ppo, "load_rules", lambda args: (HIDDEN, 1))
     monkeypatch.setattr(hop_ppo.Evaluator, "report", report)
     flags = (*TINY_HIDDEN, "--total-timesteps", 240, "--plan-boards", 3, "--co-players", "self")
     assert call(hop_ppo, tmp_path, *flags) == 0

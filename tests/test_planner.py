@@ -256,7 +256,7 @@ def test_what_the_policy_knows_in_a_tree(kind):
     assert info_of_trees(nothing, at_root) == at_root[[0, 1, 1]].tolist()  # as at the root: z, or nothing
     believed = [[[0.0], [1.0]], [[1.0], [0.0]], [[0.0], [1.0]]]  # 1 where the goal drawn is the stag
     assert info_of_trees(make_belief(envs, infos), at_root[..., :1]) == believed
-    oracle = OracleInfo(infos, envs.rows_per_board)
+    oracle = OracleInfo(infos, envs.rows_per_board, TEAM)
     truth = oracle.features()
     assert truth.argmax(2).tolist() == [[1, 0], [1, 2]]
     taken_for = torch.eye(3)[goals_in_order]
@@ -348,5 +348,5 @@ def test_tables_of_the_planner_follow_the_boards():
         planner.reset(torch.tensor(mask), infos)
         decide(planner, envs, infos)
         question = (torch.arange(3), infos["hunters"], infos["prey"], infos["tick"])
-        expected = TabularMOA(vae, infos["blocks"], infos["prey"], TEAM.stags).probs(*question)
+        expected = TabularMOA(vae, infos["blocks"], infos["prey"], TEAM.prey_counts).probs(*question)
         torch.testing.assert_close(planner.table.probs(*question), expected)

@@ -23,7 +23,7 @@ class State(NamedTuple):
     blocks: torch.Tensor
     hunters: torch.Tensor
     prey: torch.Tensor
-    stags: int
+    prey_counts: tuple[int, ...]
 
 
 class NoisyRules:
@@ -115,7 +115,7 @@ class Reference:
             joint = (law - torch.empty_like(law).exponential_().log_()).argmax(2)
             for board, row, action in zip(self.boards, joint, actions[:, 0], strict=True):
                 row[board["seat"]] = action
-        state = State(blocks.float(), hunters, prey, self.rules.stags)
+        state = State(blocks.float(), hunters, prey, self.rules.prey_counts)
         after, rewards, _ = self.world.step(state, joint)
         found, ends = [], []
         for i, board in enumerate(self.boards):
