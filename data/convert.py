@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from data.flat import read_flat
+from data.flat import game_of_metadata, read_flat
 from data.formats import CHOICES, KNOWN, READERS, ROW_KEYS, TRAJECTORY_KEYS, one_line, read_file
 from data.minari_dataset import check_new, is_minari, read_minari, write_minari
 from data.npz import DataError, brief
@@ -24,6 +24,7 @@ from data.trajectories import (
     chunks,
     save_arrays,
 )
+from envs.stag_hunt import GAME
 
 
 @dataclass
@@ -160,16 +161,23 @@ def as_rows(
     arrays: dict[str, np.ndarray], path: str, layout: str = "auto"
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Rows, their boards of one byte a cell, and what `read_flat` infers. Raises: DataError: it cannot read them."""
-    rows = {key: arrays[key] for key in ROW_KEYS if key in arrays}
+    rows = {key: arrays[key] for key in row_keys(arrays, path) if key in arrays}
     for key in ("obs", "next_obs"):
         if key in rows:
             rows[key] = as_cells(rows[key])
     flat = read_flat(rows, path, layout)
     _, first, second, third = rows["obs"].shape
-    is_planes = layout == "planes" or (layout == "auto" and first == 5 and second == third)
+    has_planes = first == len(flat.game.planes) and second == third
+    is_planes = layout == "planes" or (layout == "auto" and has_planes)
     if not is_planes:
         flat = read_flat(rows, path, layout, joint=True)
     return rows, [line for line in flat.inferred if not line.endswith("not used")]
+
+
+def row_keys(arrays: dict[str, np.ndarray], path: str) -> tuple[str, ...]:
+    """Of what rows keep: `metadata` too, where it says that they are of another game than the stag hunt."""
+    is_other = game_of_metadata(arrays, path) != GAME
+    return (*ROW_KEYS, "metadata") if is_other else tuple(ROW_KEYS)
 
 
 def as_cells(array: np.ndarray) -> np.ndarray:
@@ -192,7 +200,7 @@ def convert(args: Args) -> str:
             raise DataError(f"{args.out}: expected the name of an .npz file to write, or --to minari")
     arrays, unused = read_source(args.source, args.allow_pickle)
     has_episodes = "obs" in arrays and arrays["obs"].ndim == 5
-    keys = TRAJECTORY_KEYS if has_episodes else ROW_KEYS
+    keys = TRAJECTORY_KEYS if has_episodes else row_keys(arrays, args.source)
     unused += [key for key in arrays if key not in keys]
     if has_episodes:
         trajectories = as_trajectories(arrays, args.source)

@@ -25,7 +25,9 @@ from tqdm import tqdm
 from data.formats import needs, one_line
 from data.npz import DataError
 from data.trajectories import Trajectories
-from envs.stag_hunt import STAY
+from envs.game import STAY
+from envs.games import game_of_env
+from envs.stag_hunt import GAME
 
 DATASET_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")
 INSTALL = '"minari[hdf5]"'
@@ -41,7 +43,8 @@ def is_minari(source: str) -> bool:
 
 
 def read_minari(source: str) -> dict[str, np.ndarray]:
-    """The arrays of a trajectory file, where `write_minari` made the dataset; else rows, those of each episode in order.
+    """The arrays of a trajectory file, where `write_minari` made the dataset; else rows, those of each episode in order,
+    with `metadata` that names the game, where it is not the stag hunt.
 
     Args: source: a dataset's id, or its folder.
     Raises: DataError: no such dataset, one of another version of Minari, or whose observations are no arrays; `minari`
@@ -97,7 +100,19 @@ def _read_folder(folder: Path, source: str) -> dict[str, np.ndarray]:
         return _trajectory_arrays(episodes) | {"metadata": np.array(metadata[OURS])}
     rows = [_rows_of(episode, source) for episode in episodes]
     shared = [key for key in rows[0] if all(key in part for part in rows)]
-    return {key: np.concatenate([part[key] for part in rows]) for key in shared}
+    return {key: np.concatenate([part[key] for part in rows]) for key in shared} | _described(metadata)
+
+
+def _described(metadata: dict[str, Any]) -> dict[str, np.ndarray]:
+    """`metadata` that names the game, where an environment of ours recorded another than the stag hunt.
+
+    Its specification is read as text: the environment is not made, for a file may name any function as one.
+    """
+    spec = json.loads(metadata.get("env_spec") or "{}")
+    game = game_of_env(spec.get("id"), spec.get("kwargs") or {})
+    if game in (None, GAME):
+        return {}
+    return {"metadata": np.array(json.dumps({"game": game.metadata()}))}
 
 
 def _trajectory_arrays(episodes: list[Any]) -> dict[str, np.ndarray]:

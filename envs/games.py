@@ -89,6 +89,14 @@ def make_rules(env_id: str, env_args: Sequence[str] = ()) -> tuple[GameRules, di
     return _make(rules_class, values), settings
 
 
+def game_of_env(env_id: str, keywords: dict[str, Any]) -> Game | None:
+    """The game that an environment of this package plays, by its registered id and keyword arguments; else None."""
+    if env_id not in REGISTERED:
+        return None
+    rules_class = GAMES.get(keywords.get("game") or REGISTERED[env_id]["game"])
+    return None if rules_class is None else rules_class.game
+
+
 def is_of_network(described: Any, saved: dict) -> bool:
     """Whether it is the metadata of a game as this version knows it, and of what a network's `saved["sizes"]` say."""
     try:

@@ -25,6 +25,7 @@ from data.flatten import flatten
 from data.formats import READERS
 from data.npz import DataError, read_arrays
 from data.trajectories import load, save_arrays
+from envs.snowdrift import GAME as SNOWDRIFT
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 60
@@ -37,9 +38,21 @@ def rows() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
+def snow_rows() -> dict[str, np.ndarray]:
+    """Of the snowdrift, with `metadata` that names it."""
+    return flatten(FlattenArgs("", rows=ROWS, seed=3, env_id="Snowdrift-v0"))
+
+
+@pytest.fixture(scope="module")
 def trajectories():
     """With `attempted` and `policy_probs`."""
     return collect(CollectArgs(steps=300, seed=5, unmasked=0.3))
+
+
+@pytest.fixture(scope="module")
+def snow_trajectories():
+    """Two episodes of the snowdrift."""
+    return collect(CollectArgs(steps=60, seed=5, unmasked=0.3, env_id="Snowdrift-v0"))
 
 
 @pytest.fixture
@@ -156,6 +169,31 @@ def test_rows_of_each_format_are_the_same_arrays(name, rows, tmp_path):
     assert len(load_transitions(tmp_path / "out" / "converted.npz")) == ROWS
 
 
+@pytest.mark.parametrize("name", ["rows.npz", "dict.npy", "tensors.pt", "rows.h5"])
+def test_rows_of_another_game_keep_its_name(name, snow_rows, tmp_path):
+    WRITERS[name](tmp_path / name, snow_rows)
+    found, line = converted(tmp_path / name, tmp_path, allow_pickle=name in PICKLED)
+    assert_same(found, snow_rows)
+    assert "not used" not in line
+    assert load_transitions(tmp_path / "out" / "converted.npz").game == SNOWDRIFT
+
+
+def test_planes_of_another_game_are_rows_too(snow_trajectories, tmp_path):
+    first = snow_trajectories.obs[snow_trajectories.obs_row, 0]
+    rows = {"obs": first, "actions": snow_trajectories.actions[:, 0], "times": snow_trajectories.tick}
+    rows["metadata"] = np.array(json.dumps({"game": SNOWDRIFT.metadata()}))
+    np.savez(tmp_path / "rows.npz", **rows)
+    found, line = converted(tmp_path / "rows.npz", tmp_path)
+    assert_same(found, rows)
+    assert "layout planes" in line
+
+
+def test_metadata_of_another_game_than_there_is_are_refused(snow_rows, tmp_path):
+    game = SNOWDRIFT.metadata() | {"goals": {"remove": "XX"}}
+    np.savez(tmp_path / "rows.npz", **snow_rows | {"metadata": np.array(json.dumps({"game": game}))})
+    assert "metadata: expected `game` as" in refusal(tmp_path / "rows.npz", tmp_path)
+
+
 @pytest.mark.parametrize("name", sorted(PICKLED))
 def test_objects_are_refused_without_the_flag(name, rows, tmp_path):
     WRITERS[name](tmp_path / name, rows)
@@ -261,8 +299,10 @@ def test_a_trajectory_file_with_a_hole_is_refused(trajectories, tmp_path):
 # ---- Minari
 
 
-@pytest.mark.parametrize("kind", ["attempted", "plain"])
-def test_a_trajectory_file_comes_back_from_minari(kind, trajectories, minari, tmp_path):
+@pytest.mark.parametrize("kind", ["attempted", "plain", "snowdrift"])
+def test_a_trajectory_file_comes_back_from_minari(kind, trajectories, snow_trajectories, minari, tmp_path):
+    if kind == "snowdrift":
+        trajectories = snow_trajectories
     if kind == "plain":
         trajectories = replace(trajectories, attempted=None, policy_probs=None)
     save_arrays(tmp_path / "t.npz", trajectories.arrays())
@@ -274,12 +314,19 @@ def test_a_trajectory_file_comes_back_from_minari(kind, trajectories, minari, tm
     assert list(minari.list_local_datasets()) == ["stag_hunt/a-b/mine-v3"]
 
 
-def test_the_minari_dataset_has_rewards_and_infos_of_each_hunter(trajectories, minari, tmp_path):
+@pytest.mark.parametrize("kind", ["stag hunt", "snowdrift"])
+def test_the_minari_dataset_has_rewards_and_infos_of_each_hunter(
+    kind, trajectories, snow_trajectories, minari, tmp_path
+):
+    if kind == "snowdrift":
+        trajectories = snow_trajectories
     save_arrays(tmp_path / "t.npz", trajectories.arrays())
     convert(Args(str(tmp_path / "t.npz"), "mine-v0", to="minari"))
     dataset = minari.load_dataset("mine-v0")
     count, steps = len(trajectories.episode_lengths), len(trajectories.actions)
     assert (dataset.total_episodes, dataset.total_steps) == (count, steps)
+    assert dataset.observation_space.shape == trajectories.obs.shape[1:]
+    assert (dataset.action_space.nvec == trajectories.game.num_actions).all()
     for number, episode in enumerate(dataset.iterate_episodes()):
         part = trajectories.part(number, number + 1)
         length = len(part.actions)
@@ -330,7 +377,11 @@ def record(minari, env, dataset_id: str, episodes: int, with_infos: bool) -> lis
         )
         log += steps
     minari.create_dataset_from_buffers(
-        dataset_id, buffers, observation_space=env.observation_space, action_space=env.action_space
+        dataset_id,
+        buffers,
+        env=env.spec,
+        observation_space=env.observation_space,
+        action_space=env.action_space,
     )
     return log
 
@@ -338,9 +389,21 @@ def record(minari, env, dataset_id: str, episodes: int, with_infos: bool) -> lis
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("with_infos", [True, False])
 @pytest.mark.parametrize("layout", ["hop", "planes"])
-def test_what_the_gymnasium_view_recorded_becomes_rows(layout, with_infos, minari, tmp_path):
-    env = gymnasium.make("StagHunt-v0", layout=layout).unwrapped
-    log = record(minari, env, "view-v0", 12, with_infos)
+@pytest.mark.parametrize(
+    ("env_id", "keywords", "episodes"),
+    [
+        ("StagHunt-v0", {}, 12),
+        ("Snowdrift-v0", {"height": 5, "width": 5}, 2),
+        ("StagHunt-v0", {"game": "Snowdrift-v0"}, 1),
+    ],
+)
+def test_what_the_gymnasium_view_recorded_becomes_rows(
+    env_id, keywords, episodes, layout, with_infos, minari, tmp_path, monkeypatch
+):
+    """The game stands in the environment's specification, which is not made."""
+    env = gymnasium.make(env_id, layout=layout, **keywords).unwrapped
+    log = record(minari, env, "view-v0", episodes, with_infos)
+    monkeypatch.setattr("gymnasium.make", None)
     found, line = converted("view-v0", tmp_path)
     expected = {key: np.array([step[key] for step in log]) for key in ("obs", "next_obs", "times")}
     expected |= {key: np.array([step[key] for step in log]) for key in ("terminated", "truncated")}
@@ -351,9 +414,13 @@ def test_what_the_gymnasium_view_recorded_becomes_rows(layout, with_infos, minar
     else:
         expected["actions"] = np.array([step["action"] for step in log])
         expected["rewards"] = np.array([step["reward"] for step in log])
+    game = env.core.rules.game
+    if game == SNOWDRIFT:
+        expected["metadata"] = np.array(json.dumps({"game": game.metadata()}))
     assert_same(found, expected)
     assert f"{len(log)} rows of " in line
     samples = load_samples(tmp_path / "out" / "converted.npz")
+    assert samples.game == game
     assert len(samples) == len(log)
     assert np.array_equal(samples.actions, [step["action"] for step in log])
     if layout == "hop":
