@@ -29,6 +29,12 @@ def good_rows() -> Arrays:
     return flatten.flatten(flatten.Args(out="", rows=40))
 
 
+def good_snowdrift() -> Arrays:
+    """A small trajectory file of the snowdrift."""
+    args = collect.Args(samples=800, env_id="Snowdrift-v0", env_args=("height=3", "width=4", "horizon=9"))
+    return collect.collect(args).arrays()
+
+
 def npy(array: np.ndarray) -> bytes:
     """An entry of an .npz."""
     buffer = io.BytesIO()
@@ -55,7 +61,9 @@ def bad_files(folder: Path, seed: int = 1) -> list[tuple[str, Path]]:
     made = special_files(folder)
     made += damaged_archives(folder, "trajectories", trajectories, seed)
     made += damaged_archives(folder, "rows", rows, seed)
+    snowdrift = good_snowdrift()
     for kind, arrays, cases in (
+        ("snowdrift", snowdrift, bad_snowdrift(snowdrift)),
         ("trajectories", trajectories, bad_trajectories(trajectories)),
         ("rows", rows, bad_rows(rows)),
     ):
@@ -281,6 +289,44 @@ def bad_metadata(good: dict) -> Iterator[tuple[str, np.ndarray]]:
             changes[f"rules: {key} {str(value)[:9]}"] = dict(rules=good["rules"] | {key: value})
     for name, change in changes.items():
         yield name, np.array(json.dumps(good | change))
+
+
+def bad_snowdrift(arrays: Arrays) -> Iterator[tuple[str, dict]]:
+    """Changes of a good file of another game, each with its name."""
+    metadata = json.loads(str(arrays["metadata"]))
+    game = metadata["game"]
+    games = {
+        "a list": [1, 2],
+        "a name": game["id"],
+        "null": None,
+        "empty": {},
+        "another plane": game | {"planes": [*game["planes"][:3], "HEAPS"]},
+        "another kind of prey": game | {"prey": ["HEAPS"]},
+        "an action more": game | {"actions": [*game["actions"], "JUMP"]},
+        "a take more": game | {"takes": [*game["takes"], "JUMP"]},
+        "a goal that is no strategy": game | {"goals": {"remove": "NS"}},
+        "goals as a list": game | {"goals": ["ND", "FIX"]},
+        "another strategy": game | {"strategies": game["strategies"] | {"MORE": game["strategies"]["ND"]}},
+        "agents that leave": game | {"leaves": True},
+    }
+    games |= {
+        f"no {part}": {key: game[key] for key in game if key != part} for part in ("id", "takes", "goals")
+    }
+    for name, value in games.items():
+        yield f"game: {name}", {"metadata": np.array(json.dumps(metadata | {"game": value}))}
+    without = {key: value for key, value in metadata.items() if key != "game"}
+    yield "no game", {"metadata": np.array(json.dumps(without))}
+    for rule, value in (("hares", 3), ("drifts", 1), ("cost", "x"), ("agents", 3)):
+        changes = {"rules": metadata["rules"] | {rule: value}}
+        yield f"rules: {rule} {value}", {"metadata": np.array(json.dumps(metadata | changes))}
+    yield "actions of 6", {"actions": changed(arrays["actions"], (0, 0), 6)}
+    obs = arrays["obs"]
+    yield "five planes", {"obs": np.concatenate([obs, 0 * obs[:, :, 3:]], 2)}
+    drifts = obs[1, 0, 3].ravel()
+    moved = obs.copy()
+    moved[1].reshape(4, 4, -1)[:, 3, drifts.argmax()] = 0
+    moved[1].reshape(4, 4, -1)[:, 3, (drifts + obs[1, :, 0].sum(0).ravel()).argmin()] = 1
+    yield "a drift that moves", {"obs": moved}
 
 
 def bad_rows(arrays: Arrays) -> Iterator[tuple[str, dict]]:

@@ -465,7 +465,8 @@ def _check_boards(trajectories: Trajectories, rows: slice) -> None:
 
 
 def _check_rules(trajectories: Trajectories) -> None:
-    """Where metadata has rules of a game that we know: no episode is longer or has more than they say."""
+    """Where metadata has rules of a game that we know: no episode is longer or has more than they say, and prey that stands
+    still by them does."""
     need = partial(require, trajectories.path)
     game, values = trajectories.game, trajectories.metadata.get("rules")
     if game.id not in GAMES or not values:
@@ -484,7 +485,9 @@ def _check_rules(trajectories: Trajectories) -> None:
     counts = boards.sum((2, 3), np.int64).max(0).tolist()
     things = ("blocks", *(plane.lower() for plane in game.prey))
     stated = dict(zip(things, (played.blocks, *played.prey_counts), strict=True))
-    stated |= {name: getattr(played, name) for name in ("horizon", "hunters", "height", "width")}
+    stated |= {
+        name: getattr(played, name) for name in ("horizon", "hunters", "height", "width", "prey_moves")
+    }
     if game == GAME:
         stated = {name: value for name, value in stated.items() if name in rules}
     most = dict(zip(things, counts, strict=True), horizon=int(lengths.max()))
@@ -496,6 +499,19 @@ def _check_rules(trajectories: Trajectories) -> None:
     for name, size in sizes.items():
         value = stated.get(name, size)
         need(value == size, "metadata", f"`rules` with {name} {size}, as the arrays", value)
+    if stated.get("prey_moves") == 0:
+        for part in chunks(trajectories.actions):
+            _check_prey(trajectories, part)
+
+
+def _check_prey(trajectories: Trajectories, part: slice) -> None:
+    """Of a chunk of steps, under rules by which prey stands still: it comes to no cell where there was none."""
+    rows = trajectories.obs_row[part]
+    before, after = trajectories.obs[rows, 0, 3:], trajectories.obs[rows + 1, 0, 3:]  # [n, k, H, W]
+    bad = (after > before).any((1, 2, 3))
+    names = ", ".join(trajectories.game.prey)
+    found = f"one on a new cell after step {part.start + bad.argmax()}"
+    require(trajectories.path, not bad.any(), "obs", f"{names} that stand still", found)
 
 
 # ---- the default files

@@ -159,6 +159,12 @@ def game_of(metadata: dict[str, Any]) -> Game:
             strategies=strategies,
             goals={str(goal): str(name) for goal, name in metadata["goals"].items()},
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"game: not a description of a game: {error!r}") from None
+    except KeyError as error:
+        raise ValueError(f"game: not a description of a game: no {error}") from None
+    except (TypeError, AttributeError):
+        raise ValueError(f"game: not a description of a game: {str(metadata)[:100]}") from None
+    for part, names in dict(planes=list(game.planes), actions=list(game.actions)).items():
+        found = metadata.get(part, names)  # they follow from the others
+        if found != names:
+            raise ValueError(f"game: expected {part} {', '.join(names)}, got {found}")
     return game

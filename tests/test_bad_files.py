@@ -48,7 +48,7 @@ def save(path: Path, arrays: dict) -> Path:
 
 
 def test_the_good_files_are_read(folder):
-    for arrays in (bad_files.good_trajectories(), bad_files.good_rows()):
+    for arrays in (bad_files.good_trajectories(), bad_files.good_snowdrift(), bad_files.good_rows()):
         for reader in READERS:
             assert len(reader(save(folder / "good.npz", arrays))) > 20
 

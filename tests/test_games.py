@@ -107,8 +107,19 @@ def test_files_that_this_code_cannot_play_are_refused(metadata, message):
 def test_a_game_is_read_back_from_its_metadata(game):
     assert game_of(game.metadata()) == game
     assert game.metadata()["planes"] == list(game.planes)
-    with pytest.raises(ValueError, match="not a description of a game"):
-        game_of({key: value for key, value in game.metadata().items() if key != "takes"})
+    for wrong in (None, [1, 2], "Snowdrift-v0", {}):
+        with pytest.raises(ValueError, match="not a description of a game"):
+            game_of(wrong)
+    for part in set(game.metadata()) - {"planes", "actions"}:
+        with pytest.raises(ValueError, match=f"not a description of a game: no '{part}'"):
+            game_of({key: value for key, value in game.metadata().items() if key != part})
+
+
+def test_planes_and_actions_of_a_file_are_those_of_its_game():
+    with pytest.raises(ValueError, match=r"expected planes SELF, .*, DRIFTS, got \['SELF', 'HEAPS'\]"):
+        game_of(DRIFTS | dict(planes=["SELF", "HEAPS"]))
+    with pytest.raises(ValueError, match=r"expected actions UP, .*, REMOVE, got .*'JUMP'"):
+        game_of(DRIFTS | dict(actions=[*DRIFTS["actions"], "JUMP"]))
 
 
 @pytest.mark.parametrize(
