@@ -208,6 +208,13 @@ def test_free_riders_never_remove():
 # ---- the rules
 
 
+@pytest.mark.parametrize("shape", [dict(height=1, width=2), dict(height=2, width=1)])
+def test_the_smallest_board_can_be_played(shape):
+    core = make_core(1, Rules(agents=1, drifts=1, horizon=1, **shape))
+    core.reset(seed=1)
+    assert core.step(np.array([[4]]))[3].all()  # the horizon truncates it
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
