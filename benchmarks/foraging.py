@@ -1,7 +1,7 @@
 """Beyond the family of games: Level-Based Foraging (Papoudakis et al. 2021). `python -m benchmarks.foraging`
 
 Three agents of levels 1 and 2 gather three fruits on 8x8 cells; a fruit is gathered if the levels of those that load it
-from the cells beside it add up to its own. Each agent is one of the package's heuristics, drawn anew each episode: H1 goes
+from the cells beside it add up to its own. Each agent is one of the package's heuristics, drawn for each episode: H1 goes
 to the closest fruit, H3 to the closest one of at most its own level (and is random where there is none). `lbforaging`
 (requirements-dev.txt) plays; the file is collected once, then `pretrain_vae.py --network plain` and `train_world_model.py
 --model cells` are trained on it.

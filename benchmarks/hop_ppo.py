@@ -27,7 +27,7 @@ import hop_ppo
 from benchmarks import cleanrl_ppo, machine
 from envs import Rules
 from metrics.comparison import best_switch, play_script
-from metrics.returns import summarize, table_rows
+from metrics.returns import half_width, summarize, table_rows
 from metrics.rivals import uniform_policy
 from tracking import figures
 
@@ -86,11 +86,6 @@ def add(rows: Rows, row: dict, args: Args) -> None:
     rows.append(row)
     print(row, flush=True)
     save(rows, args)
-
-
-def half_width(values: np.ndarray) -> float:
-    """Half the width of the 95% interval of their mean."""
-    return 1.96 * values.std(ddof=1) / len(values) ** 0.5
 
 
 # ---- runs of the script, and who judges them

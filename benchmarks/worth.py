@@ -4,10 +4,11 @@
     python -m benchmarks.worth --env-id Snowdrift-v0 --env-args cost=5   # one game
     python -m benchmarks.worth --sweep --env-id Snowdrift-v0             # where would it be worth most?
 
-PPO learns each game twice, told nothing and told who the others are, on the same boards for the same number of steps.
+PPO is trained on each game twice, without information on its co-players and as an oracle that knows who they are, with the
+same boards and number of steps.
 Both, and the best scripts (see `metrics.rivals.ScriptPolicy`), are judged on the same fresh boards: `script` with one
 tick for all teams, `script_told` with a tick for each number of co-players that pursue the first goal.
-`worth` is what the told one earns more, as a share. One core, at most 5 minutes a game.
+`worth` is what the oracle earns more, as a share. One core, at most 5 minutes a game.
 """
 
 import time
@@ -16,15 +17,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from tqdm import tqdm
 
 import hop_ppo
+import tracking
 from benchmarks import machine
 from envs import REGISTERED
 from envs.core import GameRules
+from metrics.comparison import switches
+from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy
-from tracking import write_csv
 
 FINAL_SEED = 4001  # a game that was chosen on boards of EVAL_SEED is reported on these
 
@@ -46,13 +48,13 @@ class Args:
     gamma: float = 1.0
     """discount; returns are judged without one, and in the snowdrift it pays to wait"""
     sweep: bool = False
-    """draw games from SWEEPS, then learn the best of them anew"""
+    """draw games from SWEEPS, then train on the best of them again, for longer"""
     games: int = 40
     """with --sweep: so many are drawn"""
     first_updates: int = 12
     """with --sweep: of each, before the best are chosen"""
     best: int = 3
-    """with --sweep: so many are learnt anew with --updates, and reported on other boards"""
+    """with --sweep: so many are trained on again with --updates, and reported on other boards"""
     out: str = "worth.csv"
     """one row a game"""
 
@@ -128,23 +130,21 @@ class Trial:
     def scripts(self, seed: int) -> dict[str, np.ndarray]:
         """What the script earns on the boards of `seed`, with one tick and with one for each number of pursuers; the ticks
         are chosen on the boards of EVAL_SEED."""
-        choices = [*range(0, self.rules.horizon, 4), None]
-        policies = [ScriptPolicy(self.rules, switch) for switch in choices]
+        policies = [ScriptPolicy(self.rules, switch) for switch in switches(self.rules)]
         chosen_on = np.stack([self.earn(policy, hop_ppo.EVAL_SEED) for policy in policies])  # [ticks, B]
         pursuers = self.pursuers(hop_ppo.EVAL_SEED)
         best = int(chosen_on.mean(1).argmax())
-        told = {n: int(chosen_on[:, pursuers == n].mean(1).argmax()) for n in np.unique(pursuers)}
-        needed = sorted({best, *told.values()})
+        by_pursuers = {n: int(chosen_on[:, pursuers == n].mean(1).argmax()) for n in np.unique(pursuers)}
+        needed = sorted({best, *by_pursuers.values()})
         earned = {index: self.earn(policies[index], seed) for index in needed}
-        tick_of_board = np.array([told.get(n, best) for n in self.pursuers(seed)])
+        tick_of_board = np.array([by_pursuers.get(n, best) for n in self.pursuers(seed)])
         script_told = np.choose(np.searchsorted(needed, tick_of_board), list(earned.values()))
         return dict(script=earned[best], script_told=script_told)
 
 
 def mean_and_half(values: np.ndarray, name: str) -> dict[str, float]:
     """The mean over boards, and half of its 95% interval."""
-    half = 1.96 * values.std(ddof=1) / len(values) ** 0.5
-    return {name: float(values.mean()), f"{name}_ci95": float(half)}
+    return {name: float(values.mean()), f"{name}_ci95": float(half_width(values))}
 
 
 def judge_game(trial: Trial, seed: int, updates: int, scripts: bool = True) -> dict:
@@ -188,7 +188,7 @@ def draw_games(env_id: str, args: Args) -> list[dict]:
         env_args = tuple(" ".join(draws.choice(choice) for choice in SWEEPS[env_id]).split())
         try:
             rules = make_trial(env_id, env_args, "mixed", args).rules
-        except hop_ppo.tracking.UsageError:
+        except tracking.UsageError:
             continue
         team = str(draws.choice(teams_of(rules)))
         games[env_args, team] = dict(env_id=env_id, env_args=" ".join(env_args), co_players=team)
@@ -207,10 +207,10 @@ def judge_rows(
 
 
 def sweep(args: Args) -> list[dict]:
-    """Games drawn, learnt a little and judged on EVAL_SEED, the best last; then the best, learnt anew, on FINAL_SEED."""
+    """Games drawn, judged on EVAL_SEED after a short training, the best last; then the best trained again, on FINAL_SEED."""
     env_id = args.env_id or "Snowdrift-v0"
     if env_id not in SWEEPS:
-        raise SystemExit(f"--sweep: no settings to draw from for {env_id}: choose from {', '.join(SWEEPS)}")
+        raise ValueError(f"--sweep: no settings to draw from for {env_id}: choose from {', '.join(SWEEPS)}")
     games = draw_games(env_id, args)
     drawn = judge_rows(games, hop_ppo.EVAL_SEED, args.first_updates, args, False, "drawn")
     drawn.sort(key=lambda row: row["worth"])
@@ -218,7 +218,9 @@ def sweep(args: Args) -> list[dict]:
     return drawn + judge_rows(best, FINAL_SEED, args.updates, args, True, "chosen")
 
 
-def main(args: Args) -> None:
+def main() -> None:
+    args = tracking.parse_args(Args, __doc__.split("\n")[0])
+    torch.set_num_threads(1)
     if args.sweep:
         rows = sweep(args)
     else:
@@ -228,12 +230,11 @@ def main(args: Args) -> None:
             for env_id in env_ids
         ]
         rows = judge_rows(games, FINAL_SEED, args.updates, args, True, "registered")
-    write_csv(args.out, rows)
+    tracking.write_csv(args.out, rows)
     print(machine())
     with pd.option_context("display.width", 250, "display.max_columns", 50):
         print(pd.DataFrame(rows).round(3))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(tyro.cli(Args, description=__doc__))
+    tracking.run(main, ValueError)

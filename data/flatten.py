@@ -65,9 +65,8 @@ def flatten(args: Args, progress: bool = False) -> dict[str, np.ndarray]:
         raise ValueError(f"--rows must be in 1..2**31 - 1, got {str(args.rows)[:20]}")
     kinds = args.rules.game.kinds
     channels = args.rules.hunters + 1 + kinds
-    planes = (
-        3 + kinds
-    ) * args.rules.hunters + 2 * channels  # of the game's observations, and of both of a row
+    observed = (3 + kinds) * args.rules.hunters
+    planes = observed + 2 * channels  # of the game's observations, and of both of a row
     memory.require(args.rows * planes * args.rules.cells, f"--rows {args.rows}")
     settings = collect.Args(
         seed=args.seed,

@@ -18,6 +18,7 @@ from data.temporary import temporary_beside
 from envs import GAMES, Rules, rules_of
 from envs.core import GameRules, effective_actions, legal_actions
 from envs.game import STAY, Game, OtherGame, any_game_of, game_of
+from envs.games import is_as_here
 from envs.stag_hunt import GAME
 
 CHUNK = 8192  # rows checked or drawn at a time, so that a check never holds a copy of a large array,
@@ -359,8 +360,7 @@ def read_game(metadata: dict, path: str | Path) -> Game:
     if isinstance(game, OtherGame):
         users = "`pretrain_vae.py --network plain` and `train_world_model.py --model cells` read others"
         raise DataError(f"{path}: metadata: expected a game of this family ({users}), found {brief(game.id)}")
-    same = game.id not in GAMES or game == GAMES[game.id]().game
-    require(path, same, "metadata", f"`game` as this version's {game.id}", "another description")
+    require(path, is_as_here(game), "metadata", f"`game` as this version's {game.id}", "another description")
     return game
 
 

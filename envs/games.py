@@ -97,6 +97,11 @@ def game_of_env(env_id: str, keywords: dict[str, Any]) -> Game | None:
     return None if rules_class is None else rules_class.game
 
 
+def is_as_here(game: Any) -> bool:
+    """Whether a game of one of our ids is the one that this version plays; those of other ids are what they are."""
+    return game.id not in GAMES or game == GAMES[game.id].game
+
+
 def is_of_network(described: Any, saved: dict) -> bool:
     """Whether it is the metadata of a game as this version knows it, and of what a network's `saved["sizes"]` say."""
     try:
@@ -105,8 +110,7 @@ def is_of_network(described: Any, saved: dict) -> bool:
         return False
     sizes = {name: saved["sizes"].get(name, getattr(game, name)) for name in ("kinds", "goal_kinds")}
     fits = sizes == dict(kinds=game.kinds, goal_kinds=game.goal_kinds)
-    same = game.id not in GAMES or game == GAMES[game.id].game
-    return described == game.metadata() and fits and same
+    return described == game.metadata() and fits and is_as_here(game)
 
 
 def _id_of(described: Any) -> str:

@@ -35,15 +35,19 @@ def play_script(play: Play, rules: GameRules, team: str, seed: int, switch: int 
     return returns.summarize(results) | {"tick": switch}
 
 
+def switches(rules: GameRules) -> list[int | None]:
+    """Ticks for a script to choose from: 0, 4, .. below the horizon, and never."""
+    return [*range(0, rules.horizon, 4), None]
+
+
 def best_switch(play: Play, rules: GameRules, team: str, seed: int, boards: int) -> int | None:
-    """The tick at which `ScriptPolicy` earns most with a team: 0, 4, .. below the horizon, or never.
+    """The one of `switches` with which `ScriptPolicy` earns most with a team.
 
     It remembers nothing, so one episode of each team will do.
     """
     key = "team" if team == "self" else "learner"
-    switches = [*range(0, rules.horizon, 4), None]
     how = dict(boards=boards, episodes=1)
-    return max(switches, key=lambda switch: play_script(play, rules, team, seed, switch, **how)[key])
+    return max(switches(rules), key=lambda switch: play_script(play, rules, team, seed, switch, **how)[key])
 
 
 def compare(

@@ -9,6 +9,11 @@ import numpy as np
 Results = dict[str, dict[str, dict]]  # policy -> team -> figures of `summarize`
 
 
+def half_width(values: np.ndarray) -> np.ndarray:
+    """Half the width of the 95% interval of the mean over the last axis."""
+    return 1.96 * values.std(-1, ddof=1) / math.sqrt(values.shape[-1])
+
+
 def summarize(episodes: dict[str, np.ndarray]) -> dict[str, float]:
     """Means over all boards and episodes, and half the width of their 95% intervals (of the boards' means).
 
@@ -18,14 +23,14 @@ def summarize(episodes: dict[str, np.ndarray]) -> dict[str, float]:
     for key in ("learner", "team"):
         boards = episodes[key].mean(0)  # [B]
         summary[key] = float(episodes[key].mean())
-        summary[f"{key}_ci95"] = float(1.96 * boards.std(ddof=1) / math.sqrt(len(boards)))
+        summary[f"{key}_ci95"] = float(half_width(boards))
     summary["episodes"] = episodes["learner"].size
     return summary | {key: float(values.mean()) for key, values in episodes.items() if key not in summary}
 
 
 def by_episode(learner: np.ndarray) -> list[dict]:
     """One row an episode: its number from 1, the mean of `learner` [episodes, B], half of its 95% interval over boards."""
-    half_widths = 1.96 * learner.std(1, ddof=1) / math.sqrt(learner.shape[1])
+    half_widths = half_width(learner)
     means = zip(learner.mean(1), half_widths, strict=True)
     return [
         dict(episode=episode, learner=float(mean), learner_ci95=float(half))

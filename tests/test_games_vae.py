@@ -1,13 +1,13 @@
 """Trajectories, observers and pretrain_vae.py on a game that is not the stag hunt: nothing of 5 planes or 7 actions."""
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import run_script
 from saved import whole_checkpoint, write_run
 
 import data.collect
@@ -439,12 +439,7 @@ def test_kinds_that_are_none_are_refused(kinds, goals):
 
 
 def call(monkeypatch, *flags):
-    monkeypatch.setattr(sys, "argv", ["pretrain_vae.py", *map(str, flags)])
-    try:
-        tracking.run(pretrain_vae.main, DataError)
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    return run_script(monkeypatch, pretrain_vae, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -522,7 +517,7 @@ def test_what_shares_a_cell_is_drawn_side_by_side(kinds):
 
 
 def test_older_checkpoints_are_the_stag_hunts(tmp_path):
-    """Of a time when nothing said the game: they load, play and can be judged as before."""
+    """From before a checkpoint named its game: they load, play and can be judged as before."""
     saved = whole_checkpoint(pretrain_vae, pretrain_vae.VAE(8, 8, 35))
     saved = saved | dict(sizes=dict(saved["sizes"]), args=dict(saved["args"]))
     del saved["sizes"]["kinds"], saved["sizes"]["goal_kinds"], saved["args"]["goals"]
@@ -540,10 +535,10 @@ def test_a_checkpoint_of_two_games_is_refused(tmp_path):
         pretrain_vae.load_vae(tmp_path / "run")
 
 
-def test_captured_goals_are_said(run, drifts, capsys):
+def test_captured_goals_are_printed(run, drifts, capsys):
     samples = samples_of_episodes(drifts, split=False)
-    said = pretrain_vae.goal_counts(samples, captured_goals(samples))
+    line = pretrain_vae.goal_counts(samples, captured_goals(samples))
     last = (
         np.add.reduceat(drifts.actions == 5, np.cumsum(drifts.episode_lengths) - drifts.episode_lengths) > 0
     )
-    assert said.startswith(f"{last.sum()} remove, {(~last).sum()} ride; 0 without a goal")
+    assert line.startswith(f"{last.sum()} remove, {(~last).sum()} ride; 0 without a goal")

@@ -4,13 +4,13 @@ import itertools
 import json
 import math
 import re
-import sys
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import run_script
 from PIL import Image
 from saved import FIRST_EPOCH, whole_checkpoint, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,7 +19,7 @@ import test_obs_reward_model as judge
 import tracking
 import train_world_model
 from benchmarks.regression import NETWORKS, Regression
-from data import DataError, flatten
+from data import flatten
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.datasets import load_transitions
@@ -151,12 +151,7 @@ def moves(joint=True, seed=0):
 
 def call(monkeypatch, *flags):
     """The script in this process. Returns: its exit code, 0 if it just ends."""
-    monkeypatch.setattr(sys, "argv", ["test_obs_reward_model.py", *map(str, flags)])
-    try:
-        tracking.run(judge.main, DataError)
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    return run_script(monkeypatch, judge, *flags)
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import run_script
 
 import pretrain_vae
 import tracking
@@ -68,12 +68,7 @@ def lamps(tmp_path_factory):
 
 def call(monkeypatch, *flags, script=pretrain_vae):
     """The script in this process. Returns: its exit code, 0 if it just ends."""
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, flags)])
-    try:
-        tracking.run(script.main, DataError)
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    return run_script(monkeypatch, script, *flags)
 
 
 def refused(monkeypatch, capsys, *flags, script=pretrain_vae):

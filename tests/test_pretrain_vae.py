@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pretrain_vae
 import tracking
-from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.datasets import Batch, Batches, load_samples
@@ -73,12 +73,7 @@ def command(*flags, cwd):
 
 def call(monkeypatch, *flags):
     """The script in this process. Returns: its exit code, 0 if it just ends."""
-    monkeypatch.setattr(sys, "argv", ["pretrain_vae.py", *map(str, flags)])
-    try:
-        tracking.run(pretrain_vae.main, DataError)
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    return run_script(monkeypatch, pretrain_vae, *flags)
 
 
 def run_folder(cwd: Path) -> Path:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from snowdrift_reference import SnowReference, positions
+from worlds import put
 
 import test_obs_reward_model as judge
 import tracking
@@ -104,18 +105,6 @@ ACTIONS = np.array(
 )  # two share the drift on (1, 1); one stands on that on (2, 3)
 HUNTERS, DRIFTS, BLOCK = [(0, 0), (1, 1), (1, 1), (2, 3)], [(1, 1), (2, 3), (0, 3)], (2, 0)
 B, D = 4, 5  # the planes BLOCKS and DRIFTS
-
-
-def put(*cells, rewards=()):
-    """A prediction spoilt: (plane, row, column, value) cells, (seat, value) rewards."""
-
-    def spoil(after, paid):
-        for plane, row, column, value in cells:
-            after[plane, row, column] = value
-        for seat, value in rewards:
-            paid[seat] = value
-
-    return spoil
 
 
 SPOILT = {  # what is right: seat 0 on (0, 1), no drift on (1, 1), pay 6, 4, 4, 6

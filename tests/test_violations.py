@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import place, positions, some_rules
+from worlds import put
 
 from data.collect import Args, collect
 from envs import Rules, StagHunt, planes_to_joint, sample_actions, strategy_probs
@@ -90,18 +91,6 @@ HUNTERS = [
 PREY = [(4, 4), (3, 0), (0, 5), (0, 0), (5, 2)]
 ACTIONS = np.array([[RIGHT, HUNT_STAG, HUNT_STAG, STAY, STAY]])
 B, S, H = 5, 6, 7  # the planes BLOCKS, STAGS, HARES
-
-
-def put(*cells, rewards=()):
-    """A prediction spoilt: (plane, row, column, value) cells, (seat, value) rewards."""
-
-    def spoil(after, paid):
-        for plane, row, column, value in cells:
-            after[plane, row, column] = value
-        for seat, value in rewards:
-            paid[seat] = value
-
-    return spoil
 
 
 def moved(plane, old, new):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ import tracking
 import train_world_model
 from benchmarks import regression
 from benchmarks.regression import NETWORKS
-from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.datasets import TransitionBatches, load_transitions
@@ -404,8 +404,10 @@ def test_cells_learn_what_becomes_of_illegal_actions(tmp_path, monkeypatch):
     flags = ("--model", "cells", "--epochs", 14, "--batch-size", 128)
     assert call(monkeypatch, "--data", "x.npz", *flags) == 0
     model, _ = train_world_model.load_world_model(run_folder(tmp_path))
-    said = model.predict(states, actions)
-    right = (said.most_likely == after).all(2).all(1) & ((said.rewards - rewards).abs() < 0.01).all(1)
+    prediction = model.predict(states, actions)
+    right = (prediction.most_likely == after).all(2).all(1) & (
+        (prediction.rewards - rewards).abs() < 0.01
+    ).all(1)
     assert illegal.sum() > 500 and right[illegal].float().mean() > 0.97
 
 
@@ -589,12 +591,7 @@ def command(*flags, cwd):
 
 
 def call(monkeypatch, *flags):
-    monkeypatch.setattr(sys, "argv", ["train_world_model.py", *map(str, flags)])
-    try:
-        tracking.run(train_world_model.main, DataError)
-    except SystemExit as stop:
-        return stop.code
-    return 0
+    return run_script(monkeypatch, train_world_model, *flags)
 
 
 def run_folder(cwd: Path) -> Path:

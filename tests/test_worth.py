@@ -1,5 +1,7 @@
 """benchmarks/worth.py: what a game is worth to those who know the others, and how games are drawn."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -63,22 +65,23 @@ def test_games_of_a_sweep_can_be_played():
     assert worth.teams_of(snowdrift.Rules(agents=3)) == ["mixed", "1ND1FIX"]
     assert worth.teams_of(snowdrift.Rules(agents=2)) == ["mixed"]
     with pytest.raises(
-        SystemExit, match="no settings to draw from for StagHunt-4x4-v0: choose from StagHunt-v0, Snow"
+        ValueError, match="no settings to draw from for StagHunt-4x4-v0: choose from StagHunt-v0, Snow"
     ):
         worth.sweep(worth.Args(env_id="StagHunt-4x4-v0"))
 
 
 def test_a_sweep_reports_the_best_on_other_boards(monkeypatch, tmp_path, capsys):
-    """Two of three games are learnt anew, the best among those drawn."""
+    """Two of eight games are trained on again, the best among those drawn."""
     monkeypatch.setattr(
         worth,
         "judge_game",
         lambda trial, seed, updates, scripts: dict(worth=trial.rules.cost, updates=updates, scripts=scripts),
     )
     monkeypatch.setattr(worth, "machine", lambda: "")
-    worth.main(
-        worth.Args(sweep=True, games=8, best=2, updates=5, first_updates=3, out=str(tmp_path / "w.csv"))
-    )
+    sizes = dict(games=8, best=2, updates=5, first_updates=3, out=tmp_path / "w.csv")
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+    monkeypatch.setattr(sys, "argv", ["worth", "--sweep", *flags])
+    worth.main()
     rows = worth.pd.read_csv(tmp_path / "w.csv")
     drawn, chosen = rows[:8], rows[8:]
     assert (

@@ -1,4 +1,4 @@
-"""A world model that is exact, for tests of what is done with one."""
+"""A world model that is exact, and predictions that are not, for tests of what is done with them."""
 
 import numpy as np
 import torch
@@ -24,3 +24,15 @@ class TrueWorld:
         after, rewards, _ = step_cells(cells, actions.numpy(), blocks, self.rules)
         boards = boards._replace(hunters=torch.as_tensor(after.hunters), prey=torch.as_tensor(after.prey))
         return boards, torch.as_tensor(rewards), torch.rand(len(actions)) < 0.1
+
+
+def put(*cells, rewards=()):
+    """A prediction spoilt: (plane, row, column, value) cells, (seat, value) rewards."""
+
+    def spoil(after, paid):
+        for plane, row, column, value in cells:
+            after[plane, row, column] = value
+        for seat, value in rewards:
+            paid[seat] = value
+
+    return spoil

@@ -181,7 +181,7 @@ def first_sentence(error: Exception) -> str:
 
 
 def rename(saved: dict, former_names: dict[str, str]) -> None:
-    """Give fields, sizes and weights of an older checkpoint the names that they have today."""
+    """Give fields, sizes and weights of an older checkpoint the names that they have today; an empty name: it has none."""
     for part in (saved, saved.get("sizes"), saved.get("model")):
         for old, new in former_names.items():
             if isinstance(part, dict) and old in part:
