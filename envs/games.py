@@ -44,6 +44,19 @@ REGISTERED: dict[str, dict[str, Any]] = {
     "StagHunt-4x4-v0": dict(**_SMALL_HUNT, blocks=0, height=4, width=4),
     "StagHunt-6x6-v0": dict(**_SMALL_HUNT, blocks=2, height=6, width=6),
     "Snowdrift-v0": dict(game=snowdrift.GAME.id),
+    # Of the settings that `python -m benchmarks.worth --sweep` drew, the one where knowing the co-player is worth most: to
+    # remove a drift alone pays 6 - 5, to wait for the other 6, and there are twelve ticks. See docs/hop_ppo.md.
+    "Snowdrift-hidden-v0": dict(
+        game=snowdrift.GAME.id,
+        agents=2,
+        drifts=3,
+        height=4,
+        width=4,
+        horizon=12,
+        cost=5.0,
+        co_players="mixed",
+        team_episodes=10,
+    ),
     "Snowdrift-6x6-v0": dict(game=snowdrift.GAME.id, height=6, width=6, horizon=25),
     "Snowdrift-4x4-v0": dict(game=snowdrift.GAME.id, height=4, width=4, horizon=15),
 }

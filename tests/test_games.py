@@ -35,7 +35,10 @@ def test_what_is_registered_plays_by_the_rules_it_says():
         assert settings.get("co_players") in (None, env.co_players)
         vector = gymnasium.make_vec(env_id, num_envs=2)
         assert vector.unwrapped.rules == rules and type(vector.unwrapped.rules) is type(rules)
-    assert make_rules("StagHunt-hidden-v0")[1] == dict(co_players="mixed", team_episodes=10)
+    for env_id in ("StagHunt-hidden-v0", "Snowdrift-hidden-v0"):
+        assert make_rules(env_id)[1] == dict(co_players="mixed", team_episodes=10)
+    hidden = snowdrift.Rules(agents=2, drifts=3, height=4, width=4, horizon=12, cost=5.0)
+    assert make_rules("Snowdrift-hidden-v0")[0] == hidden
 
 
 def test_rules_are_replaced_by_name():
