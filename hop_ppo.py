@@ -41,7 +41,7 @@ from metrics.comparison import adapt, compare, standard_teams
 from metrics.predictions import PredictionStats
 from metrics.rivals import describe_script, uniform_policy
 from pretrain_vae import OpponentTracker, TabularMOA, load_vae
-from search import root_policy, search
+from search import gumbel_search, root_policy, search
 from tracking import checkpoints, figures, fit
 from train_world_model import CachedWorldModel, JointState, load_world_model
 
@@ -128,12 +128,14 @@ class Args:
     """in the evaluation at the end, also search before each move"""
     plan_model: Literal["learned", "rules"] = "learned"
     """search in the world model, or in the real rules"""
+    plan_search: Literal["puct", "gumbel"] = "puct"
+    """gumbel: for 8 to 32 simulations, each action tried in all trees alike; beside the prior, so that it stays near it"""
     plan_simulations: int = 200
     """of a decision, over all its goal samples"""
     plan_samples: int = 5
     """goals drawn from the belief: a tree each"""
     plan_beta: float = 20.0
-    """pi ~ exp(beta Q)"""
+    """pi ~ exp(beta Q); gumbel: pi ~ prior * exp(beta Q)"""
     plan_boards: int = 256
     """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each"""
     oracle: str = ""
@@ -1017,12 +1019,25 @@ class Planner:
         if self.kind != "oracle":
             self.table = self.goal_policy.sync(infos["blocks"], infos["prey"])
         root = tuple(infos[key][self.board] for key in ("hunters", "prey", "tick", "first_hunt"))
-        result = search(root, self.step, self.evaluate, self.simulations, self.args.gamma)
-        policy, _ = root_policy(result, self.samples, self.args.plan_beta, obs.action_mask[rows])
-        action[rows] = sample(policy.log())
+        if self.args.plan_search == "gumbel":
+            log_prior = self.policy(obs[rows], opponent_info[rows])[0]
+            action[rows] = self.search_gumbel(root, log_prior)
+        else:
+            action[rows] = self.search_puct(root, obs.action_mask[rows])
         self.decisions += len(rows)
         self.seconds += time.perf_counter() - start
         return action
+
+    def search_puct(self, root: tuple, action_mask: Tensor) -> Tensor:
+        """int64 [n], drawn from exp(beta Q). action_mask: bool [n, 5 + k]."""
+        result = search(root, self.step, self.evaluate, self.simulations, self.args.gamma)
+        policy, _ = root_policy(result, self.samples, self.args.plan_beta, action_mask)
+        return sample(policy.log())
+
+    def search_gumbel(self, root: tuple, log_prior: Tensor) -> Tensor:
+        """int64 [n]. log_prior: float [n, 5 + k], of the policy as it is without a search."""
+        budget = (self.simulations, self.samples, self.args.gamma, self.args.plan_beta)
+        return gumbel_search(root, self.step, self.evaluate, log_prior, *budget).actions
 
     def info_of_trees(self, opponent_info: Tensor) -> Tensor:
         """float [T, A - 1, I]: a tree's goals are what the policy believes in; z stays what it is at the root."""
@@ -1413,7 +1428,7 @@ CHECKPOINT = tracking.Schema(
         collectors=checkpoints.STATES,
     ),
     former_names={"known": "info_size", "games": "collectors", "stags": ""},
-    added={"args": {"env_args": ()}, "sizes": {"kinds": 2}},
+    added={"args": {"env_args": (), "plan_search": "puct"}, "sizes": {"kinds": 2}},
 )
 
 

@@ -5,6 +5,7 @@ is given a model (`step`) and a policy with a critic (`evaluate`).
 
 - `tree.py`: the tree as tensors, and the three phases of a simulation: simulate, expand, backward.
 - `policies.py`: which action a simulation takes (PUCT), and the policy at the root after the search.
+- `gumbel.py`: the same tree with a Gumbel root and sequential halving, for 8 to 32 simulations.
 
 Two kinds of uncertainty are searched. Hidden state, such as the goals of co-players: one tree for each of several
 samples, averaged by `root_policy` (Huang et al. 2024, HOP). Random outcomes: an edge gets more sampled children the
@@ -16,6 +17,7 @@ from functools import partial
 
 import torch
 
+from search.gumbel import GumbelResult, considered_visits, gumbel_search
 from search.policies import puct_actions, root_policy
 from search.tree import (
     Evaluate,
@@ -32,12 +34,15 @@ from search.tree import (
 
 __all__ = [
     "Evaluate",
+    "GumbelResult",
     "SearchResult",
     "State",
     "Step",
     "Tree",
     "backward",
+    "considered_visits",
     "expand",
+    "gumbel_search",
     "new_tree",
     "puct_actions",
     "root_policy",

@@ -201,14 +201,16 @@ def test_goals_are_drawn_from_the_belief():
 # ---- decisions
 
 
-def test_planner_hunts_with_those_who_hunt():
+@pytest.mark.parametrize("plan_search", ["puct", "gumbel"])
+def test_planner_hunts_with_those_who_hunt(plan_search):
     """One tick is left. The stag pays 5 if hunter 2 is after it; the learner's only other choices pay nothing."""
     torch.manual_seed(0)
     state = repeat(place(TEAM, [(2, 0), (1, 1), (1, 1)], [(1, 1), (0, 0), (2, 3)], [(0, 1)], tick=5), 3)
     state.hunters[2, 1] = -1  # the learner has left: there is nothing to decide
     envs, infos = envs_at(state, TEAM, [1, 1, 1], [[0, LEARNER, 0]] * 3)
     for kind in ("learned", "rules"):
-        planner = make_planner(envs, infos, kind, plan_simulations=60, plan_samples=3, plan_beta=50.0)
+        budget = dict(plan_simulations=60, plan_samples=3, plan_beta=50.0)
+        planner = make_planner(envs, infos, kind, plan_search=plan_search, **budget)
         planner.goal_policy = ByGoal(HUNT_STAG, STAY)
         planner.belief = StubBelief([[0.0, 0.0, 30.0], [0.0, 0.0, -30.0], [0.0] * 3])
         actions = decide(planner, envs, infos)
@@ -287,6 +289,21 @@ def test_the_policy_sees_the_root_as_it_sees_the_game():
         stag = (planner.goals[trees] == 0).float()
         expected = torch.stack([stag[0, [2, 0]], stag[1, [1, 2]]])
         torch.testing.assert_close(opponent_info[trees], expected[..., None])
+
+
+def test_the_prior_of_a_gumbel_root_is_the_policy_as_it_is_without_a_search():
+    """With what it knows of the others in the game, not with the goals of a tree, and for the boards that decide."""
+    calls = []
+
+    def policy(obs, opponent_info):
+        calls.append(opponent_info)
+        return uniform_with_value_0(obs, opponent_info)
+
+    envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
+    budget = dict(plan_search="gumbel", plan_simulations=2, plan_samples=2)
+    planner = make_planner(envs, infos, "rules", make_belief(envs, infos), policy, **budget)
+    decide(planner, envs, infos, torch.full((2, 2, 1), 0.25))
+    assert calls[0].tolist() == torch.full((2, 2, 1), 0.25).tolist()
 
 
 # ---- the planner's own belief and tables

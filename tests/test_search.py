@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from search import SearchResult, new_tree, puct_actions, root_policy, search
+from search import SearchResult, considered_visits, gumbel_search, new_tree, puct_actions, root_policy, search
+from search.gumbel import complete_q
 
 A = 3
 
@@ -311,3 +312,140 @@ def test_search_imports_torch_only():
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in (name.split(".")[0] for name in names):
                 assert name in {"torch", "search"} | sys.stdlib_module_names, f"{path} imports {name}"
+
+
+# ---- the Gumbel root
+
+
+def slow_completed_q(visit_counts, q_values, prior, raw_value):
+    visited = [a for a in range(A) if visit_counts[a]]
+    total = sum(visit_counts)
+    mean_q = sum(prior[a] * q_values[a] for a in visited) / max(sum(prior[a] for a in visited), 1e-12)
+    mixed = (raw_value + total * mean_q) / (1 + total)
+    return [q_values[a] if a in visited else mixed for a in range(A)]
+
+
+def slow_interior_action(node, beta):
+    visits = node.visit_counts
+    q_values = [node.value_sums[a] / max(1, visits[a]) for a in range(A)]
+    completed = slow_completed_q(visits, q_values, node.prior, node.raw_value)
+    weights = [
+        float(max(node.prior[a], 1e-12)) * math.exp(beta * float(completed[a])) if node.legal[a] else 0.0
+        for a in range(A)
+    ]
+    behind = [weights[a] / sum(weights) - visits[a] / (1 + sum(visits)) for a in range(A)]
+    return max((a for a in range(A) if node.legal[a]), key=behind.__getitem__)
+
+
+def slow_gumbel_search(roots, step, evaluate, log_prior, gumbel, simulations, gamma, beta):
+    """One decision, with a tree of node objects for each root. Returns: visits of the root's actions, and the action."""
+    nodes = [Node(state, 0.0, False, evaluate) for state in roots]
+    prior = log_prior.exp().tolist()
+    legal = [a for a in range(A) if log_prior[a] > -1e8]
+    raw_value = sum(float(node.raw_value) for node in nodes) / len(nodes)
+
+    def best(visits):
+        counts = nodes[0].visit_counts
+        means = [
+            sum(float(node.value_sums[a]) / max(1, counts[a]) for node in nodes) / len(nodes)
+            for a in range(A)
+        ]
+        completed = slow_completed_q(counts, means, prior, raw_value)
+        scores = {
+            a: float(gumbel[a] + log_prior[a]) + beta * completed[a] for a in legal if counts[a] == visits
+        }
+        return max(scores, key=scores.__getitem__)
+
+    for visits in considered_visits(len(legal), simulations):
+        first = best(visits)
+        for root in nodes:
+            node, a, path = root, first, []
+            while True:
+                path.append((node, a))
+                if a not in node.children:
+                    (state,), reward, over = step((torch.tensor([node.state]),), torch.tensor([a]), None)
+                    node.children[a] = Node(int(state), reward[0], bool(over), evaluate)
+                    value = 0.0 if over else float(node.children[a].raw_value)
+                    break
+                node = node.children[a]
+                if node.terminal:
+                    value = 0.0
+                    break
+                a = slow_interior_action(node, beta)
+            for parent, taken in reversed(path):
+                value = float(parent.children[taken].reward) + gamma * value
+                parent.visit_counts[taken] += 1
+                parent.value_sums[taken] += value
+    return nodes[0].visit_counts, best(max(nodes[0].visit_counts))
+
+
+@pytest.mark.parametrize("simulations", [1, 4, 9, 32])
+@pytest.mark.parametrize("seed", range(4))
+def test_gumbel_search_equals_a_slow_search_with_node_objects(seed, simulations):
+    step, evaluate = table_mdp(seed)
+    roots = torch.arange(12)  # of six decisions with two trees each
+    logits = torch.randn(6, A, generator=torch.Generator().manual_seed(seed))
+    logits[:2, 1] = -1e9
+    log_prior = logits.log_softmax(1)
+    torch.manual_seed(seed)
+    gumbel = -torch.empty_like(log_prior).exponential_().log_()
+    torch.manual_seed(seed)
+    result = gumbel_search((roots,), step, evaluate, log_prior, simulations, 2, 0.9, 3.0, branches=1)
+    for i in range(6):
+        visits, action = slow_gumbel_search(
+            [2 * i, 2 * i + 1], step, evaluate, log_prior[i], gumbel[i], simulations, 0.9, 3.0
+        )
+        assert result.visit_counts[i].tolist() == visits
+        assert int(result.actions[i]) == action
+    assert (result.visit_counts.sum(1) == simulations).all() and (result.visit_counts[:2, 1] == 0).all()
+    expected = (log_prior + 3.0 * result.q_values).masked_fill(log_prior < -1e8, -math.inf).softmax(1)
+    torch.testing.assert_close(result.policy, expected)
+
+
+def test_considered_visits_by_hand():
+    """As in mctx: four actions, 16 simulations: two phases of eight, two visits each, then four each of the best two."""
+    assert considered_visits(4, 16) == [0] * 4 + [1] * 4 + [2, 2, 3, 3, 4, 4, 5, 5]
+    assert considered_visits(3, 8) == [0, 0, 0, 1, 1, 2, 2, 3]
+    assert considered_visits(7, 5) == [0] * 5
+    assert considered_visits(1, 3) == [0, 1, 2]
+    assert considered_visits(2, 6) == [0, 0, 1, 1, 2, 2]
+
+
+def test_actions_without_an_advantage_are_drawn_from_the_prior():
+    """Where nothing is paid and the critic is right, the search changes nothing: its actions are samples of the prior."""
+    torch.manual_seed(0)
+    log_prior = torch.tensor([0.6, 0.3, 0.1]).log().expand(4000, 3)
+
+    def step(state, actions, tree):
+        return state, torch.zeros(len(tree)), torch.zeros(len(tree), dtype=torch.bool)
+
+    def evaluate(state, tree):
+        return log_prior[:1].expand(len(tree), 3), torch.zeros(len(tree))
+
+    root = (torch.zeros(8000, dtype=torch.int64),)
+    result = gumbel_search(root, step, evaluate, log_prior, 8, 2, 1.0, 20.0)
+    shares = result.actions.bincount(minlength=3) / 4000
+    torch.testing.assert_close(shares, torch.tensor([0.6, 0.3, 0.1]), atol=0.03, rtol=0)
+    torch.testing.assert_close(result.policy, log_prior.exp())
+
+
+def test_unvisited_actions_count_the_critic_less_the_more_was_visited():
+    """v_mix by hand: critic 4, visited Q 1 (prior 0.6, three visits) and 2 (0.3, one visit)."""
+    completed = complete_q(
+        torch.tensor([[3.0, 1.0, 0.0]]),
+        torch.tensor([[1.0, 2.0, 99.0]]),
+        torch.tensor([[0.6, 0.3, 0.1]]),
+        torch.tensor([4.0]),
+    )
+    mean_q = (0.6 * 1 + 0.3 * 2) / 0.9
+    assert completed[0].tolist() == pytest.approx([1.0, 2.0, (4 + 4 * mean_q) / 5])
+
+
+@pytest.mark.parametrize("bad", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_gumbel_search_rejects_less_than_one(bad):
+    step, evaluate = table_mdp(0)
+    simulations, samples, branches = bad
+    with pytest.raises(ValueError, match="at least 1"):
+        gumbel_search(
+            (torch.arange(2),), step, evaluate, torch.zeros(2, A), simulations, samples, 0.9, 1.0, branches
+        )
