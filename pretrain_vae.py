@@ -14,7 +14,7 @@ import tracking  # first: from here on Ctrl-C is one line, also while torch is i
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -49,6 +49,10 @@ TRACKER_CHUNK = 512  # co-players at once in OpponentTracker: twice as fast, sin
 TABLE_CHUNK = 1024  # states at once in TabularMOA
 NOT_PLAIN = "a VAE of --network plain cannot be followed while a game is played: train one of --network moa"
 NO_MOA = "a VAE trained with --loss recon has no MOA head: train one with --loss moa or both"
+NONE_PRIORS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03)  # of these and
+HAZARDS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01)  # these `choose_belief_law` chooses
+MAX_COST = 0.0015  # nats that its choice may cost on the recorded actions
+BELIEF_HUNTERS = 2000  # that it is chosen on
 LOG_STEPS = 50  # TensorBoard gets means of so many minibatches, and of an epoch's last ones
 
 
@@ -618,6 +622,14 @@ def are_action_counts(value: Any, saved: dict) -> bool:
     return checkpoints.counts_of(any_game_of(saved["game"]).num_actions).fits(value, saved)
 
 
+def is_belief_law(value: Any, saved: dict) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or tuple(value) != BeliefLaw._fields:
+        return False
+    return all(isinstance(number, float) and 0.0 <= number < 1.0 for number in value.values())
+
+
 def val_nll(row: dict) -> float:
     """What chooses the best epoch. row: of the history."""
     return row.get("val_nll", 0.0) + row.get("val_recon_nll", 0.0)
@@ -646,9 +658,10 @@ CHECKPOINT = tracking.Schema(
             "counts of two actions that follow one another, or None", observers.are_pairs
         ),
         counts=checkpoints.Expected("whole numbers of at least 0, one for each action", are_action_counts),
+        belief=checkpoints.Expected("two probabilities, none and hazard, or None", is_belief_law),
     ),
     added={
-        "": dict(game=GAME.metadata(), pairs=None),
+        "": dict(game=GAME.metadata(), pairs=None, belief=None),
         "sizes": STAG_HUNT,
         "args": dict(goals="recorded", network="moa"),
     },
@@ -964,19 +977,154 @@ def count_cells(hunters: Tensor, others: Tensor) -> Tensor:
     return (others & ~earlier.any(3)).sum(2)
 
 
+# ---- the belief: which goal a hunter has, or none of them
+
+
+class BeliefLaw(NamedTuple):
+    """What a belief over goals assumes of hunters."""
+
+    none: float
+    """prior probability of none of the goals: uniform over legal actions; the goals share the rest equally"""
+    hazard: float
+    """probability that a hunter draws its behaviour again from the prior, each tick"""
+
+    def prior(self, num_goals: int) -> Tensor:
+        """float [num_goals + 1], the last one none."""
+        goals = torch.full((num_goals,), (1.0 - self.none) / num_goals)
+        return torch.cat([goals, torch.tensor([self.none])])
+
+
+def filter_step(log_belief: Tensor, log_likelihood: Tensor, hazard: Tensor | float, prior: Tensor) -> Tensor:
+    """One tick of the forward filter of a hidden Markov model (Rabiner 1989): Bayes' rule, then the changes of mind.
+
+    A change is a draw from the prior, as in the fixed-share rule (Herbster & Warmuth 1998).
+    Args: log_belief: float [.., C], before the action, up to a constant; log_likelihood: float [.., C], log p(action |
+    behaviour); hazard: in [0, 1], broadcasts to [.., 1]; prior: probabilities, broadcasts to [.., C].
+    Returns: the log belief before the next action, float [.., C].
+    """
+    hazard = torch.as_tensor(hazard)
+    log_posterior = (log_belief + log_likelihood).log_softmax(-1)
+    return torch.logaddexp(log_posterior + torch.log1p(-hazard), (hazard * prior).log())
+
+
+def filter_beliefs(
+    log_likelihood: Tensor, hunter: Tensor, tick: Tensor, hazard: Tensor | float, prior: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The log beliefs before each of m actions of H hunters, tick by tick.
+
+    Args: log_likelihood: float [m, C]; hunter: int64 [m], below H; tick: int64 [m]; hazard and prior: floats [.., 1, 1]
+    and [.., 1, C], of several laws at once.
+    Yields: which of the m they are, int64 [n], and float [.., n, C].
+    """
+    log_belief = prior.log().expand(*prior.shape[:-2], int(hunter.max()) + 1, -1).clone()
+    for rows in tick.argsort(stable=True).split(tick.bincount().tolist()):
+        before = log_belief[..., hunter[rows], :]
+        yield rows, before
+        log_belief[..., hunter[rows], :] = filter_step(before, log_likelihood[rows], hazard, prior)
+
+
+def taken_log(probs: np.ndarray, actions: np.ndarray) -> Tensor:
+    """log p(action), float [m, C]. probs: [m, C, n]; actions: int [m]."""
+    taken = np.take_along_axis(probs, actions[:, None, None], 2)[..., 0]
+    return torch.as_tensor(taken).clamp(min=MIN_PROB).log()
+
+
+def add_none(goal_probs: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """p(action | behaviour): the goals, then none of them. float32 [m, G, n], [m, n] -> [m, G + 1, n]."""
+    return np.concatenate([goal_probs, uniform[:, None]], 1)
+
+
+def choose_belief_law(
+    probs: np.ndarray, actions: np.ndarray, hunter: np.ndarray, tick: np.ndarray, seed: int
+) -> BeliefLaw:
+    """The law that predicts hunters without a goal and those that change theirs best, of the laws that cost at most
+    `MAX_COST` nats on the recorded actions of a validation split.
+
+    No file needs to hold such hunters: on the boards of recorded ones, actions are drawn uniformly from the legal ones,
+    and, from a random tick on, from another goal's. Boards do not follow these actions; a belief needs no such boards.
+    Args: probs: float32 [m, G + 1, n], of `add_none`; actions, hunter, tick: int64 [m]; a hunter's ticks rise.
+    """
+    hunter = np.unique(hunter, return_inverse=True)[1]
+    some = hunter < BELIEF_HUNTERS
+    probs, actions, hunter, tick = probs[some], actions[some], hunter[some], tick[some]
+    num_goals = probs.shape[1] - 1
+    laws = [BeliefLaw(none, hazard) for none in NONE_PRIORS for hazard in HAZARDS]
+    hazard = torch.tensor([law.hazard for law in laws])[:, None, None]
+    prior = torch.stack([law.prior(num_goals) for law in laws])[:, None]
+
+    def mean_nll(actions: np.ndarray) -> Tensor:
+        """Of each law, float64 [L]."""
+        log_likelihood = taken_log(probs, actions)
+        nll = torch.zeros(len(laws), dtype=torch.float64)
+        for rows, log_belief in filter_beliefs(
+            *map(torch.as_tensor, (log_likelihood, hunter, tick)), hazard, prior
+        ):
+            nll -= (log_belief + log_likelihood[rows]).logsumexp(-1).sum(-1)
+        return nll / len(actions)
+
+    rng = np.random.default_rng(seed)
+    recorded = mean_nll(actions)
+    nll = mean_nll(draw_actions(probs[:, -1], rng))
+    nll += mean_nll(turned_actions(probs[:, :-1], actions, hunter, rng))
+    nll[recorded - recorded[0] > MAX_COST] = math.inf  # the first law has neither
+    return laws[int(nll.argmin())]
+
+
+def draw_actions(probs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """int64 [m], of probs [m, n]."""
+    cumulative = probs.cumsum(1)
+    threshold = rng.random((len(probs), 1)) * cumulative[:, -1:]
+    return (threshold < cumulative).argmax(1)
+
+
+def turned_actions(
+    goal_probs: np.ndarray, actions: np.ndarray, hunter: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """What hunters would do if they changed their goal at a random tick, not their first. int64 [m].
+
+    A hunter's own goal is the likeliest by all that it did; the next one is any other.
+    """
+    num_goals = goal_probs.shape[1]
+    length = np.bincount(hunter)
+    goal = np.zeros((len(length), num_goals))
+    np.add.at(goal, hunter, taken_log(goal_probs, actions).numpy())
+    next_goal = (goal.argmax(1) + rng.integers(1, max(2, num_goals), len(length))) % num_goals
+    turn = 1 + rng.integers(0, np.maximum(1, length - 1))  # [H]
+    order = np.argsort(hunter, kind="stable")  # by hunter, and by tick
+    age = np.empty(len(hunter), np.int64)
+    age[order] = np.arange(len(hunter)) - np.repeat(length.cumsum() - length, length)
+    drawn = draw_actions(goal_probs[np.arange(len(hunter)), next_goal[hunter]], rng)
+    return np.where(age >= turn[hunter], drawn, actions)
+
+
+def predict_by_belief(
+    probs: np.ndarray, actions: np.ndarray, hunter: np.ndarray, tick: np.ndarray, law: BeliefLaw
+) -> tuple[np.ndarray, np.ndarray]:
+    """The belief before each action, float32 [m, G + 1], and its prediction, [m, n]. Arguments as of `choose_belief_law`."""
+    log_likelihood = taken_log(probs, actions)
+    hunter = np.unique(hunter, return_inverse=True)[1]
+    prior = law.prior(probs.shape[1] - 1)[None]
+    belief = torch.empty_like(log_likelihood)
+    for rows, log_belief in filter_beliefs(
+        *map(torch.as_tensor, (log_likelihood, hunter, tick)), law.hazard, prior
+    ):
+        belief[rows] = log_belief.exp()
+    return belief.numpy(), np.einsum("mc,mcn->mn", belief.numpy(), probs)
+
+
 # ---- evaluation
 
 
 def validate(
     model: VAE | PlainVAE, samples: Samples, batches: Batches, observed: dict, epoch: int, folder: Path
-) -> dict[str, float | None]:
+) -> tuple[dict[str, float | None], vae_reports.Predictions]:
     """Evaluate the validation split after an epoch, print and save; None for what is untrained."""
     val = samples.splits["val"]
     predictions = vae_reports.predict(model.eval(), batches, val)
     metrics = vae_reports.validation(samples, batches, val, predictions)
     if predictions.probs is None:
         print("[MOA] untrained")
-        return metrics
+        return metrics, predictions
     targets, names = samples.actions[val], samples.game.actions
     rows, confusion = reports.action_table(predictions.probs, targets, observed, names)
     csv = folder / f"moa_eval_epoch{epoch}.csv"
@@ -985,7 +1133,30 @@ def validate(
     save_arrays(npz, vae_reports.validation_arrays(samples, val, predictions, confusion))
     print(f"[MOA] epoch {epoch}: top1={metrics['top1']:.4f}, top3={metrics['top3']:.4f}, saved:")
     print(f"       {csv.as_posix()}\n       {npz.as_posix()}")
-    return metrics
+    return metrics, predictions
+
+
+def belief_arguments(
+    samples: Samples, index: np.ndarray, goal_probs: np.ndarray, uniform: np.ndarray
+) -> tuple:
+    """What `predict_by_belief` and `choose_belief_law` are asked of the samples `index`."""
+    return add_none(goal_probs, uniform), samples.actions[index], samples.hunters[index], samples.ticks[index]
+
+
+def judge(
+    model: VAE | PlainVAE, samples: Samples, batches: Batches, index: np.ndarray, checkpoint: dict
+) -> dict:
+    """`vae_reports.evaluate` of the samples `index`, with the belief by the checkpoint's law beside the exact one."""
+    predictions = vae_reports.predict(model, batches, index)
+    observed = vae_reports.baselines(samples, index, checkpoint)
+    belief = None
+    if checkpoint["belief"] and samples.has_episodes:
+        law = BeliefLaw(**checkpoint["belief"])
+        asked = belief_arguments(samples, index, predictions.goal_probs, observed["uniform"])
+        belief, observed["belief"] = predict_by_belief(*asked, law)
+        if exact := observers.sample_filter(samples, index, *law):
+            _, observed["bayes_filter"] = exact
+    return vae_reports.evaluate(samples, batches, index, checkpoint, predictions, observed, belief)
 
 
 def draw_figures(
@@ -1045,7 +1216,7 @@ def evaluate_run(args: Args, device: torch.device) -> None:
         raise tracking.UsageError(f"{args.data}: {problem}")
     goals = "recorded" if samples.strategy_names else checkpoint["args"]["goals"]
     batches = make_batches(samples, device, model.loss, goals)
-    report = vae_reports.evaluate(model, samples, batches, samples.splits["all"], checkpoint)
+    report = judge(model, samples, batches, samples.splits["all"], checkpoint)
     show_report(report, checkpoint, f"the whole of {args.data}: {len(samples)} samples")
     path = folder / f"evaluate_{Path(samples.path).stem}.json"
     arrays = report.pop("arrays")
@@ -1245,7 +1416,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     optimizer = make_optimizer(model, args)
 
     # Run folder, checkpoints and log
-    state = dict(epoch=0, step=0, best=math.inf, history=[], seconds=0.0, train_seconds=0.0)
+    state = dict(epoch=0, step=0, best=math.inf, history=[], seconds=0.0, train_seconds=0.0, belief=None)
     if resumed:
         folder = tracking.find_folder(args.resume)
         run_name = resumed["run"]
@@ -1298,7 +1469,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         if world.rank > 0:  # the first process evaluates and saves
             continue
         tracking.log_scalars(writer, "charts", {"SPS": sizes["train"] / epoch_seconds}, state["step"])
-        val = validate(model, samples, batches, observed, epoch, folder)
+        val, predictions = validate(model, samples, batches, observed, epoch, folder)
         tracking.log_scalars(writer, "val", val, state["step"])
         names = [name for name in ("moa", "recon") if args.loss in (name, "both")]
         if val.get("goal_nll") is not None:
@@ -1311,6 +1482,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         tracking.check_finite({"val nll": val_nll(row)}, optimizer, f"epoch {epoch}")
         if val_nll(row) < state["best"]:
             state["best"] = val_nll(row)
+            if goals_trained and samples.has_episodes:
+                asked = belief_arguments(samples, splits["val"], predictions.goal_probs, observed["uniform"])
+                state["belief"] = choose_belief_law(*asked, args.seed)._asdict()
             save("best.pt")
         save("last.pt")
     if world.rank > 0:
@@ -1320,7 +1494,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 
     # Test the best checkpoint
     model, best = load_vae(folder, device)
-    report = vae_reports.evaluate(model, samples, batches, splits["test"], best)
+    report = judge(model, samples, batches, splits["test"], best)
     show_report(report, best, f"the test split: {sizes['test']} samples, none trained on")
     drawn = draw_figures(model, samples, batches, report, state["history"], observed)
     final_step = state["step"] + 1  # a resumed run removes what is logged later than its checkpoint

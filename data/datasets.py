@@ -108,6 +108,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def hunters(self) -> np.ndarray:
+        """int64 [M], a number for each hunter of each episode."""
+        return self.episodes * (self.seats.max() + 1) + self.seats
+
     def parts(self) -> Iterator[tuple[int, Trajectories]]:
         """The trajectories, some whole episodes at a time, with `obs`; and the number of the first step of each part."""
         whole, start = self.trajectories, 0
@@ -336,7 +341,7 @@ def recorded_goals(samples: Samples) -> np.ndarray:
 
 def last_actions(samples: Samples) -> np.ndarray:
     """int64 [M]: what the hunter of each sample did at the tick before; the number of actions where nothing is known."""
-    hunter = samples.episodes * (samples.seats.max() + 1) + samples.seats
+    hunter = samples.hunters
     order = np.lexsort((samples.ticks, hunter))
     before, after = order[:-1], order[1:]
     follows = (hunter[before] == hunter[after]) & (samples.ticks[before] + 1 == samples.ticks[after])
@@ -356,8 +361,7 @@ def captured_goals(samples: Samples) -> np.ndarray:
         return np.full(len(samples), -1)
     kinds = game.goal_kinds
     goal_of = np.array([kinds.index(kind) if kind in kinds else -1 for kind in range(-1, game.kinds)])
-    hunter = samples.episodes * (samples.seats.max() + 1) + samples.seats
-    hunter = np.unique(hunter, return_inverse=True)[1]  # int64 [M]
+    hunter = np.unique(samples.hunters, return_inverse=True)[1]  # int64 [M]
     last = np.full(hunter.max() + 1, -1)  # the kind that it took last
     takes = np.flatnonzero(_takes(samples, game, hunter))
     order = takes[np.argsort(samples.ticks[takes], kind="stable")]

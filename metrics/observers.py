@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data.datasets import Samples, last_actions
-from data.trajectories import CHUNK, DataError, Trajectories, split_episodes
+from data.trajectories import CHUNK, DataError, Trajectories, chunks, split_episodes
 from envs.core import legal_actions
 from envs.game import OWN_PLANES, Game, any_game_of
 from envs.grid import FAR, distance_fields
@@ -37,16 +37,23 @@ def posterior(trajectories: Trajectories) -> np.ndarray:
 
     An action that no strategy plays leaves the belief as it was.
     """
-    probs = _policy_probs(trajectories)
+    return _filter(_policy_probs(trajectories), trajectories, trajectories.priors)
+
+
+def _filter(
+    probs: np.ndarray, trajectories: Trajectories, prior: np.ndarray, hazard: float = 0.0
+) -> np.ndarray:
+    """P(behaviour | earlier actions), float64 [N, A, C], where a hunter draws its behaviour again from the prior with
+    probability `hazard` after each tick. probs: [N, A, C, n]; prior: [C]."""
     actions = trajectories.actions.astype(np.intp)
-    likelihood = np.take_along_axis(probs, actions[:, :, None, None], 3)[..., 0]  # [N, A, S]
+    likelihood = np.take_along_axis(probs, actions[:, :, None, None], 3)[..., 0]  # [N, A, C]
     with np.errstate(divide="ignore"):
         log_likelihood = np.log(likelihood.astype(np.float64))
-        log_prior = np.log(trajectories.priors)
+        log_prior = np.log(prior)
     lengths = trajectories.episode_lengths
     starts = np.cumsum(lengths) - lengths
     log_belief = np.empty_like(log_likelihood)
-    current = np.tile(log_prior, (len(lengths), probs.shape[1], 1))  # [E, A, S]
+    current = np.tile(log_prior, (len(lengths), probs.shape[1], 1))  # [E, A, C]
     for tick in range(lengths.max()):  # all episodes at once
         playing = np.flatnonzero(lengths > tick)
         step = starts[playing] + tick
@@ -54,9 +61,40 @@ def posterior(trajectories: Trajectories) -> np.ndarray:
         log_belief[step] = before
         after = before + log_likelihood[step]
         impossible = np.isneginf(after).all(-1, keepdims=True)
-        current[playing] = np.where(impossible, before, after)
-    weight = np.exp(log_belief - log_belief.max(-1, keepdims=True))
+        after = np.where(impossible, before, after)
+        if hazard:
+            after = np.log((1.0 - hazard) * _normalized(after) + hazard * prior)
+        current[playing] = after
+    return _normalized(log_belief)
+
+
+def _normalized(log_weight: np.ndarray) -> np.ndarray:
+    """Probabilities, from their logarithms up to a constant; along the last axis."""
+    weight = np.exp(log_weight - log_weight.max(-1, keepdims=True))
     return weight / weight.sum(-1, keepdims=True)
+
+
+def goal_filter(
+    trajectories: Trajectories, none: float, hazard: float
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What *bayes* says where a hunter may also have no goal, and change its mind: the belief over the strategies that
+    pursue a goal and, last, "uniform over legal actions", float64 [N, A, G + 1], and its prediction, float32 [N, A, n].
+
+    Args: none: prior probability of no goal, the goals share the rest equally; hazard: as of `_filter`.
+    Returns: None where `policy_probs` lack a strategy that pursues a goal.
+    """
+    names = list(trajectories.game.goals.values())
+    if not set(names) <= set(trajectories.strategy_names):
+        return None
+    row = trajectories.obs_row
+    parts = [legal_actions(trajectories.obs[row[part]]) for part in chunks(row, trajectories.obs[0].nbytes)]
+    legal = np.concatenate(parts)  # bool [N, A, n]
+    uniform = (legal / legal.sum(-1, keepdims=True))[:, :, None]  # [N, A, 1, n]
+    of_goals = [trajectories.strategy_names.index(name) for name in names]
+    probs = np.concatenate([_policy_probs(trajectories)[:, :, of_goals], uniform], 2)  # [N, A, G + 1, n]
+    prior = np.array([*[(1.0 - none) / len(names)] * len(names), none])
+    belief = _filter(probs, trajectories, prior, hazard)
+    return belief, np.einsum("nac,nack->nak", belief, probs).astype(np.float32)
 
 
 def bayes(trajectories: Trajectories) -> np.ndarray:
@@ -218,6 +256,21 @@ def sample_posterior(samples: Samples, index: np.ndarray) -> np.ndarray | None:
     for here, step, seat, part in _samples_in_parts(samples, index):
         belief[here] = posterior(part)[step, seat]
     return belief
+
+
+def sample_filter(
+    samples: Samples, index: np.ndarray, none: float, hazard: float
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """`goal_filter` of the samples `index`: float64 [m, G + 1], float32 [m, n]; None also without `policy_probs`."""
+    goals = samples.game.goals
+    if not samples.has_policy_probs or not set(goals.values()) <= set(samples.strategy_names):
+        return None
+    belief = np.empty((len(index), len(goals) + 1))
+    probs = np.empty((len(index), samples.game.num_actions), np.float32)
+    for here, step, seat, part in _samples_in_parts(samples, index):
+        of_part = goal_filter(part, none, hazard)
+        belief[here], probs[here] = (values[step, seat] for values in of_part)
+    return belief, probs
 
 
 def predictions(

@@ -9,6 +9,10 @@ from metrics import observers, scores
 
 LEAST = 30  # ticks and bins with fewer samples are not drawn
 OBSERVERS = ("table", "bayes", "known", "uniform", "majority")
+BELIEFS = (
+    "belief",
+    "bayes_filter",
+)  # of the model's goal heads, and of the exact strategies, by the same law
 GAMELESS = ("last", "after_last")  # of games outside the family
 ROWS = {
     "majority": "majority",
@@ -18,6 +22,8 @@ ROWS = {
     "table": "table (one obs.)",
     "test": "MOA (this model)",
     "bayes": "bayes",
+    "belief": "MOA, a goal or none",
+    "bayes_filter": "bayes, a goal or none",
     "goal": "MOA, told the goal",
     "known": "known",
 }
@@ -40,14 +46,15 @@ def of_actions(
     Under `arrays` is what `tracking.figures.of_actions` draws.
 
     Args:
-        observed: predictions of others, each float [m, n]; metrics.json names those of `OBSERVERS` and `GAMELESS`.
+        observed: predictions of others, each float [m, n]; metrics.json names those of `OBSERVERS`, `BELIEFS` and
+            `GAMELESS`.
         probs: float [m, n], the model's; None if it is untrained.
         goals: float [m, G, n], the model's given each goal. goal: int [m], each hunter's goal, -1 if not known.
         z: float [m, D], in which a linear probe looks for the strategy.
     """
     targets = samples.actions[index]
-    report: dict = dict.fromkeys((*OBSERVERS, "kl_to_bayes", "goal", "probe"))
-    for name in (*OBSERVERS, *GAMELESS):
+    report: dict = dict.fromkeys((*OBSERVERS, *BELIEFS, "kl_to_bayes", "goal", "probe"))
+    for name in (*OBSERVERS, *BELIEFS, *GAMELESS):
         if name in observed:
             report[name] = scores.summarize(observed[name], targets)
     report["arrays"] = {"probs": probs, "targets": targets, "observed": observed}
@@ -59,7 +66,9 @@ def of_actions(
     report |= _breakdowns(samples, index, {"moa": probs} | observed)
     report["probe"] = _probe_report(samples, index, z)
     compared = {"MOA": probs}
-    compared |= {name: p for name, p in observed.items() if name not in ("uniform", "majority", *GAMELESS)}
+    compared |= {
+        name: p for name, p in observed.items() if name not in ("uniform", "majority", *BELIEFS, *GAMELESS)
+    }
     report["arrays"] |= {
         "confusion": action_table(probs, targets, observed, samples.game.actions)[1],
         "recall": {name: scores.recall(p, targets) for name, p in compared.items()},
@@ -129,6 +138,27 @@ def _probe_report(samples: Samples, index: np.ndarray, z: np.ndarray) -> dict | 
     return report
 
 
+def none_report(samples: Samples, index: np.ndarray, none: np.ndarray) -> dict:
+    """P(none of the goals), float [m], by tick: its mean for each strategy, and how well it separates hunters whose
+    strategy pursues no goal from all others (area under the ROC curve; None where one kind is missing)."""
+    strategies, ticks = samples.strategies[index], samples.ticks[index]
+    names = samples.strategy_names
+    has_goal = np.isin(strategies, [names.index(n) for n in samples.game.goals.values() if n in names])
+    report = {}
+    for tick in np.unique(ticks):
+        now = ticks == tick
+        of_strategies = {name: none[now & (strategies == number)] for number, name in enumerate(names)}
+        report[str(tick)] = {
+            "samples": int(now.sum()),
+            "mean": float(none[now].mean()),
+            "by_strategy": {
+                name: float(values.mean()) for name, values in of_strategies.items() if len(values)
+            },
+            "auroc": scores.auroc(none[now & ~has_goal], none[now & has_goal]) if names else None,
+        }
+    return report
+
+
 def _reliability(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """`scores.reliability` without the bins that have few samples."""
     bins = scores.reliability(probs, targets)
@@ -182,6 +212,15 @@ def lines(report: dict) -> list[str]:
             exact = f", exact posterior {figures['posterior']:.4f}" if "posterior" in figures else ""
             accuracy = f"probe of z {figures['probe']:.4f}{exact}"
             table.append(f"who is it, at tick {tick}: {accuracy} ({figures['samples']} samples)")
+    if report["belief"]:
+        law = report["belief"]
+        table.append(
+            f"a goal or none: prior of none {law['none']}, changes {law['hazard']} a tick (chosen on validation)"
+        )
+    if figures := (report["none"] or {}).get("10"):
+        means = ", ".join(f"{name} {mean:.4f}" for name, mean in figures["by_strategy"].items())
+        auroc = "" if figures["auroc"] is None else f"; AUROC {figures['auroc']:.4f}"
+        table.append(f"P(none), at tick 10: {means or figures['mean']}{auroc} ({figures['samples']} samples)")
     return table
 
 

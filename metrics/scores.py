@@ -93,6 +93,19 @@ def reliability(probs: np.ndarray, targets: np.ndarray, bins: int = ECE_BINS) ->
     return np.stack([mean_confidence, accuracy, samples / len(targets)])
 
 
+def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
+    """P(a positive's value is above a negative's), ties counted half: the area under the ROC curve. float [P], [N].
+
+    None where there is none of one kind.
+    """
+    if not len(positive) or not len(negative):
+        return None
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, "left")
+    not_above = np.searchsorted(ordered, positive, "right")
+    return float((below + not_above).mean() / (2 * len(negative)))
+
+
 def probe(
     x: np.ndarray, classes: np.ndarray, fold: np.ndarray, ridge: float = 1e-2, max_steps: int = 30
 ) -> np.ndarray:

@@ -73,14 +73,21 @@ def reconstruction_sums(cell_logits: torch.Tensor, batch: Batch) -> dict[str, to
 
 
 def evaluate(
-    model: torch.nn.Module, samples: Samples, batches: Batches, index: np.ndarray, checkpoint: dict
+    samples: Samples,
+    batches: Batches,
+    index: np.ndarray,
+    checkpoint: dict,
+    predictions: Predictions,
+    observed: dict[str, np.ndarray],
+    belief: np.ndarray | None = None,
 ) -> dict:
     """All figures of the samples `index`, as metrics.json names them; under `arrays` what is drawn.
 
-    checkpoint: with the training split's `table` and `counts` for the baselines, and `goals_trained`.
+    Args:
+        checkpoint: with `goals_trained` and the belief's law, `belief`.
+        predictions, observed: of these samples, from `predict` and `baselines`.
+        belief: float [m, goals + 1], the last column none of them, which predicts `observed["belief"]`.
     """
-    predictions = predict(model, batches, index)
-    observed = baselines(samples, index, checkpoint)
     test = dict.fromkeys(("top1", "top3", "nll", "brier", "ece"))
     if predictions.probs is not None:
         test = scores.score(predictions.probs, samples.actions[index])
@@ -94,9 +101,14 @@ def evaluate(
         used_dimensions=predictions.used_dimensions,
         goals_trained=checkpoint["goals_trained"],
     )
-    return report | reports.of_actions(
+    report |= reports.of_actions(
         samples, index, observed, predictions.probs, predictions.goal_probs, goal, predictions.z
     )
+    report["none"] = None
+    if belief is not None:
+        report["belief"] |= checkpoint["belief"]
+        report["none"] = reports.none_report(samples, index, belief[:, -1])
+    return report
 
 
 def baselines(samples: Samples, index: np.ndarray, checkpoint: dict) -> dict[str, np.ndarray]:
