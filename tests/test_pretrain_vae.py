@@ -185,7 +185,8 @@ def test_metrics_json(finished, data_file):
     rows = pd.read_csv(folder / "moa_breakdown.csv", dtype={"value": str})
     for row in rows[rows.by == "strategy"].itertuples():
         assert row.nll == pytest.approx(metrics["by_strategy"][row.value][row.predictor]["nll"], abs=1e-6)
-    assert set(rows.predictor) == {"moa", "uniform", "table", "bayes", "known", "majority"}
+    predictors = {"moa", "uniform", "table", "bayes", "known", "majority", "belief", "bayes_filter"}
+    assert set(rows.predictor) == predictors
     goal = metrics["goal"]
     assert goal["known"] == metrics["known"] and goal["nll"] > goal["known"]["nll"] and goal["kl"] > 0
     assert set(metrics["probe"]) == set(metrics["by_tick"]) and metrics["probe"]["0"]["posterior"] == 0.5
@@ -218,6 +219,7 @@ def test_a_checkpoint_says_which_goals_and_rules_it_learnt_from(finished, data_f
     _, checkpoint = pretrain_vae.load_vae(folder)
     assert checkpoint["goals_trained"] == len(samples.splits["train"]), "each hunter is NS or NH"
     assert checkpoint["rules"] == samples.trajectories.metadata["rules"] and checkpoint["rules"]["stags"] == 1
+    assert set(checkpoint["belief"]) == {"none", "hazard"}
     assert "goal heads stay untrained" not in finished[1]
 
 
@@ -877,8 +879,9 @@ def test_figures_by_hand(data_file):
         "strategies": ["NS", "NH"],
         "counts": counts,
         "goals_trained": 1,
+        "belief": None,
     }
-    report = vae_reports.evaluate(model, samples, batches, index, checkpoint)
+    report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
     whole = every(samples)
     with torch.no_grad():
         said = model(whole)
@@ -1109,10 +1112,11 @@ def test_a_latent_that_carries_nothing_shows(context, data_file, capsys):
     samples, model = load_samples(data_file), shaken(context=context)
     batches, index = pretrain_vae.make_batches(samples, CPU, "moa"), samples.splits["test"]
     checkpoint = {"table": None, "pairs": None, "strategies": [], "counts": [1] * 7, "goals_trained": 1}
-    used = vae_reports.evaluate(model, samples, batches, index, checkpoint)["used_dimensions"]
+    checkpoint["belief"] = None
+    used = pretrain_vae.judge(model, samples, batches, index, checkpoint)["used_dimensions"]
     for parameter in model.recogniser[-1].parameters():
         torch.nn.init.zeros_(parameter)
-    report = vae_reports.evaluate(model, samples, batches, index, checkpoint)
+    report = pretrain_vae.judge(model, samples, batches, index, checkpoint)
     assert used > 0 and report["used_dimensions"] == 0 and report["test"]["kl"] == 0
     report["test"] |= {"recon_nll": None}
     pretrain_vae.show_report(report, {"epoch": 1}, "here")
