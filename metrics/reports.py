@@ -9,10 +9,7 @@ from metrics import observers, scores
 
 LEAST = 30  # ticks and bins with fewer samples are not drawn
 OBSERVERS = ("table", "bayes", "known", "uniform", "majority")
-BELIEFS = (
-    "belief",
-    "bayes_filter",
-)  # of the model's goal heads, and of the exact strategies, by the same law
+BELIEFS = ("belief", "bayes_filter")  # of the model's goal heads, and of the exact strategies, by the same law
 GAMELESS = ("last", "after_last")  # of games outside the family
 ROWS = {
     "majority": "majority",
@@ -53,7 +50,7 @@ def of_actions(
         z: float [m, D], in which a linear probe looks for the strategy.
     """
     targets = samples.actions[index]
-    report: dict = dict.fromkeys((*OBSERVERS, *BELIEFS, "kl_to_bayes", "goal", "probe"))
+    report: dict = dict.fromkeys((*OBSERVERS, *BELIEFS, "none", "kl_to_bayes", "goal", "probe"))
     for name in (*OBSERVERS, *BELIEFS, *GAMELESS):
         if name in observed:
             report[name] = scores.summarize(observed[name], targets)

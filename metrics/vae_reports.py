@@ -104,7 +104,6 @@ def evaluate(
     report |= reports.of_actions(
         samples, index, observed, predictions.probs, predictions.goal_probs, goal, predictions.z
     )
-    report["none"] = None
     if belief is not None:
         report["belief"] |= checkpoint["belief"]
         report["none"] = reports.none_report(samples, index, belief[:, -1])
