@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from data import DEFAULT_DATA, DataError, default_or_fresh, memory, training_file
+from data import DEFAULT_DATA, DataError, memory, training_file
 from data.datasets import Batch, Batches, Samples, captured_goals, load_samples, recorded_goals
-from data.trajectories import known_rules, save_arrays
+from data.trajectories import judged_file, save_arrays
 from envs.game import MAX_KINDS, OWN_PLANES, STAY, Game, OtherGame, any_game_of
 from envs.games import is_of_network
 from envs.grid import neighbours
@@ -465,8 +465,9 @@ class PlainVAE(nn.Module):
         memory: int = 64,
         behaviours: int = 4,
         dropout: float = 0.1,
+        view_dropout: float = 0.2,
     ):
-        """planes, actions, goals: how many there are."""
+        """planes, actions, goals: how many there are. view_dropout: of what lies around the place of attention."""
         super().__init__()
         self.sizes = dict(
             height=height,
@@ -482,6 +483,7 @@ class PlainVAE(nn.Module):
             memory=memory,
             behaviours=behaviours,
             dropout=dropout,
+            view_dropout=view_dropout,
         )
         self.context = context
         self.turns = turns
@@ -494,6 +496,8 @@ class PlainVAE(nn.Module):
         nn.init.constant_(self.gate.bias, 2.0)  # open
         self.spread = nn.Conv2d(channels, channels, 3, padding=1)
         views = 9 * channels + (2 * height - 1) * (2 * width - 1) * (planes + 1)
+        # Most parameters read these views: without dropout there, they learn the training boards by heart.
+        self.view_dropout = nn.Dropout(view_dropout)
         self.features = nn.Sequential(nn.Linear(views, hidden), nn.ReLU(), nn.Dropout(dropout))
         self.heads = nn.Sequential(
             nn.Linear(hidden, hidden),
@@ -535,7 +539,7 @@ class PlainVAE(nn.Module):
         height, width = self.board
         near = self.look_around(attention, hidden, 1, 1)
         far = self.look_around(attention, planes, height - 1, width - 1)
-        return self.features(torch.cat([near, far], 1))
+        return self.features(self.view_dropout(torch.cat([near, far], 1)))
 
     def look_around(self, attention: Tensor, maps: Tensor, rows: int, columns: int) -> Tensor:
         """What lies so many cells around the place of attention (float [B, K]) on maps [B, C, H, W]: by offset, flat."""
@@ -1246,13 +1250,13 @@ def read_samples(args: Args, judged: dict | None = None) -> Samples:
 
     judged: the checkpoint that they judge: `fresh` and `unmasked` are files of its rules.
     """
-    path = training_file(args.data) if judged is None else default_or_fresh(args.data, known_rules(judged))
+    path, assumed = (training_file(args.data), []) if judged is None else judged_file(args.data, judged)
     samples = load_samples(path, args.layout, split=judged is None)
     if judged is None and args.network != "plain" and isinstance(samples.game, OtherGame):
         message = f"{samples.game.id} is not of the family that --network {args.network} knows"
         raise tracking.UsageError(f"{args.data}: {message}: use --network plain")
     print(f"[VAE] Loaded {len(samples)} samples.")
-    for line in samples.inferred:
+    for line in assumed + samples.inferred:
         print(f"[DATA] inferred: {line}")
     if args.context == "episode" and not samples.has_episodes and judged is None:
         print("[DATA] no episodes in this file, so no history: --context observation")

@@ -24,9 +24,9 @@ from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data import DEFAULT_DATA, DataError, default_or_fresh
+from data import DEFAULT_DATA, DataError
 from data.datasets import Transitions, load_transitions
-from data.trajectories import known_rules, save_arrays
+from data.trajectories import judged_file, save_arrays
 from envs import GAMES, Rules
 from envs.core import GameRules
 from envs.game import STAY
@@ -106,7 +106,7 @@ class Judged(NamedTuple):
 def read_transitions(args: Args, checkpoint: dict) -> tuple[Transitions, np.ndarray, str]:
     """The file, the transitions to be judged, and what they are, for people. Raises: UsageError,
     DataError."""
-    path = default_or_fresh(args.data, known_rules(checkpoint))
+    path, assumed = judged_file(args.data, checkpoint)
     trained = checkpoint["args"]
     layout = trained.get("layout", "auto") if args.layout == "auto" else args.layout
     same_name = not args.split and args.data == trained["data"]
@@ -120,6 +120,7 @@ def read_transitions(args: Args, checkpoint: dict) -> tuple[Transitions, np.ndar
     if part not in data.splits:
         del data  # two of them would not fit where one does
         data = load_transitions(path, layout, True)
+    data.inferred.extend(assumed)
     index = data.splits[part]
     if args.max_samples:
         index = index[: args.max_samples]

@@ -45,13 +45,14 @@ class Args:
 # ---- what the source holds
 
 
-def read_source(source: str, allow_pickle: bool) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays under our names, and the names of all else in the source. Raises: DataError."""
+def read_source(source: str, allow_pickle: bool) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """The arrays under our names, the names of all else in the source, what was assumed. Raises: DataError."""
     suffix = Path(source).suffix.lower()
     if suffix in READERS:
-        return named_arrays(read_file(source, allow_pickle), source)
+        return *named_arrays(read_file(source, allow_pickle), source), []
     if is_minari(source):
-        return named_arrays(read_minari(source), source)
+        arrays, assumed = read_minari(source)
+        return *named_arrays(arrays, source), assumed
     endings = ", ".join(READERS)
     found = f"the ending {suffix!r}" if suffix else "neither"
     raise DataError(
@@ -198,7 +199,7 @@ def convert(args: Args) -> str:
         check_output(args.out)
         if Path(args.out).suffix.lower() != ".npz":
             raise DataError(f"{args.out}: expected the name of an .npz file to write, or --to minari")
-    arrays, unused = read_source(args.source, args.allow_pickle)
+    arrays, unused, assumed = read_source(args.source, args.allow_pickle)
     has_episodes = "obs" in arrays and arrays["obs"].ndim == 5
     keys = TRAJECTORY_KEYS if has_episodes else row_keys(arrays, args.source)
     unused += [key for key in arrays if key not in keys]
@@ -210,8 +211,11 @@ def convert(args: Args) -> str:
     else:
         if args.to == "minari":
             raise DataError(f"{args.source}: expected a trajectory file for --to minari, found rows")
-        arrays, inferred = as_rows(arrays, args.source, args.layout)
-        found = [f"{len(arrays['obs']):,} rows of {', '.join(arrays)}", *inferred]
+        try:
+            arrays, inferred = as_rows(arrays, args.source, args.layout)
+        except DataError as error:
+            raise DataError("; ".join([str(error), *assumed])) from None
+        found = [f"{len(arrays['obs']):,} rows of {', '.join(arrays)}", *assumed, *inferred]
     found += [f"not used: {', '.join(unused)}"] if unused else []
     if args.to == "minari":
         where = write_minari(trajectories, args.out, progress=True)

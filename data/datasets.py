@@ -34,6 +34,7 @@ from data.trajectories import (
 )
 from envs.core import TAKE, GameRules, effective_actions, legal_actions
 from envs.game import OWN_PLANES, STAY, Game, OtherGame
+from envs.games import env_id_of
 from envs.grid import joint_to_planes, planes_to_joint, symmetries
 
 # ---- samples: one hunter, one observation, one action
@@ -474,11 +475,17 @@ def first_boards(path: str | Path, rules: GameRules) -> tuple[np.ndarray, np.nda
     """
     kinds = rules.game.kinds
     transitions = load_transitions(training_file(path))
+    if transitions.game != rules.game:
+        env_id = transitions.game.id if transitions.rules is None else env_id_of(transitions.rules)
+        raise DataError(
+            f"{path}: expected episodes of {rules.game.id}, found {transitions.game.id}: "
+            f"use --env-id {env_id}, or name another file"
+        )
     train = transitions.splits["train"]
     first = train[transitions.ticks[train] == 0]
     states = transitions.states[transitions.before[first]]  # [M, A+1+k, H, W]
     shape = (rules.hunters + 1 + kinds, rules.height, rules.width)
-    fits = len(states) > 0 and states.shape[1:] == shape and transitions.game == rules.game
+    fits = len(states) > 0 and states.shape[1:] == shape
     counts = states[:, -kinds:].sum((2, 3), np.int64)  # [M, k]
     if not fits or (counts != rules.prey_counts).any():
         names = [plane.lower() for plane in rules.game.prey]

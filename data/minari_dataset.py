@@ -25,12 +25,16 @@ from tqdm import tqdm
 from data.formats import needs, one_line
 from data.npz import DataError
 from data.trajectories import Trajectories
-from envs.game import STAY
+from envs.game import STAY, Game
 from envs.games import game_of_env
 from envs.stag_hunt import GAME
 
 DATASET_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+")
 INSTALL = '"minari[hdf5]"'
+ASSUMED = (
+    f"neither `env_spec` nor `game` in metadata.json is of a game of ours: {GAME.id} was assumed; "
+    'state another by, say, "game": "Snowdrift-v0"'
+)
 OURS = "trajectory_metadata"  # in a dataset's metadata: `metadata` of the trajectory file, as JSON
 
 
@@ -42,11 +46,12 @@ def is_minari(source: str) -> bool:
 # ---- reading
 
 
-def read_minari(source: str) -> dict[str, np.ndarray]:
+def read_minari(source: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """The arrays of a trajectory file, where `write_minari` made the dataset; else rows, those of each episode in order,
     with `metadata` that names the game, where it is not the stag hunt.
 
     Args: source: a dataset's id, or its folder.
+    Returns: the arrays, and what was assumed, a line each.
     Raises: DataError: no such dataset, one of another version of Minari, or whose observations are no arrays; `minari`
         is missing.
     """
@@ -84,7 +89,7 @@ def _dataset_path(dataset_id: str) -> Path:
     return get_dataset_path(dataset_id)
 
 
-def _read_folder(folder: Path, source: str) -> dict[str, np.ndarray]:
+def _read_folder(folder: Path, source: str) -> tuple[dict[str, np.ndarray], list[str]]:
     try:
         from minari.dataset.minari_dataset import MinariDataset
     except ImportError:
@@ -97,22 +102,27 @@ def _read_folder(folder: Path, source: str) -> dict[str, np.ndarray]:
     if not episodes:
         raise DataError(f"{source}: expected at least one episode, found none")
     if OURS in metadata:
-        return _trajectory_arrays(episodes) | {"metadata": np.array(metadata[OURS])}
+        return _trajectory_arrays(episodes) | {"metadata": np.array(metadata[OURS])}, []
     rows = [_rows_of(episode, source) for episode in episodes]
     shared = [key for key in rows[0] if all(key in part for part in rows)]
-    return {key: np.concatenate([part[key] for part in rows]) for key in shared} | _described(metadata)
+    arrays = {key: np.concatenate([part[key] for part in rows]) for key in shared}
+    game = _recorded_game(metadata)
+    if game is None:
+        return arrays, [ASSUMED]
+    if game != GAME:
+        arrays["metadata"] = np.array(json.dumps({"game": game.metadata()}))
+    return arrays, []
 
 
-def _described(metadata: dict[str, Any]) -> dict[str, np.ndarray]:
-    """`metadata` that names the game, where an environment of ours recorded another than the stag hunt.
+def _recorded_game(metadata: dict[str, Any]) -> Game | None:
+    """The game whose id stands in `game`, else the one that an environment of ours recorded; None: no game of ours.
 
-    Its specification is read as text: the environment is not made, for a file may name any function as one.
+    The environment's specification is read as text: it is not made, for a file may name any function as one.
     """
+    if "game" in metadata:
+        return game_of_env(str(metadata["game"]), {})
     spec = json.loads(metadata.get("env_spec") or "{}")
-    game = game_of_env(spec.get("id"), spec.get("kwargs") or {})
-    if game in (None, GAME):
-        return {}
-    return {"metadata": np.array(json.dumps({"game": game.metadata()}))}
+    return game_of_env(spec.get("id"), spec.get("kwargs") or {})
 
 
 def _trajectory_arrays(episodes: list[Any]) -> dict[str, np.ndarray]:

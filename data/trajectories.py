@@ -558,6 +558,22 @@ def default_or_fresh(path: str | Path, rules: GameRules | None = None) -> Path:
     return path
 
 
+def judged_file(path: str | Path, checkpoint: dict[str, Any]) -> tuple[Path, list[str]]:
+    """Where `--data PATH` lies that judges a run, and what was assumed: a run on rows does not keep its rules.
+
+    Args: checkpoint: with `game`, and `rules` where they are known.
+    Raises: DataError: as `default_or_fresh`, or `fresh` and `unmasked` of a game whose rules are not known.
+    """
+    rules = known_rules(checkpoint)
+    if rules is not None or str(path) not in ("fresh", "unmasked"):
+        return default_or_fresh(path, rules), []
+    game = checkpoint["game"]["id"]
+    if game not in GAMES:
+        raise DataError(f"{path}: the rules of {game} are not known: name a file")
+    assumed = f"{path}: the run does not keep its rules: the default ones of {game}"
+    return default_or_fresh(path, GAMES[game]()), [assumed]
+
+
 def _collected(rules: GameRules | None) -> dict[Path, dict[str, Any]]:
     """The files that are collected on first use, and how: of each game, and of these rules."""
     files: dict[Path, dict[str, Any]] = {}

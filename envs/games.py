@@ -110,6 +110,14 @@ def game_of_env(env_id: str, keywords: dict[str, Any]) -> Game | None:
     return None if rules_class is None else rules_class.game
 
 
+def env_id_of(rules: GameRules) -> str:
+    """The registered id of these rules; of others, the id of their game."""
+    for env_id in REGISTERED:
+        if make_rules(env_id)[0] == rules:
+            return env_id
+    return rules.game.id
+
+
 def is_as_here(game: Any) -> bool:
     """Whether a game of one of our ids is the one that this version plays; those of other ids are what they are."""
     return game.id not in GAMES or game == GAMES[game.id].game

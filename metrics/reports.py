@@ -9,7 +9,10 @@ from metrics import observers, scores
 
 LEAST = 30  # ticks and bins with fewer samples are not drawn
 OBSERVERS = ("table", "bayes", "known", "uniform", "majority")
-BELIEFS = ("belief", "bayes_filter")  # of the model's goal heads, and of the exact strategies, by the same law
+BELIEFS = (
+    "belief",
+    "bayes_filter",
+)  # of the model's goal heads, and of the exact strategies, by the same law
 GAMELESS = ("last", "after_last")  # of games outside the family
 ROWS = {
     "majority": "majority",

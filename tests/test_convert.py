@@ -427,6 +427,26 @@ def test_what_the_gymnasium_view_recorded_becomes_rows(
         assert len(load_transitions(tmp_path / "out" / "converted.npz")) == len(log)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_game_of_a_minari_dataset_without_an_environment_is_stated(minari, tmp_path):
+    """Of the stag hunt, also where the rows do not fit; what the line advises makes it another."""
+    assumed = "in metadata.json is of a game of ours: StagHunt-v0 was assumed"
+    for env_id in ("StagHunt-v0", "Snowdrift-v0"):
+        env = gymnasium.make(env_id, layout="planes", height=6, width=6).unwrapped
+        record(minari, env, f"{env_id[:4]}-v0", 1, False)
+        path = tmp_path / "minari" / f"{env_id[:4]}-v0" / "data" / "metadata.json"
+        metadata = json.loads(path.read_text())
+        assert "env_spec" in metadata
+        path.write_text(json.dumps({key: metadata[key] for key in metadata if key != "env_spec"}))
+    assert assumed in converted("Stag-v0", tmp_path)[1]
+    message = refusal("Snow-v0", tmp_path)
+    assert assumed in message and "\n" not in message
+    advice = message.split("by, say, ")[1]
+    path.write_text(f"{path.read_text()[:-1]}, {advice}}}")
+    found, line = converted("Snow-v0", tmp_path)
+    assert "assumed" not in line and json.loads(str(found["metadata"]))["game"]["id"] == "Snowdrift-v0"
+
+
 def test_minari_datasets_that_do_not_serve_are_refused(trajectories, rows, minari, tmp_path):
     save_arrays(tmp_path / "t.npz", trajectories.arrays())
     save_arrays(tmp_path / "rows.npz", rows)

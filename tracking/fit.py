@@ -22,7 +22,7 @@ def check_game(folder: str, checkpoint: dict, rules: Any) -> None:
     """Raises: UsageError: what stands in `folder` was trained on another game."""
     trained_on = checkpoint["game"]["id"]
     if trained_on != rules.game.id:
-        advice = f"name one that was trained on a file of {rules.game.id}"
+        advice = f"name one that was trained on a file of {rules.game.id}, or use --env-id {trained_on}"
         raise UsageError(f"{folder}: trained on {trained_on}, the game is {rules.game.id}: {advice}")
 
 
@@ -75,9 +75,9 @@ def check_world_model(folder: str, world_model: Any, checkpoint: dict, rules: An
 
     Raises: UsageError: this world model cannot be used.
     """
-    check_game(folder, checkpoint, rules)
     if world_model.kind != "moves" or not world_model.joint:
         raise UsageError(f"{folder}: imagination needs --model moves --actions joint: name another")
+    check_game(folder, checkpoint, rules)
     trained_on = checkpoint.get("rules")
     names = [name for name in asdict(rules) if name not in OF_BOARDS]
     other = [name for name in names if trained_on and trained_on.get(name) != getattr(rules, name)]
