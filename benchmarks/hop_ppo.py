@@ -55,7 +55,7 @@ class Args:
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run each"""
     only: tuple[str, ...] = ()
-    """om, hidden, imagine, teams, ladder: these settings alone"""
+    """om, hidden, imagine, teams, ladder, plan: these settings alone"""
     steps: int = 1_500_000
     """of a run"""
     out: str = ""
@@ -240,17 +240,26 @@ def search_table(args: Args) -> Rows:
     return rows
 
 
+SEARCHES = {
+    "puct": dict(plan_search="puct", plan_simulations=200, plan_samples=5),
+    "gumbel": dict(plan_search="gumbel", plan_simulations=16, plan_samples=4),
+}
+
+
 def plan_table(args: Args) -> Rows:
-    """The policy alone and with planning, in the world model and in the rules, on the same boards."""
+    """The policy alone and with planning, in the world model and in the rules, by each search, on the same boards.
+    --only: these searches alone."""
     rows: Rows = []
     agent, judge = load(args.agent, plan=True)
-    for team in TEAMS if judge.rules.hunters == 4 else ("mixed",):
+    teams = TEAMS if judge.rules.hunters == 4 else ("mixed",)
+    for team, name in itertools.product(teams, args.only or SEARCHES):
+        judge.args = replace(judge.args, **SEARCHES[name])
         alone = judge.play(agent, team, judge.final_seed, args.boards)["learner"].mean(0)
         for kind in ("learned", "rules"):
             results = judge.play(agent, team, judge.final_seed, args.boards, plan=kind)
             planned = results["learner"].mean(0)
             gain = planned - alone
-            row = dict(kind=kind, team=team, seed=judge.args.seed)
+            row = dict(kind=kind, search=name, team=team, seed=judge.args.seed)
             row |= dict(policy=alone.mean(), planned=planned.mean())
             add(rows, row | dict(gain=gain.mean(), gain_ci95=half_width(gain)), args)
     return rows
