@@ -70,7 +70,7 @@ def paths_of(saved: dict) -> list[tuple]:
 
 def is_allowed(path: tuple, change: str) -> bool:
     """What may be otherwise."""
-    if path in (("rules",), ("table",)) and change == "none":
+    if path in (("rules",), ("table",), ("belief",)) and change == "none":
         return True
     if (path, change) in ((("rules",), "table"), (("run",), "text"), (("sizes", "hunt_bias"), "negated")):
         return True

@@ -977,9 +977,16 @@ def test_an_epoch_is_each_training_sample_once_augmented(loss, data_file, tmp_pa
 
 def test_best_is_the_epoch_of_the_lowest_validation_nll(data_file, tmp_path, monkeypatch):
     scripted = iter([0.9, 0.3, 0.5])
+    validate = pretrain_vae.validate
     monkeypatch.setattr(
-        pretrain_vae, "validate", lambda *a: {"nll": next(scripted), "kl": 0.0, "recon_nll": None}
+        pretrain_vae,
+        "validate",
+        lambda *a: ({"nll": next(scripted), "kl": 0.0, "recon_nll": None}, validate(*a)[1]),
     )
+    laws = iter(
+        [pretrain_vae.BeliefLaw(0.1, 0.0), pretrain_vae.BeliefLaw(0.2, 0.0)]
+    )  # of the two best epochs
+    monkeypatch.setattr(pretrain_vae, "choose_belief_law", lambda *a: next(laws))
     kept, save = [], tracking.save_checkpoint
     monkeypatch.setattr(
         tracking, "save_checkpoint", lambda path, found: (kept.append((path.name, found)), save(path, found))
@@ -995,6 +1002,7 @@ def test_best_is_the_epoch_of_the_lowest_validation_nll(data_file, tmp_path, mon
         for name in ("best", "last")
     ]
     assert saved_epochs == [2, 3]
+    assert kept[3][1]["belief"] == kept[5][1]["belief"] == dict(none=0.2, hazard=0.0)
 
 
 def test_learning_rate_and_kl_weight_by_step():

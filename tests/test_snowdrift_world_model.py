@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,8 +214,13 @@ def test_first_boards_are_of_the_rules_game(tmp_path):
         blocks.sum(1).tolist() == [2] * len(blocks) and hunters.shape[1:] == (3,) and prey.shape[1:] == (5,)
     )
     hunt = HuntRules(hunters=2, stags=1, hares=5, blocks=2, height=4, width=4)  # as many planes
-    with pytest.raises(DataError, match="expected episodes of 2 hunters, 1 stags and 5 hares on 4x4 cells"):
+    with pytest.raises(
+        DataError, match="expected episodes of StagHunt-v0, found Snowdrift-v0: use --env-id Snow"
+    ):
         first_boards(path, hunt)
+    more = replace(CROWDED, drifts=CROWDED.drifts - 1)
+    with pytest.raises(DataError, match=f"expected episodes of 3 hunters, {more.drifts} drifts on 4x4 cells"):
+        first_boards(path, more)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
