@@ -63,7 +63,8 @@ def _filter(
         impossible = np.isneginf(after).all(-1, keepdims=True)
         after = np.where(impossible, before, after)
         if hazard:
-            after = np.log((1.0 - hazard) * _normalized(after) + hazard * prior)
+            with np.errstate(divide="ignore"):  # log 0: not possible
+                after = np.log((1.0 - hazard) * _normalized(after) + hazard * prior)
         current[playing] = after
     return _normalized(log_belief)
 
