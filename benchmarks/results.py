@@ -28,6 +28,7 @@ from tracking import figures
 ROOT = Path(__file__).resolve().parent.parent
 # The reconstruction needs more steps than the actions do: smaller batches.
 RECON = ("--loss", "recon", "--batch-size", "128", "--learning-rate", "4e-3")
+UNSEEN_BY = ("moa", "bayes", "belief", "bayes_filter", "uniform")  # whose figures `unseen` shows
 FRAME_BITS = math.log2(
     math.comb(64, 5) * 59 * math.comb(58, 4) * 54 * math.comb(53, 3)
 )  # 4 hunters apart, on 8x8
@@ -142,11 +143,15 @@ def kl(options: Options) -> pd.DataFrame:
 
 
 def unseen(options: Options) -> pd.DataFrame:
-    """Hunters that play RANDOM, and hunters that turn from stag to hare or back at tick 6: calibration and NLL by tick."""
+    """Hunters that play RANDOM, hunters that turn from stag to hare or back at tick 6, and RANDOM ones among others:
+    calibration and NLL by tick, with and without a belief that allows for them."""
     files = {
         "as in training": "fresh",
         "switch at 6": collected("switch_3", "--steps", "30000", "--seed", "3", "--switch-tick", "6"),
         "RANDOM": collected("random_4", "--steps", "30000", "--seed", "4", "--strategies", "RANDOM"),
+        "NS, NH, RANDOM": collected(
+            "strangers_5", "--steps", "30000", "--seed", "5", "--strategies", "NS", "NH", "RANDOM"
+        ),
     }
     folder, _ = train("--seed", str(options.seeds[0]))
     rows = []
@@ -154,15 +159,13 @@ def unseen(options: Options) -> pd.DataFrame:
         report = judge(folder, data)
         for when in ("all", "5", "6", "7", "8", "10", "15"):
             found = report["by_tick"].get(when) if when != "all" else None
-            own = (
-                {"moa": report["test"]} | {n: report[n] for n in ("uniform", "bayes")}
-                if when == "all"
-                else found
-            )
-            for name in ("moa", "bayes", "uniform"):
-                if own:
+            own = {"moa": report["test"]} | {n: report[n] for n in UNSEEN_BY[1:]} if when == "all" else found
+            for name in UNSEEN_BY:
+                if own and own.get(name):
                     figures_ = {key: own[name].get(key) for key in ("top1", "nll", "ece")}
                     rows.append({"hunters": what, "tick": when, "predictor": name} | figures_)
+        if report["none"]:
+            print(f"{what}: P(none) at tick 10: {report['none']['10']}")
     return pd.DataFrame(rows).set_index(["hunters", "tick", "predictor"]).unstack()
 
 
