@@ -55,7 +55,7 @@ class Args:
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run each"""
     only: tuple[str, ...] = ()
-    """om, hidden, imagine, teams, ladder, plan: these settings alone"""
+    """om, hidden, imagine, teams, ladder, plan, speed: these settings alone"""
     steps: int = 1_500_000
     """of a run"""
     out: str = ""
@@ -240,7 +240,7 @@ def search_table(args: Args) -> Rows:
     return rows
 
 
-SEARCHES = {
+SEARCHES = {  # of one decision, over all its goal samples
     "puct": dict(plan_search="puct", plan_simulations=200, plan_samples=5),
     "gumbel": dict(plan_search="gumbel", plan_simulations=16, plan_samples=4),
 }
@@ -252,10 +252,10 @@ def plan_table(args: Args) -> Rows:
     rows: Rows = []
     agent, judge = load(args.agent, plan=True)
     teams = TEAMS if judge.rules.hunters == 4 else ("mixed",)
-    for team, name in itertools.product(teams, args.only or SEARCHES):
-        judge.args = replace(judge.args, **SEARCHES[name])
+    for team in teams:
         alone = judge.play(agent, team, judge.final_seed, args.boards)["learner"].mean(0)
-        for kind in ("learned", "rules"):
+        for name, kind in itertools.product(args.only or SEARCHES, ("learned", "rules")):
+            judge.args = replace(judge.args, **SEARCHES[name])
             results = judge.play(agent, team, judge.final_seed, args.boards, plan=kind)
             planned = results["learner"].mean(0)
             gain = planned - alone
@@ -266,16 +266,16 @@ def plan_table(args: Args) -> Rows:
 
 
 def speed_table(args: Args) -> Rows:
-    """Decisions a second: 256 boards, reset as soon as their learner has left, each decision by a search."""
+    """Decisions a second by each search: boards that are reset as soon as their learner has left. --only: as above."""
     rows: Rows = []
-    settings = dict(plan=True, plan_simulations=200, plan_samples=5, oracle_simulations=200)
-    agent, judge = load(args.agent, **settings)
-    for kind in ("learned", "rules", "oracle"):
+    agent, judge = load(args.agent, plan=True)
+    for name, kind in itertools.product(args.only or SEARCHES, ("learned", "rules", "oracle")):
+        simulations = SEARCHES[name]["plan_simulations"]
+        judge.args = replace(judge.args, **SEARCHES[name], oracle_simulations=simulations)
         planner = plan_ticks(agent, judge, kind, args.boards)
-        row = dict(kind=kind, seed=1, simulations=200, decisions=planner.decisions)
-        row["per_second"] = planner.decisions / planner.seconds
-        rows.append(row)
-        print(row, flush=True)
+        row = dict(kind=kind, search=name, seed=1, simulations=simulations)
+        row |= dict(decisions=planner.decisions, per_second=planner.decisions / planner.seconds)
+        add(rows, row, args)
     return rows
 
 

@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 
-from search.gumbel import GumbelResult, considered_visits, gumbel_search
+from search.gumbel import GumbelResult, gumbel_search
 from search.policies import puct_actions, root_policy
 from search.tree import (
     Evaluate,
@@ -40,7 +40,6 @@ __all__ = [
     "Step",
     "Tree",
     "backward",
-    "considered_visits",
     "expand",
     "gumbel_search",
     "new_tree",

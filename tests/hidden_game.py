@@ -1,17 +1,15 @@
 """A small hidden game, networks for it, and the scripts in this process."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run_script
 from saved import whole_checkpoint, write_run
 
 import pretrain_vae
-import tracking
 import train_world_model
-from data import DataError
 from data.collect import Args as CollectArgs
 from data.collect import collect
 from data.trajectories import save_arrays
@@ -50,12 +48,7 @@ def call(script, folder: Path, *flags) -> int:
     """A script in this process, in `folder`. Returns: its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, flags)])
-        try:
-            tracking.run(script.main, DataError)
-        except SystemExit as stop:
-            return stop.code
-    return 0
+        return run_script(patch, script, *flags)
 
 
 def newest(folder: Path) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from search import SearchResult, considered_visits, gumbel_search, new_tree, puct_actions, root_policy, search
-from search.gumbel import complete_q
+from search import SearchResult, gumbel_search, new_tree, puct_actions, root_policy, search
+from search.gumbel import complete_q, considered_visits
 
 A = 3
 
