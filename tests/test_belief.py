@@ -113,6 +113,20 @@ def test_the_law_stays_within_its_cost(monkeypatch):
     assert min(laws[2]) > 0
 
 
+def test_the_law_is_chosen_on_the_first_hunters_alone(monkeypatch):
+    """Those beyond BELIEF_HUNTERS, here uniform players, change nothing."""
+    rng = np.random.default_rng(0)
+    hunter, tick = np.repeat(np.arange(60), 10), np.tile(np.arange(10), 60)
+    probs = behaviours(rng, 600, 2)
+    actions = pretrain_vae.draw_actions(probs[np.arange(600), hunter % 2], rng)
+    actions[300:] = rng.integers(0, 4, 300)
+    first = slice(300)
+    expected = pretrain_vae.choose_belief_law(probs[first], actions[first], hunter[first], tick[first], 1)
+    assert expected != pretrain_vae.choose_belief_law(probs, actions, hunter, tick, 1)
+    monkeypatch.setattr(pretrain_vae, "BELIEF_HUNTERS", 30)
+    assert pretrain_vae.choose_belief_law(probs, actions, hunter, tick, 1) == expected
+
+
 def test_the_exact_filter_is_the_forward_pass():
     t = collect(Args(samples=300, strategies=("NH", "RANDOM", "NS"), rules=SMALL, seed=4))
     belief, probs = observers.goal_filter(t, 0.1, 0.05)

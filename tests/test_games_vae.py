@@ -1,7 +1,7 @@
 """Trajectories, observers and pretrain_vae.py on a game that is not the stag hunt: nothing of 5 planes or 7 actions."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from data.datasets import (
 )
 from data.flatten import Args as FlatArgs
 from data.flatten import flatten
-from data.trajectories import Trajectories, check, save_arrays
+from data.trajectories import Trajectories, check, judged_file, save_arrays
 from envs import Rules, make_core, make_rules, random_actions, snowdrift
 from envs.game import OWN_PLANES
 from metrics import observers, scores, vae_reports
@@ -172,6 +172,24 @@ def test_files_of_a_game_are_collected_on_first_use(tmp_path, monkeypatch):
     for path in tmp_path.glob("*_100?.npz"):
         with pytest.raises(DataError, match="this file is for judging only"):
             training_file(path)
+
+
+def test_a_run_that_keeps_no_rules_is_judged_by_the_default_ones_of_its_game(monkeypatch, tmp_path):
+    """That is stated; of a game that cannot be played here nothing is assumed; a file's name says all."""
+    asked = []
+    monkeypatch.setattr(
+        data.trajectories, "default_or_fresh", lambda path, rules=None: asked.append(rules) or tmp_path
+    )
+    game = SMALL.game.metadata()
+    assert judged_file("fresh", dict(game=game, rules=asdict(SMALL))) == (tmp_path, [])
+    path, assumed = judged_file("unmasked", dict(game=game, rules=None))
+    assert path == tmp_path and assumed == [
+        f"unmasked: the run does not keep its rules: the default ones of {SMALL.game.id}"
+    ]
+    assert judged_file("mine.npz", dict(game=game, rules=None)) == (tmp_path, [])
+    assert asked == [SMALL, type(SMALL)(), None]
+    with pytest.raises(DataError, match="fresh: the rules of Chess-v0 are not known: name a file"):
+        judged_file("fresh", dict(game=game | {"id": "Chess-v0"}, rules=None))
 
 
 def test_where_collected_files_lie_by_default():
