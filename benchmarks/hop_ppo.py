@@ -497,7 +497,7 @@ def main(args: Args) -> None:
     rows = pd.DataFrame(TABLES[args.what](args))
     print(machine())
     print(f"python -m benchmarks.hop_ppo {' '.join(sys.argv[1:])}")
-    keys = [key for key in ("setting", "policy", "team", "simulations", "kind") if key in rows]
+    keys = [key for key in ("setting", "policy", "team", "search", "simulations", "kind") if key in rows]
     numbers = [key for key in rows.select_dtypes("number") if key not in ("seed", *keys)]
     table = rows.groupby(keys, sort=False)[numbers].agg(["mean", "std"])
     table.columns = ["_".join(column) for column in table.columns]
