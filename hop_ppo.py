@@ -1,7 +1,7 @@
 """Play the Markov stag hunt and its family: PPO with beliefs about the others' goals, imagination, and planning.
 
 PPO (Schulman et al. 2017) in CleanRL's form, on a thousand boards at once. `--om` chooses what the policy knows of each
-co-player: nothing; z and action probabilities of a pretrained VAE + MOA; P(first goal) by Bayes' rule from its goal heads,
+co-player: nothing; z and action probabilities of a pretrained VAE + MOA; P(goal) by Bayes' rule from its goal heads,
 carried from one episode to the next (Huang et al. 2024, HOP); or, as an oracle, who it is. With `--real-ratio` below 1 it
 also learns from boards imagined in a world model; with `--plan` an evaluation searches a tree before each move.
 """
@@ -40,7 +40,7 @@ from metrics import returns
 from metrics.comparison import adapt, compare, standard_teams
 from metrics.predictions import PredictionStats
 from metrics.rivals import describe_script, uniform_policy
-from pretrain_vae import OpponentTracker, TabularMOA, load_vae
+from pretrain_vae import OpponentTracker, TabularMOA, filter_step, load_vae
 from search import gumbel_search, root_policy, search
 from tracking import checkpoints, figures, fit
 from train_world_model import CachedWorldModel, JointState, load_world_model
@@ -50,6 +50,7 @@ NEVER = 99  # the distance to a prey that is gone or cannot be reached
 MASKED = -1e9  # the logit of an illegal action
 FIRST, SECOND = 0, 1  # goals, and among the game's strategies the ones that pursue them; a later one has none
 PRIOR_COUNT = 0.5  # of each goal before the first episode (Krichevsky & Trofimov 1981); not tuned
+TREE_BOARDS = 1024  # imagined at once, to fit the network for search trees
 EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts are chosen
 FINAL_SEED = 3001  # of the boards that judge at the end
 HIDDEN_FINAL_SEED = 4001  # those of a hidden game: it was chosen on other boards
@@ -81,7 +82,7 @@ class Args:
     team_episodes: int = 0
     """episodes that a team stays together, in its seats; 0: as the game has it, mostly 1"""
     om: Literal["none", "latent", "belief", "oracle"] = "none"
-    """what the policy knows of the others: nothing, z and action probabilities, P(first goal), who they are"""
+    """what the policy knows of the others: nothing, z and action probabilities, P(goal) of each goal, who they are"""
     vae: str = ""
     """folder of the pretrained VAE; the newest in vae_ckpts/ by default"""
     belief_discount: float = 0.9
@@ -119,6 +120,8 @@ class Args:
 
     real_ratio: float = 1.0
     """share of the boards that are real; the others are imagined in the world model. 0: from the offline file alone"""
+    imagined_co_players: Literal["same", "goals"] = "same"
+    """on imagined boards: same, as --co-players says; goals: each has a goal of the MOA, or none, that is drawn"""
     world_model: str = ""
     """folder of the world model; the newest in wm_ckpts/ by default"""
     data: str = ""
@@ -126,6 +129,8 @@ class Args:
 
     plan: bool = False
     """in the evaluation at the end, also search before each move"""
+    plan_train: bool = False
+    """expert iteration: search before each move of the training, too, and learn the policy that the search found"""
     plan_model: Literal["learned", "rules"] = "learned"
     """search in the world model, or in the real rules"""
     plan_search: Literal["puct", "gumbel"] = "puct"
@@ -134,6 +139,9 @@ class Args:
     """of a decision, over all its goal samples"""
     plan_samples: int = 5
     """goals drawn from the belief: a tree each"""
+    plan_fit: int = 24
+    """updates of a network for the trees, which knows the goals: policy and return of the player on imagined boards with
+    every sort of team; 0: its own policy and critic"""
     plan_beta: float = 20.0
     """pi ~ exp(beta Q); gumbel: pi ~ prior * exp(beta Q)"""
     plan_boards: int = 256
@@ -282,6 +290,11 @@ def sample(logprobs: Tensor) -> Tensor:
     return (logprobs - torch.empty_like(logprobs).exponential_().log_()).argmax(1)
 
 
+def entropy_of(logprobs: Tensor) -> Tensor:
+    """float [N, n] -> [N]"""
+    return -(logprobs.exp() * logprobs.clamp(min=-50.0)).sum(1)
+
+
 class ActorCritic(nn.Module):
     """What both networks have in common: `forward(obs, opponent_info)` gives log pi [N, 5 + k] and V [N]."""
 
@@ -298,8 +311,7 @@ class ActorCritic(nn.Module):
         if action is None:
             action = sample(logprobs)
         logprob = logprobs.gather(1, action[:, None])[:, 0]
-        entropy = -(logprobs.exp() * logprobs.clamp(min=-50.0)).sum(1)
-        return action, logprob, entropy, value
+        return action, logprob, entropy_of(logprobs), value
 
 
 class Agent(ActorCritic):
@@ -530,51 +542,66 @@ class GoalPolicy:
     def __call__(
         self, blocks: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor | None = None
     ) -> Tensor:
-        """goals: int64 [B, A], FIRST, SECOND or 2, none. Returns: log p, float [B, A, n]; without, of both, [B, A, 2, n]."""
+        """goals: int64 [B, A], the last one none. Returns: log p, float [B, A, n]; without, of all, [B, A, G, n]."""
         table = self.sync(blocks, prey)
         return table.probs(torch.arange(len(tick)), hunters, prey, tick, goals).clamp(min=1e-20).log()
 
 
 class GoalBelief(NoInfo):
-    """`--om belief`: P(first goal | behaviour) of each hunter, within an episode by Bayes' rule from the goal heads. The
-    next episode with the same co-players begins with discounted counts of the beliefs at the ends of those before."""
+    """`--om belief`: P(goal | behaviour) of each hunter, or that it has none of them, within an episode by the filter of the
+    VAE's `belief_law`. The next episode with the same co-players begins with discounted counts of the beliefs at the ends of
+    those before."""
 
-    info_size = 1
-    saved = ("log_odds", "counts")
+    saved = ("log_belief", "prior", "counts")
 
     def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, rules: GameRules, discount: float):
         super().__init__(infos, rows_per_board)
+        self.rules = rules
         self.goal_policy = GoalPolicy(vae, rules.prey_counts)
         self.discount = discount
-        self.log_odds = torch.zeros(self.per_board("active").shape)
-        self.counts = torch.zeros(*self.log_odds.shape, 2)
+        self.info_size = len(vae.sizes["goal_kinds"])
+        self.hazard = vae.belief_law.hazard
+        self.first_prior = vae.belief_law.prior(self.info_size)  # float [G + 1], the last one none
+        self.prior = self.first_prior.expand(*self.per_board("active").shape, -1).clone()  # [B, A, G + 1]
+        self.log_belief = self.prior.log().clamp(min=MASKED)  # finite, as what a checkpoint holds has to be
+        self.counts = torch.zeros_like(self.prior)
         self.stats = PredictionStats(rules.horizon)
 
     def board_features(self) -> Tensor:
-        keys = ("blocks", "hunters", "prey", "tick")
-        self.logprobs = self.goal_policy(*(self.per_board(key) for key in keys))  # [B, A, 2, n]
-        return self.log_odds.sigmoid()[..., None]
+        """float [B, A, G]: what is left of 1 is P(none)."""
+        blocks, hunters, prey, tick = (self.per_board(key) for key in ("blocks", "hunters", "prey", "tick"))
+        by_goal = self.goal_policy(blocks, hunters, prey, tick).exp()  # [B, A, G, n]
+        legal = torch.as_tensor(legal_cells(hunters.numpy(), prey.numpy(), blocks.numpy(), self.rules))
+        uniform = legal / legal.sum(2, keepdim=True).clamp(min=1)
+        self.probs = torch.cat([by_goal, uniform[:, :, None]], 2)  # [B, A, G + 1, n]
+        return self.log_belief[..., :-1].exp()
 
     def update(self, infos: Infos) -> None:
         tick = self.per_board("tick")
         playing = self.was_playing(infos)
         super().update(infos)
         actions = self.per_board("joint_actions").long()
-        belief = self.log_odds.sigmoid()
-        by_goal = self.logprobs.exp()
-        probs = belief[..., None] * by_goal[:, :, FIRST] + (1 - belief[..., None]) * by_goal[:, :, SECOND]
-        self.stats.add(probs, actions, playing, tick, self.per_board("strategy_ids"), belief)
-        taken = self.logprobs.gather(3, actions[..., None, None].expand(-1, -1, 2, 1))[..., 0]  # [B, A, 2]
-        self.log_odds += (taken[..., FIRST] - taken[..., SECOND]) * playing
+        belief = self.log_belief.exp()
+        predicted = (belief[:, :, None] @ self.probs)[:, :, 0]  # [B, A, n]
+        strategies = self.per_board("strategy_ids")
+        self.stats.add(
+            predicted, actions, playing, tick, strategies, (belief[..., FIRST] > belief[..., SECOND]).float()
+        )
+        at = actions[..., None, None].expand(-1, -1, self.probs.shape[2], 1)
+        likelihood = self.probs.gather(3, at)[..., 0]  # [B, A, G + 1]
+        after = filter_step(self.log_belief, likelihood.clamp(min=1e-20).log(), self.hazard, self.prior)
+        self.log_belief = torch.where(playing[..., None], after, self.log_belief)
 
     def reset(self, boards: Tensor, infos: Infos) -> None:
         super().reset(boards, infos)
-        belief = self.log_odds.sigmoid()
-        counts = self.discount * self.counts + torch.stack([belief, 1 - belief], 2)
+        counts = self.discount * self.counts + self.log_belief.exp()
         counts = torch.where(self.per_board("new_team")[:, None, None], 0.0, counts)
-        prior = (counts + PRIOR_COUNT).log()
-        self.log_odds = torch.where(boards[:, None], prior[..., FIRST] - prior[..., SECOND], self.log_odds)
-        self.counts = torch.where(boards[:, None, None], counts, self.counts)
+        prior = counts + PRIOR_COUNT * self.info_size * self.first_prior
+        prior = prior / prior.sum(2, keepdim=True)
+        new = boards[:, None, None]
+        self.counts = torch.where(new, counts, self.counts)
+        self.prior = torch.where(new, prior, self.prior)
+        self.log_belief = torch.where(new, prior.log().clamp(min=MASKED), self.log_belief)
 
     def load_state_dict(self, state: dict, infos: Infos) -> None:
         super().load_state_dict(state, infos)
@@ -664,12 +691,13 @@ def make_world_model_envs(
     world_model: nn.Module,
     vae: nn.Module | None,
 ) -> WorldModelEnv:
-    """Imagined boards: co-players act as the goal heads of the MOA say, each by a goal drawn as --co-players says."""
-    self_play = args.co_players == "self"
+    """Imagined boards: co-players act as the goal heads of the MOA say, each by a goal that is drawn."""
+    co_players = imagined_team(args)
+    self_play = co_players == "self"
     return WorldModelEnv(
         num_boards * (rules.hunters if self_play else 1),
         rules,
-        args.co_players,
+        co_players,
         world_model.on(rules.height, rules.width),
         None if self_play else GoalPolicy(vae, rules.prey_counts),
         starts,
@@ -677,6 +705,11 @@ def make_world_model_envs(
         team_episodes=args.team_episodes,
         episode="board" if self_play else "learner",
     )
+
+
+def imagined_team(args: Args) -> str:
+    """The co-players of imagined boards."""
+    return args.co_players if args.imagined_co_players == "same" else args.imagined_co_players
 
 
 class Collector:
@@ -687,6 +720,7 @@ class Collector:
         self.envs = envs
         self.infos = to_tensors(infos)
         self.opponents = make_opponents(args, envs, self.infos, vae)
+        self.planner: Planner | None = None
         self.episode_returns = torch.zeros(envs.num_envs)
         self.starts = self.boards()
 
@@ -717,6 +751,8 @@ class Collector:
         nothing = np.zeros(self.envs.num_envs, bool)  # only looks
         self.infos = to_tensors(self.envs.reset(options={"reset_mask": nothing})[1])
         self.opponents.load_state_dict(state["opponents"], self.infos)
+        if self.planner:
+            self.planner.clear()
         self.episode_returns = state["episode_returns"].clone()
         self.starts = tuple(start.clone() for start in state["starts"])
 
@@ -757,6 +793,7 @@ class Batch:
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    improved: Tensor  # float [M, 5 + k], the policy of a search; [M, 0] without one
 
     @staticmethod
     def cat(batches: list["Batch"]) -> "Batch":
@@ -827,8 +864,8 @@ def compute_team_gae(
 
 @torch.no_grad()
 def rollout(agent: ActorCritic, collector: Collector, args: Args, episode_stats: Tensor) -> Batch:
-    """num_steps ticks of all rows. episode_stats: float [3], added to: boards that ended, the sum of their (mean) returns,
-    the sum of their lengths."""
+    """num_steps ticks of all rows; with a planner it is the search that moves. episode_stats: float [3], added to: boards
+    that ended, the sum of their (mean) returns, the sum of their lengths."""
     envs, opponents = collector.envs, collector.opponents
     rows = envs.rows_per_board
     next_obs = observe_envs(collector.infos, envs.rules)
@@ -844,11 +881,15 @@ def rollout(agent: ActorCritic, collector: Collector, args: Args, episode_stats:
     dones = torch.zeros(shape, dtype=torch.bool)
     truncations = torch.zeros(shape, dtype=torch.bool)
     final_values = torch.zeros(shape)
+    planner = collector.planner
+    improved = torch.zeros(*shape, envs.rules.game.num_actions if planner else 0)
 
     for step in range(args.num_steps):
         obs[step] = next_obs
         opponent_info[step] = next_info
         action, logprob, _, value = agent.get_action_and_value(next_obs, next_info)
+        if planner:
+            action, improved[step] = planner(next_obs, next_info, collector.infos)
         _, reward, terminated, truncated, infos = envs.step(action.numpy())
         collector.infos = infos = to_tensors(infos)
         opponents.update(infos)
@@ -890,7 +931,7 @@ def rollout(agent: ActorCritic, collector: Collector, args: Args, episode_stats:
             rewards, values, active, dones, final_values, next_value, args.gamma, args.gae_lambda
         )
     b_inds = active.flatten().nonzero()[:, 0]
-    parts = (opponent_info, actions, logprobs, values, advantages, advantages + values)
+    parts = (opponent_info, actions, logprobs, values, advantages, advantages + values, improved)
     flat_obs = obs.map(lambda part: part.flatten(0, 1))
     return Batch(flat_obs[b_inds], *(part.flatten(0, 1)[b_inds] for part in parts))
 
@@ -905,9 +946,9 @@ def update(
     for _ in range(args.update_epochs):
         for mb_inds in torch.randperm(batch_size).split(math.ceil(batch_size / args.num_minibatches)):
             mb_obs, mb_actions = batch.obs[mb_inds], batch.actions[mb_inds]
-            _, newlogprob, entropy, newvalue = agent.get_action_and_value(
-                mb_obs, batch.opponent_info[mb_inds], mb_actions
-            )
+            newlogprobs, newvalue = agent(mb_obs, batch.opponent_info[mb_inds])
+            newlogprob = newlogprobs.gather(1, mb_actions[:, None])[:, 0]
+            entropy = entropy_of(newlogprobs)
             logratio = newlogprob - batch.logprobs[mb_inds]
             ratio = logratio.exp()
             mb_advantages = batch.advantages[mb_inds]
@@ -915,6 +956,8 @@ def update(
 
             clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
             pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).mean()
+            if args.plan_train:
+                pg_loss = -(batch.improved[mb_inds] * newlogprobs.clamp(min=-50.0)).sum(1).mean()
             v_loss = 0.5 * ((newvalue - batch.returns[mb_inds]) / agent.value_scale).square().mean()
             entropy_loss = entropy.mean()
             loss = pg_loss - args.ent_coef * frac * entropy_loss + args.vf_coef * v_loss
@@ -964,8 +1007,11 @@ class Planner:
         vae: nn.Module | None,
         world_model: nn.Module | None,
         kind: str,
+        tree_network: ActorCritic | None = None,
     ):
+        """tree_network: of `fit_tree_network`; None: the policy itself and its critic."""
         self.policy = policy
+        self.tree_network = tree_network
         self.rules = envs.rules
         self.opponents = opponents
         self.args = args
@@ -983,8 +1029,7 @@ class Planner:
             if not isinstance(opponents, GoalBelief):
                 infos = opponents.infos
                 self.belief = GoalBelief(infos, envs.rows_per_board, vae, self.rules, args.belief_discount)
-            self.goal_policy = GoalPolicy(vae, self.rules.prey_counts)
-            self.goal_policy.sync(opponents.infos["blocks"], opponents.infos["prey"])
+            self.goal_policy = self.belief.goal_policy
         self.rng = np.random.default_rng(args.seed)
         self.decisions = 0
         self.seconds = 0.0
@@ -999,56 +1044,64 @@ class Planner:
         if self.belief is not None and self.belief is not self.opponents:
             self.belief.reset(boards, infos)
 
-    def __call__(self, obs: Observation, opponent_info: Tensor, infos: Infos) -> Tensor:
-        """obs, opponent_info: what the policy sees and knows, [N, ..]. Returns: actions int64 [N]."""
+    def clear(self) -> None:
+        """Forget what was computed of boards and steps, so that a resumed run and the one that goes on round alike."""
+        self.world_model = CachedWorldModel(self.world_model)
+
+    def __call__(self, obs: Observation, opponent_info: Tensor, infos: Infos) -> tuple[Tensor, Tensor]:
+        """obs, opponent_info: what the policy sees and knows, [N, ..]. Returns: actions int64 [N], and the policy of the
+        search, float [N, 5 + k]."""
         if self.belief is not None and self.belief is not self.opponents:
             self.belief.features()
         action = torch.full_like(infos["seat"], STAY)
+        improved = F.one_hot(action, obs.action_mask.shape[1]).float()
         rows = (obs.action_mask.sum(1) > 1).nonzero()[:, 0]
         if not len(rows):
-            return action
+            return action, improved
         start = time.perf_counter()
         self.infos = infos
         self.board = rows.repeat_interleave(self.samples)  # [T], of each tree
         self.seat = infos["seat"][self.board]
         self.goals = infos["strategy_ids"][self.board].clamp(min=0)  # [T, A]
         if self.belief is not None:
-            first = self.belief.log_odds[self.board].sigmoid()
-            self.goals = torch.where(torch.rand(self.goals.shape) < first, FIRST, SECOND)
+            log_belief = self.belief.log_belief[self.board]  # [T, A, G + 1]
+            self.goals = sample(log_belief.flatten(0, 1)).view(self.goals.shape)
         self.opponent_info = self.info_of_trees(opponent_info)
         if self.kind != "oracle":
             self.table = self.goal_policy.sync(infos["blocks"], infos["prey"])
         root = tuple(infos[key][self.board] for key in ("hunters", "prey", "tick", "first_hunt"))
         if self.args.plan_search == "gumbel":
             log_prior = self.policy(obs[rows], opponent_info[rows])[0]
-            action[rows] = self.search_gumbel(root, log_prior)
+            action[rows], improved[rows] = self.search_gumbel(root, log_prior)
         else:
-            action[rows] = self.search_puct(root, obs.action_mask[rows])
+            action[rows], improved[rows] = self.search_puct(root, obs.action_mask[rows])
         self.decisions += len(rows)
         self.seconds += time.perf_counter() - start
-        return action
+        return action, improved
 
-    def search_puct(self, root: tuple, action_mask: Tensor) -> Tensor:
-        """int64 [n], drawn from exp(beta Q). action_mask: bool [n, 5 + k]."""
+    def search_puct(self, root: tuple, action_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [n], drawn from exp(beta Q), and that policy. action_mask: bool [n, 5 + k]."""
         result = search(root, self.step, self.evaluate, self.simulations, self.args.gamma)
         policy, _ = root_policy(result, self.samples, self.args.plan_beta, action_mask)
-        return sample(policy.log())
+        return sample(policy.log()), policy
 
-    def search_gumbel(self, root: tuple, log_prior: Tensor) -> Tensor:
-        """int64 [n]. log_prior: float [n, 5 + k], of the policy as it is without a search."""
+    def search_gumbel(self, root: tuple, log_prior: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [n], and the improved policy. log_prior: float [n, 5 + k], of the policy as it is without a search."""
         budget = (self.simulations, self.samples, self.args.gamma, self.args.plan_beta)
-        return gumbel_search(root, self.step, self.evaluate, log_prior, *budget).actions
+        result = gumbel_search(root, self.step, self.evaluate, log_prior, *budget)
+        return result.actions, result.policy
 
     def info_of_trees(self, opponent_info: Tensor) -> Tensor:
         """float [T, A - 1, I]: a tree's goals are what the policy believes in; z stays what it is at the root."""
-        knows_goals = isinstance(self.opponents, GoalBelief)
+        knows_goals = self.tree_network is not None or isinstance(self.opponents, GoalBelief)
         knows_strategies = isinstance(self.opponents, OracleInfo) and self.belief is not None
         if not knows_goals and not knows_strategies:
             return opponent_info[self.board]
         A = self.rules.hunters
         goals = self.goals.gather(1, (self.seat[:, None] + torch.arange(1, A)) % A)  # [T, A - 1]
         if knows_goals:
-            return (goals == FIRST).float()[..., None]
+            knower = self.belief or self.opponents
+            return F.one_hot(goals, knower.info_size + 1)[..., :-1].float()
         return F.one_hot(goals, self.opponents.info_size).float()
 
     def evaluate(self, state: tuple, tree: Tensor) -> tuple[Tensor, Tensor]:
@@ -1058,7 +1111,8 @@ class Planner:
         board, seat = self.board[tree], self.seat[tree]
         maps = (self.infos["distances"], self.infos["blocks"])
         obs = observe(hunters, prey, time_features, seat, board, *maps, self.rules)
-        return self.policy(obs, self.opponent_info[tree])
+        network = self.tree_network or self.policy
+        return network(obs, self.opponent_info[tree])
 
     def step(self, state: tuple, actions: Tensor, tree: Tensor) -> tuple[tuple, Tensor, Tensor]:
         """One tick of the model. actions: int64 [n], the learners'. Returns: states, rewards [n] and ends [n] for them."""
@@ -1097,6 +1151,70 @@ class Planner:
         return torch.as_tensor(cells_probs(cells, names, ids, DATA_EPSILON, distances, blocks, self.rules))
 
 
+class Imaginer(ActorCritic):
+    """Moves by a policy, and values by the network that is fitted to it. Both read their own part of what is known."""
+
+    def __init__(self, policy: Callable, network: ActorCritic, goals: int):
+        super().__init__()
+        self.policy = policy
+        self.network = network
+        self.goals = goals
+
+    def forward(self, obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
+        """opponent_info: float [N, A - 1, I + G], that of the policy, then the goals."""
+        logprobs, _ = self.policy(obs, opponent_info[..., : -self.goals])
+        return logprobs, self.network.get_value(obs, opponent_info[..., -self.goals :])
+
+
+class WithGoals:
+    """What a policy knows of its co-players, and then their goals, one-hot: zeros for none."""
+
+    def __init__(self, opponents: NoInfo, goals: int):
+        self.opponents = opponents
+        self.goals = goals
+        self.update, self.reset = opponents.update, opponents.reset
+
+    def features(self) -> Tensor:
+        """float [N, A - 1, I + G]"""
+        strategy_ids = self.opponents.infos["strategy_ids"].clamp(min=0)
+        goals = F.one_hot(strategy_ids, self.goals + 1)[..., :-1].float()
+        return torch.cat([self.opponents.features(), self.opponents.rotate(goals)], 2)
+
+
+def fit_tree_network(
+    policy: Callable, args: Args, rules: GameRules, vae: nn.Module, world_model: nn.Module, starts: tuple
+) -> ActorCritic:
+    """Fit a policy and a critic to what a policy does and earns on imagined boards with every sort of team.
+
+    They are for search trees, in which the co-players' goals are known. The policy's own critic may be wrong about teams
+    that it seldom met.
+    starts: boards to begin from, blocks, hunters and prey.
+    """
+    goals = len(vae.sizes["goal_kinds"])
+    args = replace(args, imagined_co_players="goals", team_reward=False, num_steps=16, team_episodes=1)
+    network = make_agent("objects", rules, goals)
+    optimizer = make_optimizer(network, args)
+    envs = make_world_model_envs(args, rules, len(starts[0]), starts, world_model, vae)
+    collector = Collector(envs, args, vae, args.seed)
+    collector.opponents = WithGoals(collector.opponents, goals)
+    imaginer = Imaginer(policy, network, goals)
+    for now in tqdm(range(args.plan_fit), unit=" updates of the trees' network", leave=False):
+        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - now / args.plan_fit)
+        batch = rollout(imaginer, collector, args, torch.zeros(3))
+        with torch.no_grad():
+            target = policy(batch.obs, batch.opponent_info[..., :-goals])[0].exp()
+        for _ in range(args.update_epochs):
+            for rows in torch.randperm(len(target)).split(math.ceil(len(target) / args.num_minibatches)):
+                logprobs, values = network(batch.obs[rows], batch.opponent_info[rows][..., -goals:])
+                policy_loss = -(target[rows] * logprobs.clamp(min=-50.0)).sum(1).mean()
+                value_loss = 0.5 * ((values - batch.returns[rows]) / network.value_scale).square().mean()
+                optimizer.zero_grad()
+                (policy_loss + value_loss).backward()
+                nn.utils.clip_grad_norm_(network.parameters(), args.max_grad_norm)
+                optimizer.step()
+    return network.eval()
+
+
 # ---- judging
 
 
@@ -1133,7 +1251,7 @@ def evaluate(
             obs = observe_envs(infos, rules)
             if frames is not None:
                 frames.append(film_frame(envs, infos, opponents, joint_returns))
-            action = sample(policy(obs, info)[0]) if planner is None else planner(obs, info, infos)
+            action = sample(policy(obs, info)[0]) if planner is None else planner(obs, info, infos)[0]
             _, _, terminated, truncated, infos = envs.step(action.numpy())
             infos = to_tensors(infos)
             over |= torch.as_tensor(terminated | truncated)
@@ -1155,7 +1273,7 @@ def film_frame(envs: Envs, infos: Infos, opponents: NoInfo, joint_returns: Tenso
     """The first board, and what is believed of its hunters."""
     return dict(
         joint=planes_to_joint(np.array(envs.planes()[0])),  # uint8 [A + 3, H, W]
-        belief=opponents.board_features()[0].sum(1).tolist(),
+        belief=opponents.board_features()[0, :, :1].sum(1).tolist(),
         strategy_ids=infos["strategy_ids"][0].tolist(),
         learner=int(infos["seat"][0]),
         tick=int(infos["tick"][0]),
@@ -1184,6 +1302,7 @@ class Evaluator:
         # A search asks the same few things of many boards.
         if self.args.plan and self.args.plan_model == "learned":
             self.world_model = CachedWorldModel(self.world_model)
+        self.tree_networks: dict[Callable, ActorCritic] = {}
 
     def play(
         self,
@@ -1201,6 +1320,7 @@ class Evaluator:
         episodes = episodes or self.args.team_episodes
         boards = boards or max(2, math.ceil(self.args.eval_boards / episodes))
         args = replace(self.args, om=om or self.args.om)
+        network = self.tree_network(policy) if plan == "learned" and args.plan_fit else None
         with kept_rng():
             torch.manual_seed(seed)
             envs = make_envs(self.rules, boards, team, episodes, episode="board")
@@ -1208,8 +1328,20 @@ class Evaluator:
             opponents = make_opponents(args, envs, infos, self.vae)
             planner = None
             if plan:
-                planner = Planner(policy, envs, opponents, args, self.vae, self.world_model, plan)
+                planner = Planner(policy, envs, opponents, args, self.vae, self.world_model, plan, network)
             return evaluate(policy, envs, infos, opponents, episodes, planner)
+
+    def tree_network(self, policy: Callable) -> ActorCritic:
+        """Fitted once for each policy, on boards of the seed of its training."""
+        if policy not in self.tree_networks:
+            with kept_rng():
+                infos = to_tensors(make_envs(self.rules, TREE_BOARDS, "mixed").reset(seed=self.args.seed)[1])
+                starts = tuple(infos[key] for key in ("blocks", "hunters", "prey"))
+                networks = (self.vae, self.world_model)
+                torch.manual_seed(self.args.seed)
+                network = fit_tree_network(policy, self.args, self.rules, *networks, starts)
+            self.tree_networks[policy] = network
+        return self.tree_networks[policy]
 
     @property
     def final_seed(self) -> int:
@@ -1294,7 +1426,8 @@ def load_networks(args: Args, rules: GameRules) -> tuple[nn.Module | None, nn.Mo
     goal_users = {
         "--om belief": args.om == "belief",
         "--plan": args.plan,
-        "--real-ratio below 1": args.real_ratio < 1 and args.co_players != "self",
+        "--plan-train": args.plan_train,
+        "--real-ratio below 1": args.real_ratio < 1 and imagined_team(args) != "self",
     }
     needs_goals = [flag for flag, used in goal_users.items() if used]
     if needs_goals or args.om == "latent":
@@ -1302,7 +1435,7 @@ def load_networks(args: Args, rules: GameRules) -> tuple[nn.Module | None, nn.Mo
         vae, checkpoint = load_vae(args.vae)
         fit.check_vae(args.vae, vae, checkpoint, rules, needs_goals)
         print(*fit.describe_vae(args.vae, checkpoint, rules, args.env_id), sep="\n")
-    if args.real_ratio < 1 or (args.plan and args.plan_model == "learned"):
+    if args.real_ratio < 1 or args.plan_train or (args.plan and args.plan_model == "learned"):
         newest = args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
         args.world_model = newest
         world_model, checkpoint = load_world_model(args.world_model)
@@ -1316,7 +1449,7 @@ def check_ranges(args: Args) -> None:
     sizes = "torch_threads total_timesteps num_envs num_steps num_minibatches update_epochs"
     sizes += " plan_simulations plan_samples eval_every"
     least = dict.fromkeys(sizes.split(), 1) | dict(plan_boards=2, eval_boards=2)
-    least |= dict(seed=0, team_episodes=0, oracle_simulations=0)
+    least |= dict(seed=0, team_episodes=0, plan_fit=0, oracle_simulations=0)
     rates = ("learning_rate", "clip_coef", "max_grad_norm", "plan_beta")
     tracking.check_ranges(args, least, above_zero=rates, from_zero=("ent_coef", "vf_coef"))
     for name in ("gamma", "gae_lambda", "real_ratio", "belief_discount"):
@@ -1335,20 +1468,24 @@ def check_settings(args: Args, rules: GameRules) -> None:
         outcome = "none would be real" if args.real_ratio < 0.5 else "all would be real"
         numbers = f"--real-ratio {args.real_ratio}: of {args.num_envs} boards {outcome}"
         raise tracking.UsageError(f"{numbers}: 0, 1, or more --num-envs")
+    if args.imagined_co_players != "same" and args.real_ratio == 1:
+        raise tracking.UsageError(
+            "--imagined-co-players: no board is imagined: give --real-ratio below 1, too"
+        )
     if args.team_reward and args.co_players != "self":
         message = "needs --co-players self: scripted co-players have no use for a reward"
         raise tracking.UsageError(f"--team-reward: {message}")
-    if args.plan and args.co_players == "self":
-        raise tracking.UsageError(
-            "--plan: needs scripted co-players: goals are drawn for those that have one"
-        )
+    if args.plan_train and (args.om, args.plan_search) != ("belief", "gumbel"):
+        raise tracking.UsageError("--plan-train: needs --om belief and --plan-search gumbel")
 
 
 def check_info_size(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Module | None) -> None:
     """Raises: tracking.UsageError: --om gives another number of figures than the policy reads."""
     game = rules.game
-    sizes = dict(none=0, oracle=len(game.strategies), belief=GoalBelief.info_size)
-    size = sizes[args.om] if args.om != "latent" else vae.sizes["latent_dim"] + game.num_actions
+    sizes = dict(none=0, oracle=len(game.strategies))
+    if vae is not None:
+        sizes |= dict(belief=len(vae.sizes["goal_kinds"]), latent=vae.sizes["latent_dim"] + game.num_actions)
+    size = sizes[args.om]
     expected = agent.sizes["info_size"]
     if size != expected:
         found = f"--om {args.om} --vae {args.vae!r}: gives {size} figures of each co-player"
@@ -1428,7 +1565,16 @@ CHECKPOINT = tracking.Schema(
         collectors=checkpoints.STATES,
     ),
     former_names={"known": "info_size", "games": "collectors", "stags": ""},
-    added={"args": {"env_args": (), "plan_search": "puct"}, "sizes": {"kinds": 2}},
+    added={
+        "args": {
+            "env_args": (),
+            "plan_search": "puct",
+            "imagined_co_players": "same",
+            "plan_train": False,
+            "plan_fit": 0,
+        },
+        "sizes": {"kinds": 2},
+    },
 )
 
 
@@ -1446,12 +1592,17 @@ def train(args: Args, resumed: dict | None) -> None:
 
     collectors = make_collectors(args, rules, vae, world_model)
     agent = make_agent(args.network, rules, collectors[0].opponents.info_size)
+    for collector in collectors if args.plan_train else ():
+        cached = CachedWorldModel(world_model).on(rules.height, rules.width)
+        collector.planner = Planner(agent, collector.envs, collector.opponents, args, vae, cached, "learned")
     optimizer = make_optimizer(agent, args)
     evaluator = Evaluator(args, rules, vae, world_model)
     batch_size = args.num_envs * args.num_steps
     num_updates = count_updates(args)
     real_batch_size = round(args.real_ratio * args.num_envs) * args.num_steps
     goal = goal_of(vars(args))
+    # Nothing real is to choose it, or what is real says nothing of the other teams that it learns for.
+    keep_last = not real_batch_size or args.imagined_co_players != "same"
 
     state = dict(update=0, best=-math.inf, selection_steps=0, seconds=0.0, train_seconds=0.0)
     state |= dict(history=[], evaluations=[])
@@ -1538,18 +1689,14 @@ def train(args: Args, resumed: dict | None) -> None:
         tqdm.write(f"[PPO] update {now + 1}/{num_updates}, {steps}: {', '.join(means)}")
         tracking.write_csv(folder / "progress.csv", state["history"])
         tracking.write_csv(folder / "evaluations.csv", state["evaluations"])
-        if not real_batch_size or summary[goal] > state["best"]:
+        if keep_last or summary[goal] > state["best"]:
             state["best"] = summary[goal]
             save("best.pt")
         save("last.pt")
 
     agent, best = load_agent(folder)
     print(f"\n[PPO] model saved to: {folder.as_posix()}")
-    chosen = (
-        f"the best on boards of seed {EVAL_SEED}"
-        if real_batch_size
-        else "the last: nothing real is to choose it"
-    )
+    chosen = "the last" if keep_last else f"the best on boards of seed {EVAL_SEED}"
     print(f"[PPO] judged: update {best['update']}, {chosen}")
     names = ("episodic_return", "episodic_length", "entropy", "explained_variance")
     panels = {

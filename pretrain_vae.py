@@ -315,6 +315,20 @@ class VAEOutput(NamedTuple):
         return 0.5 * (self.mean**2 + self.log_var.exp() - 1.0 - self.log_var)
 
 
+class BeliefLaw(NamedTuple):
+    """What a belief over goals assumes of hunters."""
+
+    none: float
+    """prior probability of none of the goals: uniform over legal actions; the goals share the rest equally"""
+    hazard: float
+    """probability that a hunter draws its behaviour again from the prior, each tick"""
+
+    def prior(self, num_goals: int) -> Tensor:
+        """float [num_goals + 1], the last one none."""
+        goals = torch.full((num_goals,), (1.0 - self.none) / num_goals)
+        return torch.cat([goals, torch.tensor([self.none])])
+
+
 class VAE(nn.Module):
     """q(z | ...), p(observation | z) and the MOA head. K = height * width cells. z has two parts:
 
@@ -325,6 +339,8 @@ class VAE(nn.Module):
     and `both` gives z_agent a quarter of z: in one part, the frame's tens of nats would hide the tenths
     of a nat that distinguish the hunters.
     """
+
+    belief_law = BeliefLaw(none=0.0, hazard=0.0)  # what a belief over its goals assumes; set once chosen
 
     def __init__(
         self,
@@ -677,7 +693,10 @@ def load_vae(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
 
     Its `goals_trained` and `rules` tell whether the goal heads can be used. Raises: tracking.UsageError.
     """
-    return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT, device)
+    model, checkpoint = tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT, device)
+    if checkpoint["belief"]:
+        model.belief_law = BeliefLaw(**checkpoint["belief"])
+    return model, checkpoint
 
 
 # ---- the MOA while a game is played, one tick at a time
@@ -982,20 +1001,6 @@ def count_cells(hunters: Tensor, others: Tensor) -> Tensor:
 
 
 # ---- the belief: which goal a hunter has, or none of them
-
-
-class BeliefLaw(NamedTuple):
-    """What a belief over goals assumes of hunters."""
-
-    none: float
-    """prior probability of none of the goals: uniform over legal actions; the goals share the rest equally"""
-    hazard: float
-    """probability that a hunter draws its behaviour again from the prior, each tick"""
-
-    def prior(self, num_goals: int) -> Tensor:
-        """float [num_goals + 1], the last one none."""
-        goals = torch.full((num_goals,), (1.0 - self.none) / num_goals)
-        return torch.cat([goals, torch.tensor([self.none])])
 
 
 def filter_step(log_belief: Tensor, log_likelihood: Tensor, hazard: Tensor | float, prior: Tensor) -> Tensor:

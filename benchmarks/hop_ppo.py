@@ -289,13 +289,14 @@ def plan_ticks(
     infos = hop_ppo.to_tensors(envs.reset(seed=1)[1])
     opponents = hop_ppo.make_opponents(judge.args, envs, infos, judge.vae)
     networks = (judge.vae, judge.world_model)
-    planner = hop_ppo.Planner(agent, envs, opponents, judge.args, *networks, kind)
+    tree_network = judge.tree_network(agent) if kind == "learned" else None
+    planner = hop_ppo.Planner(agent, envs, opponents, judge.args, *networks, kind, tree_network)
     for tick in range(ticks):
         if tick == 2:  # the first warm up
             planner.decisions = 0
             planner.seconds = 0.0
         opponent_info = opponents.features()
-        actions = planner(hop_ppo.observe_envs(infos, judge.rules), opponent_info, infos)
+        actions, _ = planner(hop_ppo.observe_envs(infos, judge.rules), opponent_info, infos)
         _, _, terminated, truncated, infos = envs.step(actions.numpy())
         infos = hop_ppo.to_tensors(infos)
         for tracker in (opponents, planner):

@@ -44,7 +44,9 @@ class WorldModelEnv:
         num_envs: rows, N.
         rules: of any game. Of the rewards and captures nothing is used: the world model predicts
             them.
-        co_players: a team's text, "mixed" or "self".
+        co_players: a team's text, "mixed", "self", or "goals": each has one of the goals that `co_player_policy`
+            knows, or none of them; a team's shares are drawn first, uniformly (Dirichlet), so that teams of one kind
+            are as likely as any others.
         world_model: its `step(state, actions int64 [B, A])` returns the state after, rewards
             float [B, A] and one value that is not used. A state has `hunters` and `prey`.
         co_player_policy: called with blocks bool [B, K], hunters int64 [B, A], prey int64
@@ -79,7 +81,7 @@ class WorldModelEnv:
     ):
         hunters = rules.hunters
         game = rules.game
-        team = parse_team(co_players, hunters - 1, game)
+        team = [] if co_players == "goals" else parse_team(co_players, hunters - 1, game)
         self.self_play = co_players == "self"
         if layout not in (None, "hop"):
             raise ValueError(f"unknown layout {layout!r}: choose from None, hop")
@@ -256,8 +258,14 @@ class WorldModelEnv:
         """Draw the learner's seat and the co-players of these boards, int64 [n]."""
         hunters = self.rules.hunters
         seats = torch.randint(hunters, (len(boards),))
-        goals = torch.randint(len(self._pursuers), (len(boards), hunters - 1))
-        others = self._pursuers[goals]
+        if self.co_players == "goals":
+            shares = torch.empty(
+                len(boards), len(self._pursuers) + 1
+            ).exponential_()  # of the goals, and none
+            others = shares.multinomial(hunters - 1, replacement=True) if len(boards) else boards[:, None]
+        else:
+            goals = torch.randint(len(self._pursuers), (len(boards), hunters - 1))
+            others = self._pursuers[goals]
         if len(self._team):
             order = torch.rand(len(boards), hunters - 1).argsort(1)
             others = self._team[order]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from games import board_starts
 from saved import whole_checkpoint, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import TrueWorld
@@ -26,15 +28,16 @@ import tracking
 import train_world_model
 from data import DataError
 from envs import Rules, snowdrift, strategy_probs
+from envs.core import legal_cells
 from envs.grid import FAR
 from envs.scripted import parse_team
-from envs.stag_hunt import STAY
+from envs.stag_hunt import STAY, UP
 from envs.vector_env import LEARNER
 from envs.world_model_env import WorldModelEnv
 from hop_ppo import NEVER, Agent, Args, Collector, compute_gae, compute_team_gae, rollout, sample
 from metrics import returns
 from metrics.rivals import uniform_policy
-from pretrain_vae import VAE
+from pretrain_vae import VAE, BeliefLaw
 from train_world_model import CachedNetwork, ObjectWorldModel, Scorer
 
 ROOT = Path(hop_ppo.__file__).resolve().parent
@@ -234,6 +237,7 @@ def update_case(samples: int, **replaced: torch.Tensor) -> tuple[TablePolicy, ho
         values=zeros,
         advantages=zeros,
         returns=torch.randn(samples).double(),
+        improved=torch.zeros(samples, 0),
     )
     return policy, hop_ppo.Batch(**batch | replaced)
 
@@ -285,6 +289,17 @@ def test_one_minibatch_of_an_update_by_hand(value_scale, monkeypatch):
         clipfrac=1.0,
     )
     assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def test_expert_iteration_moves_the_policy_to_that_of_the_search():
+    """The gradient of the cross-entropy: p - improved, over the samples; advantages and old probabilities do not matter."""
+    improved = torch.tensor([[0.5, 0.5, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0.2, 0.8]]).double()
+    policy, batch = update_case(2, advantages=doubles(3, -1), improved=improved)
+    p = policy.logits.detach().softmax(1)
+    loss = -(improved * p.log()).sum(1).mean()
+    found = run_update(policy, batch, ent_coef=0.0, plan_train=True, max_grad_norm=1e6)
+    assert found["policy_loss"] == pytest.approx(float(loss), abs=1e-6)
+    torch.testing.assert_close(policy.logits.grad, (p - improved) / 2, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("ratio", "share"), [(1.19, 0.0), (1.21, 1.0), (0.81, 0.0), (0.79, 1.0)])
@@ -511,6 +526,23 @@ def test_rollout_by_hand(ends):
     assert calls == ["update", "update", ("reset", [True, True], [True, True]), "update"]
 
 
+@pytest.mark.usefixtures("scripted_obs")
+def test_the_search_moves_in_a_rollout_and_its_policy_is_kept():
+    envs = ScriptedEnvs(ROLLOUT)
+    collector = scripted_collector(envs)
+    searched = []
+
+    def planner(obs, opponent_info, infos):
+        searched.append(infos["tick"].tolist())
+        return torch.tensor([len(searched) - 1, 6]), torch.full((2, 7), float(len(searched)))
+
+    collector.planner = planner
+    batch = rollout(scripted_agent(), collector, Args(num_steps=3), torch.zeros(3))
+    assert batch.actions.view(3, 2).tolist() == envs.actions == [[0, 6], [1, 6], [2, 6]]
+    assert batch.improved.view(3, 2, 7)[:, :, 0].tolist() == [[1, 1], [2, 2], [3, 3]]
+    assert searched == [[0, 0], [1, 1], [0, 0]]
+
+
 @pytest.mark.parametrize("team_reward", [False, True])
 @pytest.mark.usefixtures("scripted_obs")
 def test_self_play_rollout_by_hand(team_reward):
@@ -558,7 +590,7 @@ def test_evaluate_by_hand(planned):
     class Planner(RecordingInfo):
         def __call__(self, obs, opponent_info, infos):
             self.calls.append("plan")
-            return torch.tensor([5, 6])
+            return torch.tensor([5, 6]), torch.zeros(2, 7)
 
     planner = Planner(infos) if planned else None
     results = hop_ppo.evaluate(scripted_agent(), envs, infos, opponents, 2, planner)
@@ -912,20 +944,34 @@ def test_boards_are_independent():
 # ---- what the policy knows of its co-players
 
 
+def make_belief(law: BeliefLaw, probs: torch.Tensor, discount: float) -> tuple[hop_ppo.GoalBelief, dict]:
+    """About two hunters of one board, whose goals say probs, [goals, 7]."""
+    rules = Rules(height=4, width=4, blocks=0, hunters=2, hares=2)
+    _, infos = make_game(1, rules, "1NS")
+    vae = VAE(4, 4, rules.horizon)
+    vae.belief_law = law
+    belief = hop_ppo.GoalBelief(infos, 1, vae, rules, discount)
+    belief.goal_policy = lambda *board: probs.log().expand(1, 2, 2, 7)
+    return belief, infos
+
+
+def see(belief: hop_ppo.GoalBelief, infos: dict, actions: list[int]) -> dict:
+    """Both take these actions. Returns: the infos after."""
+    belief.board_features()
+    infos = infos | dict(joint_actions=torch.tensor([actions]), tick=infos["tick"] + 1)
+    belief.update(infos)
+    return infos
+
+
 def test_belief_by_hand():
     """After UP (3:1 for the stag) twice: 9:1. The next episode begins with counts 0.9 and 0.1, plus 1/2 each."""
     probs = floats([0.3, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.1, 0.2, 0.1, 0.1])  # [goals, 7]
-    rules = Rules(height=4, width=4, blocks=0, hunters=2, hares=2)
-    _, infos = make_game(1, rules, "1NS")
-    belief = hop_ppo.GoalBelief(infos, 1, None, rules, discount=0.5)
-    belief.goal_policy = lambda *board: probs.log().expand(1, 2, 2, 7)
-    assert belief.board_features().tolist() == [[[0.5], [0.5]]]
+    belief, infos = make_belief(BeliefLaw(0.0, 0.0), probs, discount=0.5)
+    assert belief.board_features().tolist() == [[[0.5, 0.5], [0.5, 0.5]]]
     for expected in (0.75, 0.9):
-        belief.board_features()
-        actions = torch.tensor([[0, STAY]])  # UP; STAY tells nothing
-        infos = infos | dict(joint_actions=actions, tick=infos["tick"] + 1)
-        belief.update(infos)
+        infos = see(belief, infos, [UP, STAY])  # STAY shows nothing
         assert belief.board_features()[0, :, 0].tolist() == pytest.approx([expected, 0.5])
+        assert belief.board_features().sum(2).tolist() == [pytest.approx([1.0, 1.0])]
 
     def next_episode(new_team: bool) -> float:
         belief.reset(bools(True), infos | {"new_team": bools(new_team)})
@@ -934,7 +980,36 @@ def test_belief_by_hand():
     assert next_episode(new_team=False) == pytest.approx(1.4 / 2)
     # nothing happened: 0.5 * 0.9 + 0.7 for the stag, of 1.5 in all, plus 1/2 each
     assert next_episode(new_team=False) == pytest.approx((0.45 + 0.7 + 0.5) / 2.5)
-    assert next_episode(new_team=True) == 0.5
+    assert next_episode(new_team=True) == pytest.approx(0.5)
+
+
+def test_belief_in_none_of_the_goals_and_in_changes_of_mind_by_hand():
+    """Uniform over the legal actions says 1/n where both goals say 0.01; with the hazard a tenth is drawn from the prior."""
+    probs = torch.full((2, 7), 0.01)
+    probs[:, STAY] = 0.94
+    belief, infos = make_belief(BeliefLaw(none=0.2, hazard=0.1), probs, discount=1.0)
+    assert belief.board_features()[0, 0].tolist() == pytest.approx([0.4, 0.4])
+    hunters, prey, blocks = (infos[key].numpy() for key in ("hunters", "prey", "blocks"))
+    legal = legal_cells(hunters, prey, blocks, belief.rules)[0, 0]
+    move = int(legal[:STAY].argmax())
+    infos = see(belief, infos, [move, STAY])
+    seen = np.array([0.4 * 0.01, 0.4 * 0.01, 0.2 / legal.sum()])
+    expected = 0.9 * seen / seen.sum() + 0.1 * np.array([0.4, 0.4, 0.2])
+    assert belief.log_belief[0, 0].exp().tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert belief.board_features()[0, 0].tolist() == pytest.approx(expected[:2].tolist(), rel=1e-5)
+    belief.reset(bools(True), infos | {"new_team": bools(False)})
+    prior = (expected + np.array([0.4, 0.4, 0.2])) / 2
+    assert belief.log_belief[0, 0].exp().tolist() == pytest.approx(prior.tolist(), rel=1e-5)
+    before = belief.log_belief.clone()
+    away = infos["hunters"].clone()
+    away[0, 1] = belief.rules.cells
+    infos = infos | dict(hunters=away, active=torch.tensor([[True, False]]))
+    belief.infos = infos
+    see(belief, infos, [move, STAY])
+    assert torch.equal(belief.log_belief[0, 1], before[0, 1]), "nothing is learnt of a hunter that has left"
+    second = prior * seen / np.array([0.4, 0.4, 0.2])
+    second = second / second.sum() * 0.9 + 0.1 * prior
+    assert belief.log_belief[0, 0].exp().tolist() == pytest.approx(second.tolist(), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -990,6 +1065,32 @@ def test_beliefs_with_exact_goal_policies_are_soon_right(vae, monkeypatch):
 
 
 # ---- imagination
+
+
+def test_the_network_of_the_trees_plays_and_earns_as_the_policy_it_is_fitted_to():
+    """Of whole episodes on other imagined boards, with every sort of team: the policy's probabilities, and its returns."""
+    torch.manual_seed(0)
+    rules = Rules(height=4, width=4, blocks=0, hares=3, horizon=6)
+    args = Args(plan_fit=12, num_minibatches=4, learning_rate=5e-3, gamma=1.0, gae_lambda=1.0)
+    networks = (VAE(4, 4, rules.horizon), TrueWorld(rules))
+    policy = Agent((1, 3), 0, hunt_bias=3.0)
+    network = hop_ppo.fit_tree_network(policy, args, rules, *networks, board_starts(rules, 64, 1))
+    assert network.sizes["info_size"] == 2
+    args = replace(args, imagined_co_players="goals", num_steps=rules.horizon, team_episodes=1)
+    envs = hop_ppo.make_world_model_envs(args, rules, 256, board_starts(rules, 256, 2), *reversed(networks))
+    collector = Collector(envs, args, None, 2)
+    collector.opponents = hop_ppo.WithGoals(collector.opponents, goals=2)
+    batch = rollout(hop_ppo.Imaginer(policy, network, goals=2), collector, args, torch.zeros(3))
+    assert batch.opponent_info.sum(2).unique().tolist() == [0.0, 1.0]
+    with torch.no_grad():
+        logprobs, values = network(batch.obs, batch.opponent_info)
+        expected = policy(batch.obs, batch.opponent_info[..., :0])[0]
+    torch.testing.assert_close(values, batch.values)
+    divergence = (expected.exp() * (expected - logprobs).clamp(max=50.0)).sum(1).mean()
+    assert float(divergence) < 0.02
+    error = (values - batch.returns).square().mean()
+    assert float(error) < 0.9 * float(batch.returns.var())
+    assert float(values.mean()) == pytest.approx(float(batch.returns.mean()), abs=0.1)
 
 
 FOUR_BY_FOUR = dict(height=4, width=4, blocks=2, horizon=9)
@@ -1050,7 +1151,7 @@ def test_imagined_teams_stay_together_and_are_rolled_out(vae):
     assert not infos["new_team"].any() and (infos["strategy_ids"] == before).all()
     _, infos = envs.reset(options={"reset_mask": everywhere})
     assert infos["new_team"].all() and (infos["strategy_ids"] != before).any()
-    batch = rollout(Agent((1, 3), 1), Collector(envs, args, vae, 1), args, torch.zeros(3))
+    batch = rollout(Agent((1, 3), 2), Collector(envs, args, vae, 1), args, torch.zeros(3))
     assert len(batch.actions) == 180
 
 
@@ -1449,6 +1550,18 @@ def test_the_cnn_plays_everything(flags, workplace, monkeypatch):
         ("--network", "cnn"),
         ("--om", "latent", "--real-ratio", 0.5),
         ("--om", "oracle", "--env-id", "StagHunt-hidden-v0"),
+        ("--co-players", "self", "--om", "belief", "--real-ratio", 0.5, "--imagined-co-players", "goals"),
+        (
+            "--om",
+            "belief",
+            "--plan-train",
+            "--plan-search",
+            "gumbel",
+            "--plan-simulations",
+            4,
+            "--plan-samples",
+            2,
+        ),
     ],
 )
 def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
@@ -1556,7 +1669,8 @@ DRIFTS = ("--env-id", "Snowdrift-v0")
         (("--network", "transformer"), "--network"),
         (("--evaluate", "nowhere"), "nowhere: no checkpoint there"),
         (("--resume", "vae_ckpts/vae__1"), "expected a checkpoint of hop_ppo.py, found one of pretrain_vae"),
-        (("--plan", "--co-players", "self"), "--plan: needs scripted co-players"),
+        (("--plan-train",), "--plan-train: needs --om belief and --plan-search gumbel"),
+        (("--imagined-co-players", "goals"), "--imagined-co-players: no board is imagined"),
     ],
 )
 def test_invalid_settings_end_with_one_line(flags, message, workplace, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from games import envs_at
 from reference import place, repeat
 from worlds import TrueWorld
@@ -29,7 +30,7 @@ class ByGoal:
         self.actions = torch.tensor([stag, hare])
 
     def probs(self, board, hunters, prey, tick, goals):
-        return torch.nn.functional.one_hot(self.actions[goals], 7).float()
+        return F.one_hot(self.actions[goals], 7).float()
 
     def sync(self, blocks, prey):
         return self
@@ -56,10 +57,13 @@ def make_planner(
 
 
 def decide(planner, envs, infos, opponent_info=None) -> torch.Tensor:
-    """The planner's actions. opponent_info: nothing is known of the others if it is not given."""
+    """The planner's actions; its policy is one, too. opponent_info: nothing is known of the others if it is not given."""
     if opponent_info is None:
         opponent_info = torch.zeros(envs.num_envs, envs.rules.hunters - 1, 0)
-    return planner(observe_envs(infos, envs.rules), opponent_info, infos)
+    actions, policy = planner(observe_envs(infos, envs.rules), opponent_info, infos)
+    torch.testing.assert_close(policy.sum(1), torch.ones(envs.num_envs))
+    assert (policy.gather(1, actions[:, None]) > 0).all()
+    return actions
 
 
 def root_of(infos, board=slice(None)) -> tuple[torch.Tensor, ...]:
@@ -171,7 +175,9 @@ class StubBelief:
     info_size = 1
 
     def __init__(self, log_odds):
-        self.log_odds = torch.tensor(log_odds)
+        log_odds = torch.tensor(log_odds)
+        none = torch.full_like(log_odds, -torch.inf)
+        self.log_belief = torch.stack([F.logsigmoid(log_odds), F.logsigmoid(-log_odds), none], -1)
         self.calls = []
 
     def features(self):
@@ -244,8 +250,8 @@ def test_what_the_policy_knows_in_a_tree(kind):
     """Co-players in the order of the learner: seats 2 and 0 of board 0, 1 and 2 of board 1."""
     envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 2]])
     at_root = torch.arange(8.0).view(2, 2, 2)
-    goals = torch.tensor([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
-    goals_in_order = torch.tensor([[1, 0], [0, 1], [1, 0]])
+    goals = torch.tensor([[0, 1, 1], [1, 0, 2], [1, 1, 0]])
+    goals_in_order = torch.tensor([[1, 0], [0, 2], [1, 0]])
 
     def info_of_trees(opponents, opponent_info):
         planner = make_planner(envs, infos, kind, opponents)
@@ -256,8 +262,9 @@ def test_what_the_policy_knows_in_a_tree(kind):
 
     nothing = NoInfo(infos, envs.rows_per_board)
     assert info_of_trees(nothing, at_root) == at_root[[0, 1, 1]].tolist()  # as at the root: z, or nothing
-    believed = [[[0.0], [1.0]], [[1.0], [0.0]], [[0.0], [1.0]]]  # 1 where the goal drawn is the stag
-    assert info_of_trees(make_belief(envs, infos), at_root[..., :1]) == believed
+    stag, hare, none = [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]
+    believed = [[hare, stag], [stag, none], [hare, stag]]
+    assert info_of_trees(make_belief(envs, infos), at_root) == believed
     oracle = OracleInfo(infos, envs.rows_per_board, TEAM)
     truth = oracle.features()
     assert truth.argmax(2).tolist() == [[1, 0], [1, 2]]
@@ -279,16 +286,16 @@ def test_the_policy_sees_the_root_as_it_sees_the_game():
     belief = make_belief(envs, infos)
     planner = make_planner(envs, infos, "rules", belief, policy, plan_simulations=2, plan_samples=2)
     belief.features()
-    decide(planner, envs, infos, torch.full((2, 2, 1), 0.5))
+    decide(planner, envs, infos, torch.full((2, 2, 2), 0.5))
     obs, opponent_info = calls[0]
     root = observe_envs(infos, TEAM)
     for first_tree in (0, 1):
         trees = [first_tree, first_tree + 2]
         for name, value in vars(root).items():
             torch.testing.assert_close(getattr(obs, name)[trees], value)
-        stag = (planner.goals[trees] == 0).float()
-        expected = torch.stack([stag[0, [2, 0]], stag[1, [1, 2]]])
-        torch.testing.assert_close(opponent_info[trees], expected[..., None])
+        goals = F.one_hot(planner.goals[trees], 2).float()
+        expected = torch.stack([goals[0, [2, 0]], goals[1, [1, 2]]])
+        torch.testing.assert_close(opponent_info[trees], expected)
 
 
 def test_the_prior_of_a_gumbel_root_is_the_policy_as_it_is_without_a_search():
@@ -302,8 +309,8 @@ def test_the_prior_of_a_gumbel_root_is_the_policy_as_it_is_without_a_search():
     envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
     budget = dict(plan_search="gumbel", plan_simulations=2, plan_samples=2)
     planner = make_planner(envs, infos, "rules", make_belief(envs, infos), policy, **budget)
-    decide(planner, envs, infos, torch.full((2, 2, 1), 0.25))
-    assert calls[0].tolist() == torch.full((2, 2, 1), 0.25).tolist()
+    decide(planner, envs, infos, torch.full((2, 2, 2), 0.25))
+    assert calls[0].tolist() == torch.full((2, 2, 2), 0.25).tolist()
 
 
 # ---- the planner's own belief and tables
@@ -347,11 +354,13 @@ def test_a_belief_beside_the_policy_learns_from_what_is_played():
         ended = terminated | truncated
         for tracker in (belief, planner):
             tracker.update(infos)
-        assert torch.equal(planner.belief.log_odds, belief.log_odds), tick
+        assert torch.equal(planner.belief.log_belief, belief.log_belief), tick
         infos = to_tensors(envs.reset(options={"reset_mask": ended})[1])
         for tracker in (belief, planner):
             tracker.reset(torch.as_tensor(ended), infos)
-    assert torch.equal(planner.belief.log_odds, belief.log_odds) and belief.log_odds.abs().sum() > 0
+    assert torch.equal(planner.belief.log_belief, belief.log_belief) and not torch.equal(
+        belief.log_belief, belief.prior.log()
+    )
 
 
 def test_tables_of_the_planner_follow_the_boards():

@@ -298,6 +298,18 @@ def test_a_seed_repeats_boards_and_teams():
     assert not torch.equal(first["hunters"], env.reset(seed=2)[1]["hunters"])
 
 
+def test_goals_are_drawn_with_shares_of_each_team_their_own():
+    """Two co-players, the two goals and none: all six teams are as likely; seats are drawn."""
+    env = make(12000, team="goals")
+    env.reset(seed=1)
+    ids = env.strategy_ids
+    assert (ids == LEARNER).sum(1).eq(1).all()
+    others = ids[ids != LEARNER].view(-1, 2).sort(1)[0]
+    teams, counts = others.unique(dim=0, return_counts=True)
+    assert teams.tolist() == [[0, 0], [0, 1], [0, 2], [1, 1], [1, 2], [2, 2]]
+    assert (counts - 2000).abs().max() < 200
+
+
 def test_starts_may_be_assigned_again():
     env = make(30)
     env.reset()

@@ -1,0 +1,184 @@
+"""Strangers: agents that learnt among their own kind alone meet teams that they never met, ten episodes and more.
+
+    python -m benchmarks.adaptation --out adaptation.csv                     # StagHunt-v0
+    python -m benchmarks.adaptation --env-id Snowdrift-v0 --gamma 1
+
+Every agent has real boards of self-play alone, with rewards of its own. What it may do more, one at a time:
+
+nothing      it knows nothing of the others
+beliefs      beliefs over goals (`--om belief`)
+planning     as `nothing`, and before each move a search with goals drawn from a belief
+imagined     beliefs, and half of the boards are imagined, with co-players that act by the goal heads
+both         as `imagined`, and the search
+told         as `imagined`, but it is told who they are, in imagination and among the strangers
+
+Beside them, with each team: `response`, PPO trained against this team and told who sits where, the best response; and
+`script_told`, the script whose tick is chosen for this team. No script of `envs/` plays while the agents learn.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+import hop_ppo
+import tracking
+from benchmarks import machine
+from benchmarks.hop_ppo import SEARCHES, Flags, Rows, add, load, run
+from metrics.comparison import best_switch
+from metrics.returns import half_width
+from metrics.rivals import ScriptPolicy
+
+IMAGINED = ("--real-ratio", 0.5, "--imagined-co-players", "goals")
+AGENTS: dict[str, Flags] = {
+    "nothing": ("--om", "none"),
+    "beliefs": ("--om", "belief"),
+    "imagined": ("--om", "belief", *IMAGINED),
+    "told": ("--om", "oracle", *IMAGINED),
+}
+PLANNED = {"planning": "nothing", "both": "imagined"}  # who searches, and whose agent it is
+
+
+@dataclass
+class Args:
+    env_id: str = "StagHunt-v0"
+    """the game; it needs a VAE and a world model: --vae, --world-model"""
+    vae: str = ""
+    """folder of its VAE; the newest by default"""
+    world_model: str = ""
+    """folder of its world model; the newest by default"""
+    gamma: float = 0.99
+    """discount"""
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """of the agents"""
+    updates: int = 60
+    """of each agent"""
+    boards: int = 512
+    """of strangers, the same for all"""
+    plan_boards: int = 128
+    """of them, for those who search"""
+    episodes: int = 10
+    """with the same strangers"""
+    only: tuple[str, ...] = ()
+    """these rows alone"""
+    out: str = ""
+    """also write the rows to this CSV file"""
+
+
+def strangers(rules: Any) -> list[str]:
+    """Teams with each share of the two goals, and with hunters that have none."""
+    n = rules.hunters - 1
+    one, other = rules.game.goals.values()
+    shares = [f"{n}{one}", *(f"{k}{one}{n - k}{other}" for k in range(n - 1, 0, -1)), f"{n}{other}"]
+    random = [f"{n}RANDOM"]
+    if n == 3 and rules.game.leaves:
+        random += [f"1{one}1{other}1RANDOM", f"2{one}1RANDOM"]
+    return shares + random
+
+
+def flags_of(args: Args, seed: int, boards: int, *flags: str | float) -> Flags:
+    """Of a training of hop_ppo.py, on so many boards at once."""
+    game = ("--env-id", args.env_id, "--team-episodes", 4, "--gamma", args.gamma)
+    networks = [part for name in ("vae", "world_model") for part in named_flag(args, name)]
+    steps = ("--num-envs", boards, "--total-timesteps", args.updates * boards * 16)
+    return ("--seed", seed, *steps, *game, *networks, *flags)
+
+
+def named_flag(args: Args, name: str) -> tuple[str, ...]:
+    value = getattr(args, name)
+    return (f"--{name.replace('_', '-')}", value) if value else ()
+
+
+def meet(args: Args, folder: str, team: str, search: bool) -> np.ndarray:
+    """The learner's return, [episodes, B]."""
+    settings: dict[str, Any] = dict(team_episodes=1, real_ratio=1.0, imagined_co_players="same")
+    if search:
+        settings |= dict(plan=True, vae=args.vae, world_model=args.world_model, **SEARCHES["gumbel"])
+    agent, judge = load(folder, **settings)
+    boards = args.plan_boards if search else args.boards
+    plan = "learned" if search else ""
+    return judge.play(agent, team, judge.final_seed, boards, args.episodes, plan=plan)["learner"]
+
+
+def script(args: Args, judge: hop_ppo.Evaluator, team: str) -> np.ndarray:
+    """As `meet`, of the script whose tick is best with this team on other boards."""
+    switch = best_switch(judge.play, judge.rules, team, hop_ppo.EVAL_SEED, args.boards)
+    policy = ScriptPolicy(judge.rules, switch)
+    return judge.play(policy, team, judge.final_seed, args.boards, args.episodes, om="none")["learner"]
+
+
+def rows_of(name: str, seed: int, team: str, returns: np.ndarray, best: np.ndarray) -> Rows:
+    """A row an episode. best: [episodes, B], of the best response; `share` compares the same boards."""
+    rows: Rows = []
+    for episode, (earned, bound) in enumerate(
+        zip(returns, best[:, : returns.shape[1]], strict=True), start=1
+    ):
+        row = dict(name=name, seed=seed, team=team, episode=episode, learner=float(earned.mean()))
+        row |= dict(learner_ci95=float(half_width(earned)), share=float(earned.mean() / bound.mean()))
+        rows.append(row)
+    return rows
+
+
+def judge_seed(args: Args, seed: int, teams: list[str], best: dict[str, np.ndarray], rows: Rows) -> None:
+    folders: dict[str, str] = {}
+    wanted = args.only or (*AGENTS, *PLANNED)
+    for name in tqdm(wanted, unit=" agents", leave=False):
+        whose = PLANNED.get(name, name)
+        if whose not in AGENTS:
+            continue
+        if whose not in folders:
+            folders[whose] = run(*flags_of(args, seed, 512, "--co-players", "self", *AGENTS[whose]))
+        for team in ["self", *teams] if name in AGENTS else teams:
+            returns = meet(args, folders[whose], team, name in PLANNED)
+            bound = best.get(team, returns)
+            for row in rows_of(name, seed, team, returns, bound):
+                add(rows, row | dict(run=folders[whose]), args)
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Over seeds, by team, in the first episode and from the third on."""
+    late = rows[rows.episode >= 3].groupby(["name", "team", "seed"], sort=False)[["learner", "share"]].mean()
+    late = late.groupby(["name", "team"], sort=False).agg(["mean", "std"])
+    first = rows[rows.episode == 1].groupby(["name", "team"], sort=False)["learner"].mean()
+    late.columns = ["_".join(column) for column in late.columns]
+    return late.assign(episode1=first)
+
+
+def main() -> None:
+    args = tracking.parse_args(Args, __doc__.split("\n")[0])
+    torch.set_num_threads(1)
+    rules, _ = hop_ppo.load_rules(hop_ppo.Args(env_id=args.env_id))
+    args = replace(args, **newest(args))
+    rows: Rows = []
+    best: dict[str, np.ndarray] = {}
+    teams = strangers(rules)
+    for team in tqdm(teams, unit=" best responses"):
+        folder = run(
+            *flags_of(args, args.seeds[0], "--co-players", team, "--om", "oracle", "--num-envs", 1024)
+        )
+        best[team] = meet(args, folder, team, search=False)
+        judge = load(folder)[1]
+        scripted = script(args, judge, team)
+        for name, returns in dict(response=best[team], script_told=scripted).items():
+            for row in rows_of(name, args.seeds[0], team, returns, best[team]):
+                add(rows, row | dict(run=folder if name == "response" else ""), args)
+    for seed in args.seeds:
+        judge_seed(args, seed, teams, best, rows)
+    print(machine())
+    with pd.option_context("display.width", 250, "display.max_rows", 500):
+        print(summary(pd.DataFrame(rows)).round(3))
+
+
+def newest(args: Args) -> dict[str, str]:
+    """The folders of the networks."""
+    return dict(
+        vae=args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix(),
+        world_model=args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix(),
+    )
+
+
+if __name__ == "__main__":
+    tracking.run(main, ValueError)
