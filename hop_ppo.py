@@ -68,6 +68,8 @@ class Args:
     """seed of the boards, the weights and the batches"""
     torch_deterministic: bool = True
     """use deterministic algorithms: same seed, same bytes"""
+    cuda: bool = True
+    """the networks and PPO's batches on a GPU, if there is one; boards and beliefs stay on the CPU"""
     torch_threads: int = 1
     """CPU threads"""
 
@@ -182,6 +184,9 @@ class Observation:
     def map(self, function: Callable[[Tensor], Tensor]) -> "Observation":
         return Observation(*(function(getattr(self, field.name)) for field in fields(self)))
 
+    def to(self, device: torch.device) -> "Observation":
+        return self.map(lambda part: part.to(device))
+
     def __getitem__(self, index: Any) -> "Observation":
         return self.map(lambda part: part[index])
 
@@ -285,9 +290,14 @@ def layer_init(layer: nn.Module, std: float = 2**0.5) -> nn.Module:
     return layer
 
 
-def sample(logprobs: Tensor) -> Tensor:
-    """The largest of log p + Gumbel noise (Gumbel 1954). float [N, n] -> int64 [N]"""
-    return (logprobs - torch.empty_like(logprobs).exponential_().log_()).argmax(1)
+def sample(logprobs: Tensor, world: tracking.World = tracking.ALONE) -> Tensor:
+    """The largest of log p + Gumbel noise (Gumbel 1954). float [N, n] -> int64 [N]
+
+    Every process draws the noise of all rows and takes that of its own: actions do not depend on who plays which boards.
+    """
+    rows, num_actions = logprobs.shape
+    noise = logprobs.new_empty(world.size * rows, num_actions).exponential_().log_()
+    return (logprobs - world.own(noise)).argmax(1)
 
 
 def entropy_of(logprobs: Tensor) -> Tensor:
@@ -724,6 +734,11 @@ class Collector:
         self.episode_returns = torch.zeros(envs.num_envs)
         self.starts = self.boards()
 
+    def observe(self, device: torch.device) -> tuple[Observation, Tensor]:
+        """What the policy sees and knows now, on its device."""
+        obs = observe_envs(self.infos, self.envs.rules)
+        return obs.to(device), self.opponents.features().to(device)
+
     def boards(self) -> tuple[Tensor, ...]:
         rows = slice(None, None, self.envs.rows_per_board)
         return tuple(self.infos[key][rows].clone() for key in ("blocks", "hunters", "prey"))
@@ -779,12 +794,40 @@ def make_collectors(
     return collectors
 
 
+def map_boards(state: dict, function: Callable[[Tensor], Tensor]) -> dict:
+    """A collector's state with every tensor mapped, board by board or row by row; `starts<i>`, which all imagined boards
+    draw from, stay."""
+    envs = {key: part if key.startswith("starts") else function(part) for key, part in state["envs"].items()}
+    opponents = {key: function(part) for key, part in state["opponents"].items()}
+    returns_, starts = function(state["episode_returns"]), [function(part) for part in state["starts"]]
+    return dict(envs=envs, opponents=opponents, episode_returns=returns_, starts=starts)
+
+
+def own_collectors(
+    whole: list[Collector],
+    args: Args,
+    rules: GameRules,
+    vae: nn.Module | None,
+    world_model: nn.Module | None,
+    world: tracking.World,
+) -> list[Collector]:
+    """Those of this process: each plays its share of the boards of `whole`."""
+    if world.size == 1:
+        return whole
+    with kept_rng():
+        share = replace(args, num_envs=args.num_envs // world.size)
+        collectors = make_collectors(share, rules, vae, world_model)
+    for collector, of_all in zip(collectors, whole, strict=True):
+        collector.load_state_dict(map_boards(of_all.state_dict(), world.own))
+    return collectors
+
+
 # ---- PPO
 
 
 @dataclass
 class Batch:
-    """The samples of a rollout, only of learners on the board: M of them."""
+    """The samples of a rollout of all processes, only of learners on the board: M of them."""
 
     obs: Observation
     opponent_info: Tensor  # float [M, A - 1, I]
@@ -863,53 +906,60 @@ def compute_team_gae(
 
 
 @torch.no_grad()
-def rollout(agent: ActorCritic, collector: Collector, args: Args, episode_stats: Tensor) -> Batch:
+def rollout(
+    agent: ActorCritic,
+    collector: Collector,
+    args: Args,
+    episode_stats: Tensor,
+    world: tracking.World = tracking.ALONE,
+) -> Batch:
     """num_steps ticks of all rows; with a planner it is the search that moves. episode_stats: float [3], added to: boards
-    that ended, the sum of their (mean) returns, the sum of their lengths."""
+    that ended, the sum of their (mean) returns, the sum of their lengths. Returns: the samples of all processes, in the
+    order of one that plays all boards."""
     envs, opponents = collector.envs, collector.opponents
     rows = envs.rows_per_board
-    next_obs = observe_envs(collector.infos, envs.rules)
-    next_info = opponents.features()
+    device = world.device
+    next_obs, next_info = collector.observe(device)
 
     shape = (args.num_steps, envs.num_envs)
     obs = next_obs.map(lambda part: part.new_zeros((args.num_steps, *part.shape)))
     opponent_info = next_info.new_zeros((args.num_steps, *next_info.shape))
-    actions = torch.zeros(shape, dtype=torch.int64)
-    logprobs = torch.zeros(shape)
-    values = torch.zeros(shape)
-    rewards = torch.zeros(shape)
-    dones = torch.zeros(shape, dtype=torch.bool)
-    truncations = torch.zeros(shape, dtype=torch.bool)
-    final_values = torch.zeros(shape)
+    actions = torch.zeros(shape, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(shape, device=device)
+    values = torch.zeros(shape, device=device)
+    rewards = torch.zeros(shape, device=device)
+    dones = torch.zeros(shape, dtype=torch.bool, device=device)
+    truncations = torch.zeros(shape, dtype=torch.bool, device=device)
+    final_values = torch.zeros(shape, device=device)
     planner = collector.planner
-    improved = torch.zeros(*shape, envs.rules.game.num_actions if planner else 0)
+    improved = torch.zeros(*shape, envs.rules.game.num_actions if planner else 0, device=device)
 
     for step in range(args.num_steps):
         obs[step] = next_obs
         opponent_info[step] = next_info
-        action, logprob, _, value = agent.get_action_and_value(next_obs, next_info)
+        policy, values[step] = agent(next_obs, next_info)
+        actions[step] = sample(policy, world)
+        logprobs[step] = policy.gather(1, actions[step, :, None])[:, 0]
         if planner:
-            action, improved[step] = planner(next_obs, next_info, collector.infos)
-        _, reward, terminated, truncated, infos = envs.step(action.numpy())
+            actions[step], improved[step] = planner(next_obs, next_info, collector.infos)
+        _, reward, terminated, truncated, infos = envs.step(actions[step].cpu().numpy())
         collector.infos = infos = to_tensors(infos)
         opponents.update(infos)
 
-        actions[step] = action
-        logprobs[step] = logprob
-        values[step] = value
-        rewards[step] = torch.as_tensor(reward)
+        reward = torch.as_tensor(reward)
+        rewards[step] = reward
         on_board = infos["active"].gather(1, infos["seat"][:, None])[:, 0]
         ended = torch.as_tensor(terminated) | torch.as_tensor(
             truncated
         )  # the episode, in self-play that of the board
         dones[step] = ended | ~on_board
-        truncations[step] = torch.as_tensor(truncated) & on_board
-        if truncations[step].any() and not args.end_at_horizon:
+        last = torch.as_tensor(truncated) & on_board
+        truncations[step] = last
+        if last.any() and not args.end_at_horizon:
             # Pardo et al. 2018, Time Limits in Reinforcement Learning
-            last = truncations[step]
-            last_obs = observe_envs(infos, envs.rules)[last]
-            final_values[step, last] = agent.get_value(last_obs, opponents.features()[last])
-        collector.episode_returns += rewards[step]
+            last_obs, last_info = collector.observe(device)
+            final_values[step, last] = agent.get_value(last_obs[last], last_info[last])
+        collector.episode_returns += reward
         if ended.any():
             board_ended = ended[::rows]
             board_returns = collector.episode_returns.view(-1, rows).mean(1)[board_ended]
@@ -917,8 +967,7 @@ def rollout(agent: ActorCritic, collector: Collector, args: Args, episode_stats:
             episode_stats += torch.stack([board_ended.sum(), board_returns.sum(), lengths.sum()])
             collector.episode_returns[ended] = 0.0
             collector.reset(ended)
-        next_obs = observe_envs(collector.infos, envs.rules)
-        next_info = opponents.features()
+        next_obs, next_info = collector.observe(device)
 
     next_value = agent.get_value(next_obs, next_info)
     active = obs.active[:, :, 0]
@@ -930,40 +979,53 @@ def rollout(agent: ActorCritic, collector: Collector, args: Args, episode_stats:
         advantages = compute_gae(
             rewards, values, active, dones, final_values, next_value, args.gamma, args.gae_lambda
         )
-    b_inds = active.flatten().nonzero()[:, 0]
     parts = (opponent_info, actions, logprobs, values, advantages, advantages + values, improved)
-    flat_obs = obs.map(lambda part: part.flatten(0, 1))
-    return Batch(flat_obs[b_inds], *(part.flatten(0, 1)[b_inds] for part in parts))
+    flat_obs = obs.map(lambda part: world.gather(part, dim=1).flatten(0, 1))
+    flat_parts = [world.gather(part, dim=1).flatten(0, 1) for part in parts]
+    b_inds = flat_obs.active[:, 0].nonzero()[:, 0]
+    return Batch(flat_obs[b_inds], *(part[b_inds] for part in flat_parts))
 
 
 def update(
-    agent: ActorCritic, optimizer: torch.optim.Optimizer, batch: Batch, args: Args, frac: float
+    agent: ActorCritic,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    args: Args,
+    frac: float,
+    world: tracking.World = tracking.ALONE,
 ) -> dict[str, Tensor]:
-    """PPO's epochs on one rollout. frac: share of the training that is left. Returns: means over ALL minibatches."""
+    """PPO's epochs on one rollout. Of several processes each takes its share of every minibatch. frac: share of the
+    training that is left. Returns: means over ALL minibatches."""
     optimizer.param_groups[0]["lr"] = args.learning_rate * frac
     batch_size = len(batch.actions)
     sums: dict[str, Tensor] = {}
     for _ in range(args.update_epochs):
-        for mb_inds in torch.randperm(batch_size).split(math.ceil(batch_size / args.num_minibatches)):
+        order = torch.randperm(batch_size, device=batch.actions.device)  # the same in every process
+        for minibatch in order.split(math.ceil(batch_size / args.num_minibatches)):
+            size = len(minibatch)
+            mb_advantages = batch.advantages[minibatch]
+            mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std(correction=0) + 1e-8)
+
+            mb_inds = minibatch[world.rank :: world.size]
+            mb_advantages = mb_advantages[world.rank :: world.size]
             mb_obs, mb_actions = batch.obs[mb_inds], batch.actions[mb_inds]
             newlogprobs, newvalue = agent(mb_obs, batch.opponent_info[mb_inds])
             newlogprob = newlogprobs.gather(1, mb_actions[:, None])[:, 0]
             entropy = entropy_of(newlogprobs)
             logratio = newlogprob - batch.logprobs[mb_inds]
             ratio = logratio.exp()
-            mb_advantages = batch.advantages[mb_inds]
-            mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std(correction=0) + 1e-8)
 
             clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-            pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).mean()
+            pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).sum() / size
             if args.plan_train:
-                pg_loss = -(batch.improved[mb_inds] * newlogprobs.clamp(min=-50.0)).sum(1).mean()
-            v_loss = 0.5 * ((newvalue - batch.returns[mb_inds]) / agent.value_scale).square().mean()
-            entropy_loss = entropy.mean()
+                pg_loss = -(batch.improved[mb_inds] * newlogprobs.clamp(min=-50.0)).sum() / size
+            v_loss = 0.5 * (((newvalue - batch.returns[mb_inds]) / agent.value_scale).square().sum() / size)
+            entropy_loss = entropy.sum() / size
             loss = pg_loss - args.ent_coef * frac * entropy_loss + args.vf_coef * v_loss
 
             optimizer.zero_grad()
             loss.backward()
+            world.sum_gradients(agent)
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
 
@@ -972,13 +1034,14 @@ def update(
                     "policy_loss": pg_loss,
                     "value_loss": v_loss,
                     "entropy": entropy_loss,
-                    "old_approx_kl": -logratio.mean(),
-                    "approx_kl": (ratio - 1 - logratio).mean(),
-                    "clipfrac": ((ratio - 1).abs() > args.clip_coef).float().mean(),
+                    "old_approx_kl": -(logratio.sum() / size),
+                    "approx_kl": (ratio - 1 - logratio).sum() / size,
+                    "clipfrac": ((ratio - 1).abs() > args.clip_coef).float().sum() / size,
                 }
-                weight = len(mb_inds) / batch_size
+                weight = size / batch_size
                 sums = {name: sums.get(name, 0.0) + weight * value for name, value in losses.items()}
-    return {name: value.detach() / args.update_epochs for name, value in sums.items()}
+    means = world.sum(torch.stack(list(sums.values())).detach()) / args.update_epochs
+    return dict(zip(sums, means, strict=True))
 
 
 def explained_variance(batch: Batch) -> Tensor:
@@ -1289,6 +1352,19 @@ def kept_rng() -> Iterator[None]:
     tracking.set_rng_state(saved)
 
 
+def asked_from_cpu(policy: Callable) -> Callable:
+    """A policy for boards that are on the CPU, wherever its network is."""
+    if not isinstance(policy, nn.Module):
+        return policy
+    device = next(policy.parameters()).device
+
+    def ask(obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs, values = policy(obs.to(device), opponent_info.to(device))
+        return logprobs.cpu(), values.cpu()
+
+    return ask
+
+
 @dataclass
 class Evaluator:
     """Judges policies on fresh boards, which are the same for every policy."""
@@ -1321,6 +1397,7 @@ class Evaluator:
         boards = boards or max(2, math.ceil(self.args.eval_boards / episodes))
         args = replace(self.args, om=om or self.args.om)
         network = self.tree_network(policy) if plan == "learned" and args.plan_fit else None
+        policy = asked_from_cpu(policy)
         with kept_rng():
             torch.manual_seed(seed)
             envs = make_envs(self.rules, boards, team, episodes, episode="board")
@@ -1402,7 +1479,7 @@ class Evaluator:
             envs = make_envs(self.rules, 1, self.args.co_players, self.args.team_episodes, episode="board")
             infos = to_tensors(envs.reset(seed=self.final_seed)[1])
             opponents = make_opponents(self.args, envs, infos, self.vae)
-            evaluate(agent, envs, infos, opponents, frames=frames)
+            evaluate(asked_from_cpu(agent), envs, infos, opponents, frames=frames)
         figures.play_film(frames, self.rules.game, self.args.om == "belief", path)
 
 
@@ -1568,6 +1645,7 @@ CHECKPOINT = tracking.Schema(
     added={
         "args": {
             "env_args": (),
+            "cuda": True,
             "plan_search": "puct",
             "imagined_co_players": "same",
             "plan_train": False,
@@ -1578,12 +1656,32 @@ CHECKPOINT = tracking.Schema(
 )
 
 
-def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
+def load_agent(folder: str | Path, device: torch.device = tracking.ALONE.device) -> tuple[ActorCritic, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
-    return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT)
+    return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT, device)
 
 
-def train(args: Args, resumed: dict | None) -> None:
+def check_shares(args: Args, world: tracking.World) -> None:
+    """Raises: tracking.UsageError: the boards, real and imagined, do not divide evenly over the processes."""
+    real = round(args.real_ratio * args.num_envs)
+    if real % world.size or args.num_envs % world.size:
+        boards = f"--num-envs {args.num_envs}: {real} real and {args.num_envs - real} imagined boards"
+        raise tracking.UsageError(f"{boards} do not divide evenly over {world.size} processes")
+
+
+@contextlib.contextmanager
+def noise_of(collector: Collector, seed: tuple[int, int], world: tracking.World) -> Iterator[None]:
+    """Inside, each of several processes draws from its own generator if the boards are imagined: how many numbers they take
+    depends on what happens. Real boards, and what follows, draw from generators that stay equal in all processes."""
+    if world.size == 1 or not isinstance(collector.envs, WorldModelEnv):
+        yield
+        return
+    with kept_rng():
+        torch.manual_seed(int(np.random.default_rng((*seed, world.rank)).integers(2**62)))
+        yield
+
+
+def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     start = time.perf_counter()
     rules, team_episodes = load_rules(args)
     args.team_episodes = args.team_episodes or team_episodes
@@ -1591,7 +1689,7 @@ def train(args: Args, resumed: dict | None) -> None:
     tracking.seed_everything(args.seed, args.torch_deterministic)
 
     collectors = make_collectors(args, rules, vae, world_model)
-    agent = make_agent(args.network, rules, collectors[0].opponents.info_size)
+    agent = make_agent(args.network, rules, collectors[0].opponents.info_size).to(world.device)
     for collector in collectors if args.plan_train else ():
         cached = CachedWorldModel(world_model).on(rules.height, rules.width)
         collector.planner = Planner(agent, collector.envs, collector.opponents, args, vae, cached, "learned")
@@ -1614,41 +1712,55 @@ def train(args: Args, resumed: dict | None) -> None:
         tracking.load_states(path, CHECKPOINT, "collectors", resumed["collectors"], collectors)
         tracking.restore(path, resumed, agent, optimizer)
     else:
-        run_name = tracking.new_run(args.exp_name, "ppo_ckpts")
+        run_name = tracking.new_run(args.exp_name, "ppo_ckpts") if world.rank == 0 else ""
         folder = tracking.lock_run(Path("ppo_ckpts") / run_name)
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
+    collectors = own_collectors(collectors, args, rules, vae, world_model, world)
 
-    def save(name: str) -> None:
+    def save(*names: str) -> None:
+        """All processes call it, the first one writes."""
+        own = [collector.state_dict() for collector in collectors]
         checkpoint = dict(kind=KIND, run=run_name, args=settings) | state
         checkpoint["seconds"] += time.perf_counter() - start
         checkpoint |= tracking.learnt(agent, optimizer)
-        checkpoint["collectors"] = [collector.state_dict() for collector in collectors]
-        tracking.save_checkpoint(folder / name, checkpoint)
-        if name == "last.pt":
-            # Go on from what a resumed run begins with: tables are built again, so that both round alike.
-            for collector, saved in zip(collectors, checkpoint["collectors"], strict=True):
-                collector.load_state_dict(saved)
+        checkpoint["collectors"] = [map_boards(part, world.gather) for part in own]
+        for name in names if world.rank == 0 else ():
+            tracking.save_checkpoint(folder / name, checkpoint)
+        # Go on from what a resumed run begins with: tables are built again, so that both round alike.
+        for collector, saved in zip(collectors, own, strict=True):
+            collector.load_state_dict(saved)
 
-    writer = tracking.open_log(
-        run_name, settings, purge_step=state["update"] * batch_size + 1 if resumed else None
-    )
+    purge_step = state["update"] * batch_size + 1 if resumed else None
+    writer = tracking.open_log(run_name, settings, purge_step=purge_step) if world.rank == 0 else None
     if not resumed:
         save("last.pt")  # so that a run killed before its first evaluation can be resumed, too
     boards = (
         f"{args.num_envs} boards x {args.num_steps} ticks, {real_batch_size / batch_size:.0%} of them real"
     )
     settings_ = f"--co-players {args.co_players} --om {args.om}"
-    print(f"[PPO] {run_name}: {settings_}, {num_updates} updates of {boards}", flush=True)
+    where = f"on {world.device}" + (f", {world.size} processes" if world.size > 1 else "")
+    print(f"[PPO] {run_name}: {settings_}, {num_updates} updates of {boards}, {where}", flush=True)
     first = state["update"]
-    progress = tqdm(range(first, num_updates), initial=first, total=num_updates, unit=" updates", leave=False)
+    progress = tqdm(
+        range(first, num_updates),
+        initial=first,
+        total=num_updates,
+        unit=" updates",
+        leave=False,
+        disable=world.rank > 0,
+    )
     for now in progress:
         update_start = time.perf_counter()
         frac = 1 - now / num_updates
         episode_stats = torch.zeros(3)
         if len(collectors) > 1:
-            collectors[1].envs.starts = collectors[0].starts
-        batch = Batch.cat([rollout(agent, collector, args, episode_stats) for collector in collectors])
-        losses = update(agent, optimizer, batch, args, frac)
+            collectors[1].envs.starts = tuple(map(world.gather, collectors[0].starts))
+        batches = []
+        for collector in collectors:
+            with noise_of(collector, (args.seed, now), world):
+                batches.append(rollout(agent, collector, args, episode_stats, world))
+        batch = Batch.cat(batches)
+        losses = update(agent, optimizer, batch, args, frac, world)
         losses["explained_variance"] = explained_variance(batch)
 
         global_step = (now + 1) * batch_size
@@ -1657,23 +1769,28 @@ def train(args: Args, resumed: dict | None) -> None:
         tracking.check_finite(trained, optimizer, f"update {now + 1}")
         seconds = time.perf_counter() - update_start
         charts = {}
-        episodes, episode_returns, episode_lengths = episode_stats.tolist()
+        episodes, episode_returns, episode_lengths = world.sum(episode_stats).tolist()
         if episodes:
             charts["episodic_return"] = episode_returns / episodes
             charts["episodic_length"] = episode_lengths / episodes
         if args.om in ("belief", "latent"):
-            charts |= collectors[0].opponents.stats.summarize()
+            charts |= collectors[0].opponents.stats.summarize(world.sum)
         tracking.log_scalars(writer, "losses", losses, global_step)
-        for name, value in (charts | {"learning_rate": optimizer.param_groups[0]["lr"]}).items():
-            writer.add_scalar(f"{'belief' if 'tick' in name else 'charts'}/{name}", value, global_step)
+        rate = {"learning_rate": optimizer.param_groups[0]["lr"]}
+        for name, value in (charts | rate).items():
+            prefix = "belief" if "tick" in name else "charts"
+            tracking.log_scalars(writer, prefix, {name: value}, global_step)
         if now > 0:  # the first update warms up
             state["train_seconds"] += seconds
-            writer.add_scalar("charts/SPS", batch_size / seconds, global_step)
+            tracking.log_scalars(writer, "charts", {"SPS": batch_size / seconds}, global_step)
         real_steps = (now + 1) * real_batch_size + state["selection_steps"]
         row = dict(update=now + 1, steps=global_step, real_steps=real_steps)
         state["history"].append(row | charts | losses)
         state["update"] = now + 1
         if (now + 1) % args.eval_every and now + 1 < num_updates:
+            continue
+        if world.rank > 0:  # the first process evaluates and saves
+            save()
             continue
 
         results = evaluator.play(agent, args.co_players, EVAL_SEED)
@@ -1689,12 +1806,15 @@ def train(args: Args, resumed: dict | None) -> None:
         tqdm.write(f"[PPO] update {now + 1}/{num_updates}, {steps}: {', '.join(means)}")
         tracking.write_csv(folder / "progress.csv", state["history"])
         tracking.write_csv(folder / "evaluations.csv", state["evaluations"])
+        names = ["last.pt"]
         if keep_last or summary[goal] > state["best"]:
             state["best"] = summary[goal]
-            save("best.pt")
-        save("last.pt")
+            names.insert(0, "best.pt")
+        save(*names)
+    if world.rank > 0:
+        return
 
-    agent, best = load_agent(folder)
+    agent, best = load_agent(folder, world.device)
     print(f"\n[PPO] model saved to: {folder.as_posix()}")
     chosen = "the last" if keep_last else f"the best on boards of seed {EVAL_SEED}"
     print(f"[PPO] judged: update {best['update']}, {chosen}")
@@ -1720,12 +1840,12 @@ def train(args: Args, resumed: dict | None) -> None:
     print(f"[PPO] {speed}; metrics.json: {folder.as_posix()}")
 
 
-def evaluate_run(args: Args) -> None:
+def evaluate_run(args: Args, device: torch.device) -> None:
     """--evaluate: judge a run again, with other settings of the search."""
     folder = tracking.find_folder(args.evaluate)
-    agent, checkpoint = load_agent(folder)
+    agent, checkpoint = load_agent(folder, device)
     search_flags = [field.name for field in fields(Args) if field.name.startswith(("plan", "oracle"))]
-    free = ("resume", "evaluate", "eval_boards", "vae", "world_model", "torch_threads", *search_flags)
+    free = ("resume", "evaluate", "eval_boards", "vae", "world_model", "cuda", "torch_threads", *search_flags)
     args = tracking.resumed_args(args, checkpoint, free=free)
     check_oracle(args)
     rules, _ = load_rules(args)
@@ -1743,17 +1863,22 @@ def main() -> None:
     check_ranges(args)
     torch.set_num_threads(args.torch_threads)
     if args.evaluate:
-        return evaluate_run(args)
+        with tracking.join_world(args.cuda) as world:
+            if world.rank == 0:
+                evaluate_run(args, world.device)
+        return
     resumed = None
     if args.resume:
         folder = tracking.lock_run(tracking.find_folder(args.resume))
         resumed = tracking.load_checkpoint(folder / "last.pt", CHECKPOINT)
-        args = tracking.resumed_args(args, resumed, free=("resume", "torch_threads"))
+        args = tracking.resumed_args(args, resumed, free=("resume", "cuda", "torch_threads"))
     rules, _ = load_rules(args)
     check_settings(args, rules)
     check_oracle(args)
     check_memory(args, rules)
-    train(args, resumed)
+    with tracking.join_world(args.cuda) as world:
+        check_shares(args, world)
+        train(args, world, resumed)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -38,14 +40,17 @@ class PredictionStats:
         right = ((belief > 0.5) == (strategy_ids == 0)) & rows
         self.by_tick.index_add_(0, tick, torch.stack([rows.sum(1), right.sum(1)], 1).float())
 
-    def summarize(self) -> dict[str, float]:
-        """moa_top1, moa_top3, moa_nll, belief_accuracy_tick<t> since the last call; what was not counted is left out."""
-        count, *sums = self.sums.tolist()
+    def summarize(self, add_up: Callable[[torch.Tensor], torch.Tensor] = torch.clone) -> dict[str, float]:
+        """moa_top1, moa_top3, moa_nll, belief_accuracy_tick<t> since the last call; what was not counted is left out.
+
+        Args: add_up: adds a tensor up over the processes that play together.
+        """
+        count, *sums = add_up(self.sums).tolist()
         figures = {}
         if count:
             names = ("moa_top1", "moa_top3", "moa_nll")
             figures = {name: value / count for name, value in zip(names, sums, strict=True)}
-        for tick, (goals, right) in enumerate(self.by_tick.tolist()):
+        for tick, (goals, right) in enumerate(add_up(self.by_tick).tolist()):
             if goals:
                 figures[f"belief_accuracy_tick{tick}"] = right / goals
         self.sums.zero_()

@@ -37,13 +37,14 @@ from tracking.command_line import (
     resumed_args,
     run,
 )
-from tracking.distributed import World, join_world
+from tracking.distributed import ALONE, World, join_world
 from tracking.divergence import check_finite
 from tracking.events import log_scalars, open_log, open_test_log
 from tracking.files import write_bytes, write_csv, write_json
 from tracking.run_lock import lock_run
 
 __all__ = [
+    "ALONE",
     "Schema",
     "UsageError",
     "World",
