@@ -469,9 +469,9 @@ class ObjectWorldModel(nn.Module):
         outcomes: Outcomes,
         rewards: Tensor,
         ends: Tensor,
-        contrastive: bool = False,
+        noise: tuple[Tensor, ...] = (),
     ) -> tuple[LogLikelihood, Tensor]:
-        """log p of the true outcomes; and their InfoNCE loss, [B], 0 unless `contrastive`.
+        """log p of the true outcomes; and their InfoNCE loss, [B], 0 without the `noise` that draws what it is against.
 
         A next state does not say which of two hares is which: its probability is the sum over all
         R ways to tell.
@@ -504,16 +504,19 @@ class ObjectWorldModel(nn.Module):
         reward = (select(reward_logprobs, reward_class) * known).sum(1)
         end = end_log_prob(self._end_logit(state, captured, next_prey), ends)
         terms = LogLikelihood(hunters, prey, reward, end)
-        if not contrastive:
+        if not noise:
             return terms, hunters.new_zeros(len(actions))
 
         # InfoNCE (van den Oord et al. 2018) against next states that break a rule. Next states of the batch are on
         # other boards: they are impossible by construction, and would add nothing.
-        wrong_hunter = self._wrong_class(hunter_logprobs, outcomes.hunters, on_board)
-        wrong_reward = self._wrong_class(reward_logprobs, reward_class, known)
+        hunter_shift, which_hunter, reward_shift, which_reward, which_prey = noise
+        wrong_hunter = self._wrong_class(
+            hunter_logprobs, outcomes.hunters, on_board, hunter_shift, which_hunter
+        )
+        wrong_reward = self._wrong_class(reward_logprobs, reward_class, known, reward_shift, which_reward)
         opposite = torch.where(outcomes.prey == LEAVE, STAYED, LEAVE)  # missing, or still there once captured
         less_likely = select(prey_logprobs, opposite) - select(prey_logprobs, outcomes.prey)
-        wrong_prey = random_valid(less_likely[first], prey_on_board[first])
+        wrong_prey = random_valid(less_likely[first], prey_on_board[first], which_prey)
         truth = torch.zeros_like(wrong_prey)
         return terms, torch.logsumexp(torch.stack([truth, wrong_hunter, wrong_reward, wrong_prey]), 0)
 
@@ -524,12 +527,24 @@ class ObjectWorldModel(nn.Module):
         own_pay = rewards.nan_to_num() - self._public(state, next_prey) * state.on_board()
         return own_pay * self._sharers(same_cell, takers)
 
-    def _wrong_class(self, log_probs: Tensor, true_class: Tensor, valid: Tensor) -> Tensor:
-        """log p of another class of one random valid object, less log p of its true class: [B]."""
-        classes = log_probs.shape[2]
-        wrong = (true_class + torch.randint_like(true_class, 1, max(2, classes))) % classes
+    def draw_noise(self, size: int, hunters: int, prey: int) -> tuple[Tensor, ...]:
+        """What `forward` draws wrong outcomes of `size` transitions by: a shift of the class and a choice of one hunter,
+        the same of one reward, a choice of one prey. int64 and float [B, A], twice, and float [B, P]."""
+        device = self.reward_values.device
+        noise = []
+        for classes in (LEAVE + 1, len(self.reward_values)):
+            noise.append(torch.randint(1, max(2, classes), (size, hunters), device=device))
+            noise.append(torch.rand(size, hunters, device=device))
+        return (*noise, torch.rand(size, prey, device=device))
+
+    def _wrong_class(
+        self, log_probs: Tensor, true_class: Tensor, valid: Tensor, shift: Tensor, which: Tensor
+    ) -> Tensor:
+        """log p of another class of one random valid object, less log p of its true class: [B]. shift, which: of
+        `draw_noise`."""
+        wrong = (true_class + shift) % log_probs.shape[2]
         less_likely = select(log_probs, wrong) - select(log_probs, true_class)
-        return random_valid(less_likely.clamp(min=MASKED), valid & (wrong != true_class))
+        return random_valid(less_likely.clamp(min=MASKED), valid & (wrong != true_class), which)
 
     @torch.no_grad()
     def log_prob(
@@ -704,9 +719,9 @@ class ObjectWorldModel(nn.Module):
         return next_state.planes(), rewards, ends
 
 
-def random_valid(values: Tensor, valid: Tensor) -> Tensor:
-    """The value of a random valid object, [B, n] -> [B]; MASKED where there is none."""
-    pick = (torch.rand_like(values) + valid).argmax(1)
+def random_valid(values: Tensor, valid: Tensor, which: Tensor) -> Tensor:
+    """The value of a random valid object, [B, n] -> [B]; MASKED where there is none. which: uniform in [0, 1), [B, n]."""
+    pick = (which + valid).argmax(1)
     return torch.where(select(valid, pick), select(values, pick), MASKED)
 
 
@@ -889,7 +904,7 @@ class CellWorldModel(nn.Module):
         next_states: Tensor,
         rewards: Tensor,
         ends: Tensor,
-        contrastive: bool = False,
+        noise: tuple[Tensor, ...] = (),
     ) -> tuple[LogLikelihood, Tensor]:
         """log p of the next planes, rewards and end; and zeros, [B], for the InfoNCE loss of
         ObjectWorldModel."""
@@ -1035,7 +1050,7 @@ class ViewWorldModel(nn.Module):
         next_states: Tensor,
         rewards: Tensor,
         ends: Tensor,
-        contrastive: bool = False,
+        noise: tuple[Tensor, ...] = (),
     ) -> tuple[LogLikelihood, Tensor]:
         """As `CellWorldModel`; all planes count as the hunters'."""
         logits, expected, end_logit = self.outputs(states, actions)
@@ -1118,16 +1133,21 @@ def load_world_model(
 # ---- losses and metrics
 
 
-def make_batch(model: nn.Module, batches: TransitionBatches, index: np.ndarray, augment: bool) -> tuple:
-    """The arguments of `model` for the transitions `index`. `cells` is trained on random
-    symmetries of the board; they would tell `moves` nothing new, since its scorers share all
-    directions."""
-    if model.kind == "cells":
-        return batches.take(index, random=augment, augment=augment)
-    if model.kind == "views":
-        return batches.take(index, random=augment)
-    states, actions, _, rewards, ends = batches.take(index, random=augment)
-    outcomes = batches.outcomes.batch(index, states.device)
+def make_batch(
+    model: nn.Module,
+    batches: TransitionBatches,
+    index: np.ndarray,
+    augment: bool,
+    own: slice = slice(None),
+) -> tuple:
+    """The arguments of `model` for the transitions `index`, of these the rows `own`: what is drawn at random does not
+    depend on them. `cells` is trained on random symmetries of the board; they would tell `moves` nothing new, since its
+    scorers share all directions."""
+    parts = batches.take(index, random=augment, augment=augment and model.kind == "cells")
+    states, actions, next_states, rewards, ends = (part[own] for part in parts)
+    if model.kind != "moves":
+        return states, actions, next_states, rewards, ends
+    outcomes = batches.outcomes.batch(index[own], states.device)
     return JointState.of(states, batches.most), actions, outcomes, rewards, ends
 
 
@@ -1275,9 +1295,9 @@ def train_epoch(
     Returns: the epoch's mean losses by name, and the steps so far.
     """
     contrastive = args.contrastive_coef > 0
-    noise_seed = np.random.default_rng((args.seed, step, world.rank)).integers(2**62)
-    torch.manual_seed(int(noise_seed))
-    order = np.random.default_rng((args.seed, step)).permutation(len(index))  # the same in every process
+    noise_seed = np.random.default_rng((args.seed, step, 0)).integers(2**62)
+    torch.manual_seed(int(noise_seed))  # in every process, which draws for whole minibatches
+    order = np.random.default_rng((args.seed, step)).permutation(len(index))
     minibatches = np.array_split(index[order], math.ceil(len(index) / args.batch_size))
     epoch_sums = defaultdict(float)
     log_sums = defaultdict(float)  # since the last log
@@ -1287,8 +1307,12 @@ def train_epoch(
     for done, minibatch in enumerate(minibatches, 1):
         optimizer.param_groups[0]["lr"] = learning_rate(args, step, len(minibatches))
         size = len(minibatch)
-        batch = make_batch(model, batches, minibatch[world.rank :: world.size], augment=True)
-        terms, infonce = ddp_model(*batch, contrastive)
+        own = slice(world.rank, None, world.size)
+        batch = make_batch(model, batches, minibatch, augment=True, own=own)
+        noise: tuple[Tensor, ...] = ()
+        if contrastive:
+            noise = model.draw_noise(size, batches.actions.shape[1], sum(batches.most))
+        terms, infonce = ddp_model(*batch, tuple(part[own] for part in noise))
 
         # Losses in nats per transition
         hunter_loss, prey_loss, reward_loss, end_loss = -terms.stack().sum(0) / size

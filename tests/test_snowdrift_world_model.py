@@ -343,9 +343,10 @@ def test_every_parameter_learns(kind, joint, data):
     index = np.arange(len(data))
     torch.manual_seed(0)
     model = make_model(args, batches, index, data, None)
-    terms, infonce = model(
-        *train_world_model.make_batch(model, batches, index, augment=True), kind == "moves"
-    )
+    noise = ()
+    if kind == "moves":
+        noise = model.draw_noise(len(index), data.actions.shape[1], sum(batches.most))
+    terms, infonce = model(*train_world_model.make_batch(model, batches, index, augment=True), noise)
     (infonce.sum() - terms.stack().sum()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert terms.stack().isfinite().all() and infonce.isfinite().all()

@@ -165,7 +165,10 @@ def test_every_parameter_is_trained(kind, joint, tmp_path):
     batches = every(data, own=not joint)
     torch.manual_seed(0)
     model = kind(4, 4, [0.0, 1.0, 10.0], joint)
-    terms, contrast = model(*make_batch(model, batches, np.arange(len(data)), augment=True), contrastive=True)
+    noise = ()
+    if kind is ObjectWorldModel:
+        noise = model.draw_noise(len(data), data.actions.shape[1], sum(batches.most))
+    terms, contrast = model(*make_batch(model, batches, np.arange(len(data)), augment=True), noise)
     (terms.stack().sum() + contrast.sum()).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
     assert contrast.shape == (len(data),) and (contrast >= 0).all()
@@ -253,11 +256,12 @@ def test_a_wrong_class_is_any_of_the_others():
         torch.ones(4000, 1, dtype=torch.int64),
     )
     model, there = ObjectWorldModel(3, 3, [0.0, 1.0]), torch.ones(4000, 1, dtype=torch.bool)
-    found = model._wrong_class(log_probs, right, there)
+    shift, which = torch.randint(1, 3, (4000, 1)), torch.rand(4000, 1)
+    found = model._wrong_class(log_probs, right, there, shift, which)
     assert found.unique().tolist() == [-2.0, 1.0] and float((found == 1.0).float().mean()) == pytest.approx(
         0.5, abs=0.03
     )
-    assert (model._wrong_class(log_probs, right, ~there) < -1e8).all()
+    assert (model._wrong_class(log_probs, right, ~there, shift, which) < -1e8).all()
 
 
 def test_a_draw_comes_as_often_as_its_logit_says():
