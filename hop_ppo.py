@@ -10,6 +10,7 @@ import tracking  # first: from here on Ctrl-C is one line, also while torch is i
 
 # isort: split
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ class Args:
     torch_deterministic: bool = True
     """use deterministic algorithms: same seed, same bytes"""
     cuda: bool = True
-    """the networks and PPO's batches on a GPU, if there is one; boards and beliefs stay on the CPU"""
+    """PPO's network and batches on a GPU, if there is one; boards, beliefs and evaluations stay on the CPU"""
     torch_threads: int = 1
     """CPU threads"""
 
@@ -1352,19 +1353,6 @@ def kept_rng() -> Iterator[None]:
     tracking.set_rng_state(saved)
 
 
-def asked_from_cpu(policy: Callable) -> Callable:
-    """A policy for boards that are on the CPU, wherever its network is."""
-    if not isinstance(policy, nn.Module):
-        return policy
-    device = next(policy.parameters()).device
-
-    def ask(obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs, values = policy(obs.to(device), opponent_info.to(device))
-        return logprobs.cpu(), values.cpu()
-
-    return ask
-
-
 @dataclass
 class Evaluator:
     """Judges policies on fresh boards, which are the same for every policy."""
@@ -1397,7 +1385,6 @@ class Evaluator:
         boards = boards or max(2, math.ceil(self.args.eval_boards / episodes))
         args = replace(self.args, om=om or self.args.om)
         network = self.tree_network(policy) if plan == "learned" and args.plan_fit else None
-        policy = asked_from_cpu(policy)
         with kept_rng():
             torch.manual_seed(seed)
             envs = make_envs(self.rules, boards, team, episodes, episode="board")
@@ -1479,7 +1466,7 @@ class Evaluator:
             envs = make_envs(self.rules, 1, self.args.co_players, self.args.team_episodes, episode="board")
             infos = to_tensors(envs.reset(seed=self.final_seed)[1])
             opponents = make_opponents(self.args, envs, infos, self.vae)
-            evaluate(asked_from_cpu(agent), envs, infos, opponents, frames=frames)
+            evaluate(agent, envs, infos, opponents, frames=frames)
         figures.play_film(frames, self.rules.game, self.args.om == "belief", path)
 
 
@@ -1656,9 +1643,9 @@ CHECKPOINT = tracking.Schema(
 )
 
 
-def load_agent(folder: str | Path, device: torch.device = tracking.ALONE.device) -> tuple[ActorCritic, dict]:
+def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
     """The network of a run's best checkpoint, in eval mode, and the checkpoint. Raises: tracking.UsageError."""
-    return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT, device)
+    return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT)
 
 
 def check_shares(args: Args, world: tracking.World) -> None:
@@ -1740,10 +1727,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     settings_ = f"--co-players {args.co_players} --om {args.om}"
     where = f"on {world.device}" + (f", {world.size} processes" if world.size > 1 else "")
     print(f"[PPO] {run_name}: {settings_}, {num_updates} updates of {boards}, {where}", flush=True)
-    first = state["update"]
+    updates = range(state["update"], num_updates)
     progress = tqdm(
-        range(first, num_updates),
-        initial=first,
+        updates,
+        initial=updates.start,
         total=num_updates,
         unit=" updates",
         leave=False,
@@ -1776,8 +1763,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         if args.om in ("belief", "latent"):
             charts |= collectors[0].opponents.stats.summarize(world.sum)
         tracking.log_scalars(writer, "losses", losses, global_step)
-        rate = {"learning_rate": optimizer.param_groups[0]["lr"]}
-        for name, value in (charts | rate).items():
+        for name, value in (charts | {"learning_rate": optimizer.param_groups[0]["lr"]}).items():
             prefix = "belief" if "tick" in name else "charts"
             tracking.log_scalars(writer, prefix, {name: value}, global_step)
         if now > 0:  # the first update warms up
@@ -1793,7 +1779,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
             save()
             continue
 
-        results = evaluator.play(agent, args.co_players, EVAL_SEED)
+        results = evaluator.play(copy.deepcopy(agent).cpu(), args.co_players, EVAL_SEED)
         if real_batch_size:  # real boards choose `best`: their ticks count, too
             selection_steps = int(results["length"].sum())
             state["selection_steps"] += selection_steps
@@ -1814,7 +1800,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     if world.rank > 0:
         return
 
-    agent, best = load_agent(folder, world.device)
+    agent, best = load_agent(folder)
     print(f"\n[PPO] model saved to: {folder.as_posix()}")
     chosen = "the last" if keep_last else f"the best on boards of seed {EVAL_SEED}"
     print(f"[PPO] judged: update {best['update']}, {chosen}")
@@ -1840,10 +1826,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     print(f"[PPO] {speed}; metrics.json: {folder.as_posix()}")
 
 
-def evaluate_run(args: Args, device: torch.device) -> None:
+def evaluate_run(args: Args) -> None:
     """--evaluate: judge a run again, with other settings of the search."""
     folder = tracking.find_folder(args.evaluate)
-    agent, checkpoint = load_agent(folder, device)
+    agent, checkpoint = load_agent(folder)
     search_flags = [field.name for field in fields(Args) if field.name.startswith(("plan", "oracle"))]
     free = ("resume", "evaluate", "eval_boards", "vae", "world_model", "cuda", "torch_threads", *search_flags)
     args = tracking.resumed_args(args, checkpoint, free=free)
@@ -1865,7 +1851,7 @@ def main() -> None:
     if args.evaluate:
         with tracking.join_world(args.cuda) as world:
             if world.rank == 0:
-                evaluate_run(args, world.device)
+                evaluate_run(args)
         return
     resumed = None
     if args.resume:
