@@ -1,7 +1,10 @@
 """hop_ppo.py in several processes: the result of one but for rounding; and each script on a GPU."""
 
+import contextlib
 import copy
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import torch
 from commands import run_script
 from saved import whole_checkpoint, write_run
+from worlds import TrueWorld
 
 import hop_ppo
 import pretrain_vae
@@ -24,21 +28,10 @@ from data.trajectories import save_arrays
 from envs import Rules
 from hop_ppo import Args, sample
 from pretrain_vae import VAE
-from tracking import run_lock
 
-ROOT = Path(hop_ppo.__file__).resolve().parent
 CPU = torch.device("cpu")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SMALL = ["--num-envs", 16, "--num-steps", 8, "--total-timesteps", 512, "--num-minibatches", 3]
 SMALL += ["--eval-every", 2, "--eval-boards", 8]  # 4 updates of 128 steps
-RUNNER = """
-import hop_ppo, tracking
-from data import DataError
-
-hop_ppo.Evaluator.report = lambda *args: None  # one process alone makes it
-hop_ppo.figures.save = lambda *args: None
-tracking.run(hop_ppo.main, DataError)
-"""
 
 
 class Share(tracking.World):
@@ -99,77 +92,107 @@ def test_an_action_does_not_depend_on_who_plays_which_boards():
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("flags", "says"),
     [
+        (["--num-envs", 15], "--num-envs 15: 15 real and 0 imagined boards do not divide evenly"),
         (
-            dict(num_envs=15),
-            "--num-envs 15: 15 real and 0 imagined boards do not divide evenly over 2 processes",
+            ["--num-envs", 6, "--real-ratio", 0.5, "--co-players", "self"],
+            "--num-envs 6: 3 real and 3 imagined boards do not divide evenly over 2 processes",
         ),
-        (dict(num_envs=6, real_ratio=0.5), "3 real and 3 imagined boards do not divide evenly"),
     ],
 )
-def test_boards_that_do_not_divide_evenly(settings, says):
-    with pytest.raises(tracking.UsageError, match=says):
-        hop_ppo.check_shares(Args(**settings), Share(0))
-    hop_ppo.check_shares(Args(num_envs=16, real_ratio=0.5), Share(0))
+def test_boards_that_do_not_divide_evenly(flags, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking, "join_world", lambda cuda: contextlib.nullcontext(Share(0)))
+    assert run_script(monkeypatch, hop_ppo, *flags) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and says in error and not list(tmp_path.iterdir())
 
 
 # ---- a run
 
 
-def stop_at_second_evaluation(monkeypatch, folder: Path, *flags) -> Path:
-    """Returns: the run's folder."""
-    play, calls = hop_ppo.Evaluator.play, []
+def test_shares_of_the_boards_are_all_of_them():
+    """Real and imagined ones, of self-play, also after new episodes on some of them."""
+    rules = Rules(height=4, width=4, blocks=0)
+    settings = dict(num_envs=8, real_ratio=0.5, team_episodes=1, co_players="self", env_id="StagHunt-v0")
+    args = Args(**settings)
+    whole = hop_ppo.make_collectors(args, rules, None, TrueWorld(rules))
+    torch.manual_seed(4)
+    after = torch.get_rng_state()
+    shares = [
+        hop_ppo.own_collectors(whole, args, rules, None, TrueWorld(rules), Share(rank)) for rank in (0, 1)
+    ]
+    assert torch.equal(torch.get_rng_state(), after)
+    ended = torch.arange(4).repeat_interleave(rules.hunters) % 3 == 0  # of the 4 real boards
+    for collector in (whole[0], *(share[0] for share in shares)):
+        collector.reset(ended if collector is whole[0] else ended.view(2, -1)[int(collector is shares[1][0])])
+    for index, collector in enumerate(whole):
+        parts = [hop_ppo.map_boards(share[index].state_dict(), torch.clone) for share in shares]
+        expected = hop_ppo.map_boards(collector.state_dict(), torch.clone)
+        for rank, part in enumerate(parts):
+            torch.testing.assert_close(part, hop_ppo.map_boards(expected, Share(rank).own), rtol=0, atol=0)
+    assert len(expected["envs"]["starts0"]) == 4  # any imagined board may begin from any of them
 
-    class Killed(Exception):
-        pass
 
-    def killed(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise Killed
-        return play(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(hop_ppo.Evaluator, "play", killed)
-        run_script(patched, hop_ppo, *flags)
-    stopped = max((folder / "ppo_ckpts").iterdir(), key=lambda path: path.stat().st_mtime)
-    run_lock.release((stopped / ".lock").resolve())  # as when its process ends
-    return stopped
+@contextlib.contextmanager
+def second_process(monkeypatch, *words):
+    """Inside, this process is the first of two that train together; the other one is started."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    world = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    environment = os.environ | world | {"RANK": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, hop_ppo.__file__, *map(str, words)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with monkeypatch.context() as patched, subprocess.Popen(command, env=environment, **pipes) as other:
+        for key, value in (world | {"RANK": "0"}).items():
+            patched.setenv(key, value)
+        try:
+            yield other
+        finally:
+            if sys.exc_info()[0]:
+                other.kill()
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_two_processes(tmp_path, monkeypatch):
-    """The run of one process, but for rounding: the same boards, weights, figures, random numbers; one save and one log."""
-    monkeypatch.chdir(tmp_path)
+def test_one_process_goes_on_with_the_run_of_two(tmp_path, monkeypatch, capsys):
+    """The same boards, weights, figures and random numbers but for rounding; of two processes one save and one log."""
     monkeypatch.setattr(hop_ppo.Evaluator, "report", lambda *args: None)
     monkeypatch.setattr(hop_ppo.figures, "save", lambda *args: None)
     torch.manual_seed(0)
-    vae = whole_checkpoint(pretrain_vae, VAE(8, 8, 35), args=dict(data="x"))
-    write_run(tmp_path / "vae_ckpts/vae__1/dim16", vae)
-    tracking.write_json(
-        tmp_path / "vae_ckpts/vae__1/dim16/metrics.json", {"test": dict(top1=0.7, top3=0.9, nll=0.5)}
-    )
-    flags = (*SMALL, "--om", "belief")
-    assert run_script(monkeypatch, hop_ppo, *flags) == 0
-    (whole,) = (tmp_path / "ppo_ckpts").iterdir()
-    part = stop_at_second_evaluation(monkeypatch, tmp_path, *flags)
-    assert part != whole
-    saved = tracking.load_checkpoint(part / "last.pt", hop_ppo.CHECKPOINT)
-    assert saved["update"] == 2
-    (tmp_path / "runner.py").write_text(RUNNER)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [*TORCHRUN, "runner.py", "--resume", part]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("[PPO] model saved to") == 1 and "2 processes" in done.stdout
-    assert len(list((tmp_path / "ppo_ckpts").iterdir())) == len(list((tmp_path / "runs").iterdir())) == 2
+    vae = tmp_path / "vae__1"
+    write_run(vae, whole_checkpoint(pretrain_vae, VAE(8, 8, 35), args=dict(data="x")))
+    tracking.write_json(vae / "metrics.json", {"test": dict(top1=0.7, top3=0.9, nll=0.5)})
+    play, calls = hop_ppo.Evaluator.play, []
 
-    one, two = (tracking.load_checkpoint(run / "last.pt", hop_ppo.CHECKPOINT) for run in (whole, part))
-    assert one["update"] == two["update"] == 4
+    def copy_first(self, *args):
+        """What is saved when the second evaluation begins is of the first one."""
+        calls.append(1)
+        if len(calls) == 2:
+            shutil.copytree(tmp_path / "two", tmp_path / "one", ignore=shutil.ignore_patterns(".lock"))
+        return play(self, *args)
+
+    monkeypatch.setattr(hop_ppo.Evaluator, "play", copy_first)
+    (tmp_path / "two").mkdir()
+    monkeypatch.chdir(tmp_path / "two")
+    flags = (*SMALL, "--om", "belief", "--vae", vae, "--no-cuda")
+    with second_process(monkeypatch, *flags) as other:
+        assert run_script(monkeypatch, hop_ppo, *flags) == 0
+        assert (*other.communicate(), other.returncode) == ("", "", 0)
+    assert "2 processes" in capsys.readouterr().out
+    (whole,) = Path("ppo_ckpts").resolve().iterdir()
+    assert len(list(Path("runs").glob("*/*"))) == 1
+    monkeypatch.chdir(tmp_path / "one")
+    part = Path("ppo_ckpts").resolve() / whole.name
+    before = tracking.load_checkpoint(part / "last.pt", hop_ppo.CHECKPOINT)
+    assert run_script(monkeypatch, hop_ppo, "--resume", part, "--no-cuda") == 0
+
+    two, one = (tracking.load_checkpoint(run / "last.pt", hop_ppo.CHECKPOINT) for run in (whole, part))
+    assert (before["update"], one["update"], two["update"]) == (2, 4, 4)
     for key in ("collectors", "rng"):
         torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-4)
-    moved = max(float((one["model"][name] - saved["model"][name]).abs().max()) for name in one["model"])
+    moved = max(float((one["model"][name] - before["model"][name]).abs().max()) for name in one["model"])
     assert moved > 1e-2
     torch.testing.assert_close(two["model"], one["model"], rtol=0, atol=2e-3)
     for name in ("progress.csv", "evaluations.csv"):
