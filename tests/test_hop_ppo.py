@@ -114,7 +114,7 @@ def test_value_at_the_horizon_is_zero_or_bootstrapped(ends, monkeypatch):
     """V is 3 everywhere and learners stay, so that they earn nothing. An episode that the horizon ended returns 0, or 3
     where V is bootstrapped there; the one after it is cut off by the end of the rollout, and returns 3."""
     horizon = SMALL.horizon
-    monkeypatch.setattr(hop_ppo, "sample", lambda logprobs: torch.full((len(logprobs),), STAY))
+    monkeypatch.setattr(hop_ppo, "sample", lambda logprobs, world: torch.full((len(logprobs),), STAY))
     args = Args(num_steps=horizon + 3, gamma=1.0, gae_lambda=1.0, end_at_horizon=ends)
     collector = make_collector(16, SMALL, "mixed")
     batch = rollout(constant_agent(3.0), collector, args, torch.zeros(3))
@@ -126,7 +126,7 @@ def test_value_at_the_horizon_is_zero_or_bootstrapped(ends, monkeypatch):
 @pytest.mark.parametrize("team_reward", [False, True])
 def test_nothing_is_bootstrapped_when_a_rollout_stops_at_the_horizon(team_reward, monkeypatch):
     """The last value of the rollout is then that of the next episode, and must not flow into this one."""
-    monkeypatch.setattr(hop_ppo, "sample", lambda logprobs: torch.full((len(logprobs),), STAY))
+    monkeypatch.setattr(hop_ppo, "sample", lambda logprobs, world: torch.full((len(logprobs),), STAY))
     args = Args(num_steps=SMALL.horizon, gamma=1.0, gae_lambda=1.0, team_reward=team_reward)
     batch = rollout(constant_agent(3.0), make_collector(16, SMALL, "self"), args, torch.zeros(3))
     assert len(batch.returns) == 16 * HUNTERS * SMALL.horizon
