@@ -31,7 +31,7 @@ from pretrain_vae import VAE
 
 CPU = torch.device("cpu")
 SMALL = ["--num-envs", 16, "--num-steps", 8, "--total-timesteps", 512, "--num-minibatches", 3]
-SMALL += ["--eval-every", 2, "--eval-boards", 8]  # 4 updates of 128 steps
+SMALL += ["--eval-every", 2, "--eval-boards", 8, "--env-args", "horizon=12"]  # 4 updates of 128 steps
 
 
 class Share(tracking.World):
@@ -132,7 +132,8 @@ def test_shares_of_the_boards_are_all_of_them():
         expected = hop_ppo.map_boards(collector.state_dict(), torch.clone)
         for rank, part in enumerate(parts):
             torch.testing.assert_close(part, hop_ppo.map_boards(expected, Share(rank).own), rtol=0, atol=0)
-    assert len(expected["envs"]["starts0"]) == 4  # any imagined board may begin from any of them
+    starts = [share[1].envs.state_dict()["starts0"] for share in shares]
+    assert [len(boards) for boards in starts] == [4, 4]  # any imagined board may begin from any of them
 
 
 @contextlib.contextmanager
@@ -193,7 +194,7 @@ def test_one_process_goes_on_with_the_run_of_two(tmp_path, monkeypatch, capsys):
     for key in ("collectors", "rng"):
         torch.testing.assert_close(two[key], one[key], rtol=0, atol=1e-4)
     moved = max(float((one["model"][name] - before["model"][name]).abs().max()) for name in one["model"])
-    assert moved > 1e-2
+    assert moved > 1e-2 and "episodic_return" in one["history"][3]
     torch.testing.assert_close(two["model"], one["model"], rtol=0, atol=2e-3)
     for name in ("progress.csv", "evaluations.csv"):
         tables = [pd.read_csv(run / name) for run in (whole, part)]
