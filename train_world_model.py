@@ -17,6 +17,7 @@ that leaves the board (nothing, in the stag hunt), and those who took it share s
 import tracking  # first: from here on Ctrl-C is one line, also while torch is imported
 
 # isort: split
+import functools
 import math
 import time
 from collections import defaultdict
@@ -49,6 +50,7 @@ LOGIT_SCALE = 4.0  # of all logits: certainty is reached in fewer steps
 RARE = 14.0  # nats; outcomes a million times less likely than the likeliest are never sampled
 MAX_COUNT = 8  # hunters that take prey on one cell are counted up to this
 EVAL_BATCH = 4096
+GONE = 31  # in a code: the cell of what is off the board
 LOG_STEPS = 50  # TensorBoard gets means over this many minibatches
 
 
@@ -728,72 +730,405 @@ def random_valid(values: Tensor, valid: Tensor, which: Tensor) -> Tensor:
 # ---- the model of moves with a cache
 
 
-class CachedNetwork:
-    """A network that computes each distinct input once. Inputs are multiples of 1/4; no gradients
-    flow.
+class CodeTable:
+    """Numbers of each code, computed when the code is first seen.
 
-    The key of a row of inputs is a sum of random whole numbers: exact in any order of summation,
-    and two rows share a key with odds of 2**-36. Keys are kept sorted, so that a batch is looked
-    up by one binary search.
+    Codes are whole numbers from 0 on. A code is looked for in one slot that it hashes to (Knuth 1973, multiplicative
+    hashing); where another code took the slot, by binary search.
     """
 
-    def __init__(self, network: Callable[..., Tensor], num_axes: tuple[int, ...]):
-        """num_axes: how many of each input's last axes belong to one row."""
-        self.network = network
-        self.num_axes = num_axes
-        self.weights = None  # float64 [n], of a key's sum
-        self.keys = torch.full(
-            (1,), math.inf, dtype=torch.float64
-        )  # sorted; the last one belongs to no input
-        self.outputs = None  # [keys, outputs]
+    BITS = 16  # of a slot
+    FACTOR = -7046029254386353131  # 2**64 / golden ratio
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        batch = inputs[0].shape[: inputs[0].dim() - self.num_axes[0]]
-        flat = [array.flatten(len(batch)).float() for array in inputs]
-        flat = torch.cat(flat, -1).flatten(0, -2).double()
-        if self.weights is None:
-            generator = torch.Generator().manual_seed(1)
-            self.weights = torch.randint(2**36, (flat.shape[1],), generator=generator).double()
-        keys = flat @ self.weights
-        index = torch.searchsorted(self.keys, keys)
-        missing = self.keys[index] != keys
-        if missing.any():
-            rows = missing.nonzero()[:, 0]
-            self._compute(keys[rows], rows, [array.flatten(0, len(batch) - 1) for array in inputs])
-            index = torch.searchsorted(self.keys, keys)
-        return self.outputs[index].view(*batch, -1)
+    def __init__(self, device: torch.device):
+        self.codes = torch.full((1,), -1, device=device)  # int64 [n], by row; row 0 belongs to no code
+        self.slots = torch.zeros(2**self.BITS, dtype=torch.int64, device=device)  # the row of a code in each
+        self.sorted, self.order = self.codes.sort()  # [n], and their rows
+        self.columns: tuple[Tensor, ...] = ()  # each [n, ..] or [2n, ..], what is known of each row
 
-    def _compute(self, keys: Tensor, rows: Tensor, inputs: list[Tensor]) -> None:
-        """Add the outputs of these rows of `inputs`, each distinct key once."""
-        keys, first = keys.unique(return_inverse=True)
-        rows = torch.zeros(len(keys), dtype=torch.int64).scatter_(0, first, rows)
-        new = self.network(*(array[rows] for array in inputs))
-        known = new[:0] if self.outputs is None else self.outputs[:-1]
-        self.keys, order = torch.cat([self.keys[:-1], keys, self.keys[-1:]]).sort()
-        self.outputs = torch.cat([known, new, new[:1]])[order]
+    def _slot(self, codes: Tensor) -> Tensor:
+        return (codes * self.FACTOR >> 64 - self.BITS) & 2**self.BITS - 1
+
+    def rows(self, codes: Tensor, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> Tensor:
+        """The row of each code, int64 [n]. compute: gives the columns of the codes at these places, int64 [m]."""
+        rows = self.slots.index_select(0, self._slot(codes))
+        wrong = self.codes.index_select(0, rows) != codes
+        if not wrong.any():
+            return rows
+        places = wrong.nonzero()[:, 0]
+        found = self._search(codes[places])
+        missing = places[self.codes[found] != codes[places]]
+        if len(missing):
+            new, which = codes[missing].unique(return_inverse=True)
+            first = torch.zeros_like(new).scatter_(0, which, missing)
+            self._add(new, compute(first))
+            found = self._search(codes[places])
+        return rows.index_copy(0, places, found)
+
+    def _search(self, codes: Tensor) -> Tensor:
+        at = torch.searchsorted(self.sorted, codes)
+        return self.order[at.clamp(max=len(self.order) - 1)]
+
+    def _add(self, codes: Tensor, columns: tuple[Tensor, ...]) -> None:
+        if not self.columns:  # row 0, of no code
+            self.columns = tuple(column[: len(column) // len(codes)] for column in columns)
+        self.columns = tuple(torch.cat(parts) for parts in zip(self.columns, columns, strict=True))
+        self.slots[self._slot(codes)] = torch.arange(len(codes), device=codes.device) + len(self.codes)
+        self.codes = torch.cat([self.codes, codes])
+        self.sorted, self.order = self.codes.sort()
+
+
+def with_certainty(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [.., c], as [n, c]; the most likely class, int64 [n]; and the only one that is ever sampled, -1 where there
+    are more, int64 [n]."""
+    logits = logits.flatten(0, -2)
+    likeliest = logits.argmax(1)
+    possible = logits >= logits.amax(1, keepdim=True) - RARE
+    return logits, likeliest, torch.where(possible.sum(1) == 1, likeliest, -1)
+
+
+class BoardBits(NamedTuple):
+    """What stands on a cell, as bits of one int32: prey, a bit each; a block or the border; hunters that take prey of each
+    kind, and hunters that leave, four bits each."""
+
+    block: int  # the number of its bit: bits below are prey
+    takers: tuple[int, ...]  # the first bit of each kind
+    leavers: int  # the first bit
+
+    @classmethod
+    def of(cls, counts: tuple[int, ...]) -> "BoardBits":
+        prey = sum(counts)
+        starts = [prey + 1 + 4 * kind for kind in range(len(counts) + 1)]
+        return cls(prey, tuple(starts[:-1]), starts[-1])
+
+
+class Tiles(NamedTuple):
+    """What depends on the slot of an object alone, int32 and repeated for many boards: a product of rows and columns without
+    broadcasting, which is slow where the last axis is short."""
+
+    hunter_board: Tensor  # [B * A], the board's first cell in the map
+    prey_board: Tensor  # [B * P], as the rest
+    earlier: Tensor  # bits of earlier prey
+    later_same: Tensor  # of later prey of the same kind
+    later_other: Tensor  # and of another one
+    kind: Tensor
 
 
 class CachedWorldModel(ObjectWorldModel):
-    """A copy of a world model whose networks compute each distinct input once, on a CPU: a tick
-    gives them the same few inputs on thousands of boards. The world model that it is made from
-    is not changed; neither may be trained."""
+    """A copy of a world model whose networks compute each distinct input once: a tick gives them the same few inputs on
+    thousands of boards. `step` alone is cached, and draws only what is not certain. The world model that it is made from is
+    not changed; neither may be trained.
+
+    What an object's networks are given is written as one whole number, from one map of bits a board. Actions that are not
+    known, more than 15 hunters, and more prey than bits are left to the networks themselves.
+    """
 
     def __init__(self, world_model: ObjectWorldModel):
         with torch.random.fork_rng(devices=[]):  # the initial weights are not used
             super().__init__(**world_model.sizes)
+        self.to(world_model.reward_values.device)
         self.load_state_dict(world_model.state_dict())
         self.on(*world_model.board)
         self.eval()
-        self._cached = Networks(
-            CachedNetwork(self.hunter, (1, 2, 1)),
-            CachedNetwork(self.prey, (1, 2, 1)),
-            CachedNetwork(self.reward, (1,)),
-            CachedNetwork(self.end, (1,)),
-        )
 
-    @property
-    def networks(self) -> Networks:
-        return self._cached
+    def on(self, height: int, width: int) -> "CachedWorldModel":
+        """As `ObjectWorldModel.on`."""
+        super().on(height, width)
+        K = height * width
+        off_board = self.outcome_cells[:, :4] == K
+        powers = 1 << torch.arange(4, device=off_board.device)
+        borders = (off_board * powers).sum(1) + 16 * (torch.arange(K + 1, device=off_board.device) == K)
+        self.register_buffer(
+            "borders", borders.int(), persistent=False
+        )  # [K + 1], of a cell; 31: off the board
+        around = self.outcome_cells[:, :4].T.int().flatten()
+        self.register_buffer("around", around, persistent=False)  # [4 * (K + 1)]
+        starts = torch.arange(4, device=around.device, dtype=torch.int32)[:, None] * (K + 1)
+        self.register_buffer("way_starts", starts, persistent=False)  # [4, 1], in `around`
+        self.clear()
+        return self
+
+    def clear(self) -> None:
+        """Forget what has been computed. The size of a batch decides how its numbers are rounded: a run that is resumed and
+        one that goes on must compute the same batches."""
+        self.counts = None
+        self.tiles = None
+
+    def _prepare(self, state: JointState) -> None:
+        """For boards with so many hunters, and prey of each kind."""
+        if state.counts != self.counts:
+            self.clear()
+            self.counts = state.counts
+            device = self.borders.device
+            self.hunter_table = CodeTable(device)
+            self.prey_table = CodeTable(device)
+            self.bits = BoardBits.of(state.counts)
+            self.prey_bits = 1 << torch.arange(self.bits.block, device=device, dtype=torch.int32)  # [P]
+            takes = self._takes(torch.arange(TAKE + self.kinds, device=device)).int()  # [5 + k, k]
+            self.wanted = (
+                (takes[:, state.kinds()] * self.prey_bits).sum(1).int()
+            )  # [5 + k], prey that an action takes
+            units = torch.tensor([1 << start for start in self.bits.takers], device=device)
+            self.taker_unit = (takes * units).sum(1).int()  # [5 + k], of an action
+            remains = torch.tensor([[0.0], [1.0]], device=device)
+            end_logit = LOGIT_SCALE * self.end(remains)  # [2, 1]
+            self.end_columns = with_certainty(torch.cat([torch.zeros_like(end_logit), end_logit], 1))
+        if self.tiles is None or len(self.tiles.hunter_board) < state.hunters.numel():
+            self.tiles = self._make_tiles(state)
+
+    def _make_tiles(self, state: JointState) -> Tiles:
+        B, A = state.hunters.shape
+        P = state.prey.shape[1]
+        kinds = state.kinds()
+        same_kind = kinds == kinds[:, None]  # [P, P]
+        later = torch.arange(P, device=kinds.device) > torch.arange(P, device=kinds.device)[:, None]
+        board = torch.arange(B, device=kinds.device) * (state.blocks.shape[1] + 1)
+        of_slot = [
+            self.prey_bits - 1,
+            ((later & same_kind) * self.prey_bits).sum(1),
+            ((later & ~same_kind) * self.prey_bits).sum(1),
+            kinds,
+        ]
+        tiles = [
+            board.repeat_interleave(A),
+            board.repeat_interleave(P),
+            *(slot.repeat(B) for slot in of_slot),
+        ]
+        return Tiles(*(tile.int() for tile in tiles))
+
+    @torch.no_grad()
+    def step(
+        self, state: JointState, actions: Tensor, most_likely: bool = False
+    ) -> tuple[JointState, Tensor, Tensor]:
+        """As `ObjectWorldModel.step`."""
+        bits_needed = sum(state.counts) + 1 + 4 * (self.kinds + 1)
+        if bits_needed > 31 or actions.shape[1] > 15 or (actions < 0).any():
+            return super().step(state, actions, most_likely)
+        self._prepare(state)
+        on_map = self._map(state)  # int32 [B, K + 1]
+        outcomes, rows = self._decide_hunters(state, actions, on_map, most_likely)
+        leaves = outcomes == LEAVE
+        prey, changed = self._decide_prey(state, actions, leaves, on_map, most_likely)
+        rewards = self._decide_rewards(state, actions, leaves, prey, changed, rows, most_likely)
+        cells = (state.hunters * 6 + outcomes).flatten()
+        hunters = self.outcome_cells.flatten().index_select(0, cells).view_as(outcomes)
+        remaining = hunters if self.leaves else prey
+        remains = (remaining < state.blocks.shape[1]).any(1)
+        ends = self._choose(self.end_columns, remains.int(), most_likely) > 0
+        return state._replace(hunters=hunters, prey=prey), rewards, ends
+
+    def _map(self, state: JointState) -> Tensor:
+        """int32 [B, K + 1]: blocks and prey, as `BoardBits`; cell K, off the board, is blocked, and holds what is gone."""
+        B, K = state.blocks.shape
+        on_map = torch.ones(B, K + 1, dtype=torch.int32, device=state.blocks.device)
+        on_map[:, :K] = state.blocks
+        on_map <<= self.bits.block
+        return on_map.scatter_add_(1, state.prey, self.prey_bits.expand(B, -1))
+
+    def _targets(self, cells: Tensor, board: Tensor) -> Tensor:
+        """int32 [4 * n], the cells above, below, left and right in the map. cells, board: int32 [n]."""
+        around = self.around.index_select(0, (cells + self.way_starts).view(-1))
+        return (around.view(4, -1) + board).view(-1)
+
+    def _choose(self, columns: tuple[Tensor, ...], rows: Tensor, most_likely: bool) -> Tensor:
+        """The class of each object, given by its rows in three columns of `with_certainty`."""
+        logits, likeliest, certain = columns
+        if most_likely:
+            return likeliest.index_select(0, rows)
+        classes = certain.index_select(0, rows)
+        unknown = classes < 0
+        if unknown.any():
+            places = unknown.nonzero()[:, 0]
+            classes[places] = sample_or_argmax(logits[rows[places]], most_likely=False)
+        return classes
+
+    # -- hunters
+
+    def _decide_hunters(
+        self, state: JointState, actions: Tensor, on_map: Tensor, most_likely: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Outcomes int64 [B, A], and each hunter's row in the table. Adds to the map who takes, and who leaves."""
+        on_map = on_map.view(-1)
+        cells = state.hunters.int().flatten()
+        board = self.tiles.hunter_board[: len(cells)]
+        at = board + cells
+        asked = actions.int().flatten()
+        takes = on_map.index_select(0, at) & self.wanted.index_select(0, asked)
+        own = takes.clamp(max=1) * self.taker_unit.index_select(0, asked)
+        at_long = at.long()
+        on_map.scatter_add_(0, at_long, own)
+        borders = self.borders.index_select(0, cells)
+        there = on_map.index_select(0, self._targets(cells, board))
+        up, down, left, right = (there >> self.bits.block & 1).view(4, -1)
+        code = asked * 2**11 + borders * 2**6 + up + down * 2 + left * 4 + right * 8
+        beside = on_map.index_select(0, at) - own & ~(1 << self.bits.block)
+        codes = (beside.long() << 16) + code  # bits 4 and 5 count who left before
+        codes.masked_fill_(borders == GONE, GONE * 2**6)
+        places = torch.arange(len(codes), device=codes.device)
+        compute = functools.partial(self._hunter_columns, state, actions, places, codes)
+        rows = self.hunter_table.rows(codes, compute)
+        outcomes = self._choose(self.hunter_table.columns[:3], rows, most_likely).view_as(actions)
+        leaves = outcomes == LEAVE
+        if leaves.any():
+            self._decide_again(state, actions, codes, outcomes, most_likely)
+            leavers = at_long[(outcomes == LEAVE).flatten()]
+            unit = torch.full_like(leavers, 1 << self.bits.leavers, dtype=torch.int32)
+            on_map.scatter_add_(0, leavers, unit)
+        return outcomes, rows
+
+    def _decide_again(
+        self, state: JointState, actions: Tensor, codes: Tensor, outcomes: Tensor, most_likely: bool
+    ) -> None:
+        """Hunters whose inputs change as others leave before them, as in `ObjectWorldModel._hunter_outcomes`."""
+        boards = (outcomes == LEAVE).any(1).nonzero()[:, 0]
+        same_cell = state.take(boards).same_cell()
+        left_before = torch.zeros_like(outcomes[boards])  # [b, A]
+        while len(boards):
+            now = self._left_before(same_cell, (outcomes[boards] == LEAVE).float()).sum(2).long()
+            changes = now != left_before
+            row, seat = changes.nonzero(as_tuple=True)
+            places = boards[row] * outcomes.shape[1] + seat
+            changed = codes[places] | now[row, seat] << 4
+            compute = functools.partial(self._hunter_columns, state, actions, places, changed)
+            rows = self.hunter_table.rows(changed, compute)
+            outcomes.view(-1)[places] = self._choose(self.hunter_table.columns[:3], rows, most_likely)
+            kept = changes.any(1)
+            boards = boards[kept]
+            left_before = now[kept]
+            same_cell = same_cell[kept]
+
+    def _hunter_columns(
+        self, state: JointState, actions: Tensor, places: Tensor, codes: Tensor, index: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Of the hunters at `places[index]`, board * A + seat, `with_certainty`: logits [n, 6] of the outcomes, and of the
+        rewards [2n, r], without and with a share in a capture."""
+        boards = places[index] // actions.shape[1]
+        seats = places[index] % actions.shape[1]
+        each = torch.arange(len(index), device=index.device)
+        some = state.take(boards)
+        inputs = self._hunter_inputs(some, actions[boards])
+        context = inputs.context[each, seats]  # [n, c]
+        left_before = thermometer(codes[index] >> 4 & 3, 2)
+        features = torch.cat([context, left_before], 1)
+        logits = self.hunter(features, inputs.steps[each, seats], inputs.off_board[each, seats])
+        self._keep_gone(logits, some.on_board()[each, seats])
+        shares = torch.tensor([[0.0], [1.0]], device=index.device).expand(len(index), -1, -1)
+        pay = LOGIT_SCALE * self.reward(torch.cat([context[:, None].expand(-1, 2, -1), shares], 2))
+        return *with_certainty(logits), *with_certainty(pay)
+
+    def _keep_gone(self, logits: Tensor, on_board: Tensor) -> None:
+        """What is gone stays so."""
+        stays = F.one_hot(torch.tensor(STAYED, device=logits.device), 6)
+        logits[~on_board] = (1.0 - stays) * MASKED
+
+    # -- prey
+
+    def _decide_prey(
+        self, state: JointState, actions: Tensor, leaves: Tensor, on_map: Tensor, most_likely: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The next cells, int64 [B, P], as in `ObjectWorldModel._prey_outcomes`, and the boards, int64 [n], on which they
+        differ. leaves: bool [B, A], of hunters."""
+        P = state.prey.shape[1]
+        next_cells = state.prey.clone()
+        boards = torch.arange(len(next_cells), device=next_cells.device)
+        changed = boards[:0]
+        index = torch.arange(P, device=boards.device)
+        start = torch.zeros_like(boards)  # of each board, the first prey that is not decided
+        here = there = on_map
+        while len(boards) and P:
+            codes = self._prey_codes(state.prey[boards], here, there)
+            compute = functools.partial(self._prey_columns, state, actions, leaves, boards, next_cells)
+            rows = self.prey_table.rows(codes, compute)
+            outcomes = self._choose(self.prey_table.columns, rows, most_likely)
+            kept = (outcomes != STAYED).nonzero()[:, 0].div(P, rounding_mode="floor").unique_consecutive()
+            outcomes = outcomes.view(-1, P)[kept]
+            moves = (outcomes != STAYED) & (index >= start[kept, None])
+            moving = moves.any(1)
+            kept = kept[moving]
+            boards = boards[kept]
+            if there is on_map:
+                changed = boards
+            first = moves[moving].int().argmax(1)
+            cells = self.outcome_cells[state.prey[boards, first], outcomes[moving, first]]
+            next_cells[boards, first] = cells
+            start = first + 1
+            here = here[kept]
+            there = torch.zeros_like(here)
+            there.scatter_add_(1, next_cells[boards], self.prey_bits.expand(len(boards), -1))
+        return next_cells, changed
+
+    def _prey_codes(self, prey: Tensor, here: Tensor, there: Tensor) -> Tensor:
+        """int64 [B * P]. prey: int64 [B, P]; here, there: int32 [B, K + 1], the map, and where prey go."""
+        is_first = there is here
+        here, there = here.view(-1), there.view(-1)
+        cells = prey.int().flatten()
+        _, board, earlier, later_same, later_other, kind = (tile[: len(cells)] for tile in self.tiles)
+        at = board + cells
+        on_cell = here.index_select(0, at)
+        arrives = on_cell if is_first else there.index_select(0, at)
+        borders = self.borders.index_select(0, cells)
+        code = kind * 2**20 + borders * 2**22 + (arrives & earlier).clamp(max=1) * 2**27
+        targets = self._targets(cells, board)
+        now = here.index_select(0, targets).view(4, -1)
+        then = now if is_first else there.index_select(0, targets).view(4, -1)
+        leaving = (now >> self.bits.leavers).clamp(max=1)
+        same = (now & later_same).clamp(max=1)
+        other = (now & later_other).clamp(max=1)
+        bits = now >> self.bits.block & 1
+        bits += (then & earlier).clamp(max=1) * 2
+        bits += (leaving & (same | other)) * 4
+        bits += (same > leaving) * 8
+        bits += (other > leaving) * 16
+        up, down, left, right = bits
+        code += up + down * 2**5 + left * 2**10 + right * 2**15
+        codes = ((on_cell >> self.bits.block + 1).long() << 28) + code
+        return codes.masked_fill_(borders == GONE, GONE * 2**22)
+
+    def _prey_columns(
+        self,
+        state: JointState,
+        actions: Tensor,
+        leaves: Tensor,
+        boards: Tensor,
+        next_cells: Tensor,
+        index: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Logits [n, 6] of the prey at these places of `boards`, `with_certainty`. next_cells: int64 [B, P], so far."""
+        P = next_cells.shape[1]
+        boards = boards[index // P]
+        slots = index % P
+        each = torch.arange(len(index), device=index.device)
+        some = state.take(boards)
+        effective = self._hunter_inputs(some, actions[boards]).actions
+        features = self._prey_features(some, effective, leaves[boards].float(), next_cells[boards])
+        logits = self.prey(*(feature[each, slots] for feature in features))
+        self._keep_gone(logits, some.prey[each, slots] < state.blocks.shape[1])
+        return with_certainty(logits)
+
+    # -- rewards
+
+    def _decide_rewards(
+        self,
+        state: JointState,
+        actions: Tensor,
+        leaves: Tensor,
+        prey: Tensor,
+        changed: Tensor,
+        rows: Tensor,
+        most_likely: bool,
+    ) -> Tensor:
+        """float [B, A]. leaves: bool [B, A]; prey: int64 [B, P], after the tick, other than before on the boards `changed`;
+        rows: of the hunters, in their table."""
+        leavers = leaves.nonzero()[:, 0]
+        boards = torch.cat([leavers, changed]).unique()  # where anybody takes part
+        some = state.take(boards)
+        took_part = self._takers(some, actions[boards], leaves[boards].float(), prey[boards])
+        takers = torch.zeros_like(actions).index_copy(0, boards, took_part.long())
+        classes = self._choose(self.hunter_table.columns[3:], rows * 2 + takers.flatten(), most_likely)
+        rewards = self.reward_values.index_select(0, classes).view_as(actions)
+        shares = rewards[boards] / self._sharers(some.same_cell(), took_part)
+        rewards[boards] = shares + self._public(some, prey[boards])
+        return rewards * state.on_board()
 
 
 # ---- the plain model

@@ -38,7 +38,7 @@ from hop_ppo import NEVER, Agent, Args, Collector, compute_gae, compute_team_gae
 from metrics import returns
 from metrics.rivals import uniform_policy
 from pretrain_vae import VAE, BeliefLaw
-from train_world_model import CachedNetwork, ObjectWorldModel, Scorer
+from train_world_model import ObjectWorldModel
 
 ROOT = Path(hop_ppo.__file__).resolve().parent
 SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
@@ -1153,20 +1153,6 @@ def test_imagined_teams_stay_together_and_are_rolled_out(vae):
     assert infos["new_team"].all() and (infos["strategy_ids"] != before).any()
     batch = rollout(Agent((1, 3), 2), Collector(envs, args, vae, 1), args, torch.zeros(3))
     assert len(batch.actions) == 180
-
-
-def test_cached_networks_give_the_same_answers():
-    torch.manual_seed(0)
-    scorer = Scorer(5, 3, 8)
-    cached = CachedNetwork(scorer, (1, 2, 1))
-    for n in (4, 50, 3, 200):
-        own = torch.randint(3, (n, 2, 5)).float()
-        others = torch.randint(2, (n, 2, 4, 3)).float()
-        mask = torch.rand(n, 2, 4) < 0.3
-        with torch.no_grad():
-            torch.testing.assert_close(
-                cached(own, others, mask), scorer(own, others, mask), atol=1e-5, rtol=1e-5
-            )
 
 
 # ---- the evaluator

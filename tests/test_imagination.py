@@ -143,7 +143,7 @@ def test_a_cached_world_model_predicts_the_same(actions):
     cached = CachedWorldModel(plain)
     networks = (plain.hunter, plain.prey, plain.reward, plain.end)
     calls = []
-    for network in networks:
+    for network in (cached.hunter, cached.prey, cached.reward, cached.end):
         network.register_forward_hook(lambda *_: calls.append(1))
     envs = make_envs(HIDDEN, 60, "self")
     infos = to_tensors(envs.reset(seed=1)[1])

@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from commands import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,20 +30,21 @@ from data.flatten import flatten
 from data.outcomes import LEAVE, STAYED, JointState, outcomes_of
 from data.trajectories import save_arrays
 from envs import Rules
+from envs.core import TAKE
 from envs.grid import symmetries
 from metrics.laws import next_state_log_prob
 from train_world_model import (
     MAX_COUNT,
-    CachedNetwork,
     CachedWorldModel,
     CellWorldModel,
+    CodeTable,
     ObjectWorldModel,
-    Scorer,
     effective_actions,
     hunter_features,
     make_batch,
     sample_or_argmax,
     select,
+    with_certainty,
 )
 
 CPU = torch.device("cpu")
@@ -531,32 +534,29 @@ def test_what_a_capture_pays_in_all(tmp_path):
 # ---- the cache
 
 
-def test_a_cached_network_computes_what_the_network_does():
-    torch.manual_seed(0)
-    scorer = Scorer(5, 3, 8)
-    cached = CachedNetwork(scorer, (1, 2, 1))
-    for n in (4, 50, 3, 200):
-        context = torch.randint(3, (n, 2, 5)).float()
-        steps = torch.randint(2, (n, 2, 4, 3)).float()
-        off_board = torch.rand(n, 2, 4) < 0.3
-        with torch.no_grad():
-            expected = scorer(context, steps, off_board)
-            torch.testing.assert_close(cached(context, steps, off_board), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_a_cached_network_computes_each_input_once():
+def test_a_code_table_computes_each_code_once(monkeypatch):
+    """Also codes that share a slot, which is searched for."""
+    monkeypatch.setattr(CodeTable, "BITS", 2)
+    table = CodeTable(torch.device("cpu"))
     computed = []
 
-    def network(x):
-        computed.append(len(x))
-        return 2 * x
+    def compute(codes, places):
+        computed.extend(codes[places].tolist())
+        return (-2 * codes[places],)
 
-    cached = CachedNetwork(network, (1,))
-    rows = torch.tensor([[0.25, 1.0], [0.5, 0.0], [0.25, 1.0]])
-    for _ in range(2):
-        assert torch.equal(cached(rows), 2 * rows)
-    assert torch.equal(cached(rows[:1] + 1), 2 * rows[:1] + 2)
-    assert computed == [2, 1]
+    generator = torch.Generator().manual_seed(0)
+    for n in (4, 50, 3, 200):
+        codes = torch.randint(40, (n,), generator=generator) * 2**40
+        for _ in range(2):
+            rows = table.rows(codes, partial(compute, codes))
+            assert torch.equal(table.columns[0][rows], -2 * codes)
+    assert len(computed) == len(set(computed)) == 40
+
+
+def test_what_is_certain_needs_no_draw():
+    """The only class that is not RARE; between two that are both likely one is drawn."""
+    logits, likeliest, certain = with_certainty(torch.tensor([[[0.0, 20.0, 5.0]], [[3.0, 3.5, -30.0]]]))
+    assert logits.shape == (2, 3) and likeliest.tolist() == [1, 1] and certain.tolist() == [1, -1]
 
 
 @pytest.mark.parametrize("actions", ["legal", "any"])
@@ -582,6 +582,36 @@ def test_a_cached_world_model_steps_as_the_model_does(actions, tmp_path):
     assert model.board == (4, 4)
     assert model.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_cached_world_model_samples_from_the_same_law(leaves):
+    """Hunters on one cell, some on prey, and prey side by side, of networks that are sure of nothing: how often each ends
+    where, is paid and ends, within 4.5 standard errors."""
+    n = 6000
+    torch.manual_seed(1)
+    model = ObjectWorldModel(4, 4, [0.0, 1.0, 10.0], leaves=leaves, public_pay=(0.0, 2.0)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    blocks = torch.zeros(n, 16)
+    blocks[:, 10] = 1.0
+    hunters, prey = torch.tensor([[5, 5, 9]]).repeat(n, 1), torch.tensor([[5, 6, 9]]).repeat(n, 1)
+    actions = torch.tensor([[TAKE, TAKE, TAKE + 1]]).repeat(n, 1)
+    state = JointState(blocks, hunters, prey, (1, 2))
+
+    def shares(world_model):
+        after, rewards, ends = world_model.step(state, actions)
+        cells = torch.cat([F.one_hot(after.hunters, 17), F.one_hot(after.prey, 17)], 1).flatten(1)
+        paid = torch.stack([rewards > least for least in (0.0, 0.7, 1.5, 3.0, 7.0)], 2).flatten(1)
+        events = torch.cat([cells, paid, ends[:, None]], 1).float()  # [n, e]
+        return events.T @ events / n  # what an object does depends on those before it
+
+    expected, found = shares(model), shares(CachedWorldModel(model))
+    happens = expected > 0.002
+    assert happens.sum() > 200 and (found[~happens] < 0.01).all()
+    variance = (expected * (1 - expected) + found * (1 - found)) / n
+    error = (found - expected).abs() / variance.clamp(min=1e-12).sqrt()
+    assert error[happens].max() < 4.5
 
 
 # ---- the script
