@@ -543,11 +543,14 @@ class GoalPolicy:
             self.table = TabularMOA(self.vae, blocks, prey, self.prey_counts)
         else:
             moved = (prey != self.prey) & (prey < blocks.shape[1])
-            changed = (moved.any(1) | (blocks != self.blocks).any(1)).nonzero()[:, 0]
+            boards = [
+                (part.view(-1).nonzero()[:, 0], part.shape[1]) for part in (moved, blocks != self.blocks)
+            ]
+            changed = torch.cat([at.div(size, rounding_mode="floor") for at, size in boards]).unique()
             if len(changed):
                 self.table.update(changed, blocks[changed], prey[changed])
-        self.blocks = blocks.clone()
-        self.prey = prey.clone()
+        self.blocks = blocks
+        self.prey = prey
         return self.table
 
     def __call__(
@@ -556,6 +559,11 @@ class GoalPolicy:
         """goals: int64 [B, A], the last one none. Returns: log p, float [B, A, n]; without, of all, [B, A, G, n]."""
         table = self.sync(blocks, prey)
         return table.probs(torch.arange(len(tick)), hunters, prey, tick, goals).clamp(min=1e-20).log()
+
+    def sample(self, blocks: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor) -> Tensor:
+        """Actions int64 [B, A]. goals: int64 [B, A], the last one none."""
+        table = self.sync(blocks, prey)
+        return table.sample(torch.arange(len(tick)), hunters, prey, tick, goals)
 
 
 class GoalBelief(NoInfo):
@@ -709,7 +717,7 @@ def make_world_model_envs(
         num_boards * (rules.hunters if self_play else 1),
         rules,
         co_players,
-        world_model.on(rules.height, rules.width),
+        CachedWorldModel(world_model).on(rules.height, rules.width),
         None if self_play else GoalPolicy(vae, rules.prey_counts),
         starts,
         make_state=JointState,

@@ -11,6 +11,7 @@ metrics/observers.py bound the results.
 import tracking  # first: from here on Ctrl-C is one line, also while torch is imported
 
 # isort: split
+import itertools
 import math
 import time
 from collections import defaultdict
@@ -47,6 +48,8 @@ MIN_WEIGHT = 1e-30  # in TabularMOA, where all weights underflow
 LOGIT_SCALE = 10.0  # of attention: it need not grow for long
 TRACKER_CHUNK = 512  # co-players at once in OpponentTracker: twice as fast, since it fits the cache
 TABLE_CHUNK = 1024  # states at once in TabularMOA
+SAMPLE_CHUNK = 4096  # the same where one prey is drawn
+REMEMBERED = 4096  # boards that are gone, whose nearness TabularMOA still knows
 NOT_PLAIN = "a VAE of --network plain cannot be followed while a game is played: train one of --network moa"
 NO_MOA = "a VAE trained with --loss recon has no MOA head: train one with --loss moa or both"
 NONE_PRIORS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03)  # of these and
@@ -815,14 +818,28 @@ class OpponentTracker:
         self.boards[changed] = boards[changed]
 
 
+class Views(NamedTuple):
+    """What each of A hunters sees in n states: N = A * n columns, seat after seat, so that the last axis is the long one.
+    Indices are int32."""
+
+    cells: Tensor  # [N]
+    nearness_at: Tensor  # [N], where its layout begins in `TabularMOA.nearness`
+    own: Tensor  # [P, N], how near it is to each prey, an index into `TabularMOA.values`
+    rival: Tensor  # [P, N], the same of the other hunter that is nearest to the prey
+    present: Tensor  # bool [P, N]
+    legal: Tensor  # float [5 + k, N]
+    context: Tensor  # [N], tick and how many cells hold other hunters: a row of the weights of a goal's prey
+
+
 class TabularMOA:
     """p(action | goal) of A hunters on U boards whose blocks and prey seldom change, by lookup.
 
     Nearness takes few values (so many steps, each at its learnt cost): the scorers of `MOA` are called
-    once with all of them, and the results looked up. Measured on 1,024 boards with 4 hunters: 7 to 9
-    times as fast as `MOA.action_logprobs`, 1.5 times if all prey move at each tick
-    (`python -m benchmarks.online`). Raises: ValueError: the VAE has no MOA head.
+    once with all of them, and the results looked up (`python -m benchmarks.online` has how fast).
+    Raises: ValueError: the VAE has no MOA head.
     """
+
+    SLOTS = 4096  # that nearness values hash to
 
     def __init__(self, model: VAE, blocks: Tensor, prey: Tensor, prey_counts: tuple[int, ...]):
         """blocks: bool [U, K]; prey: int64 [U, P], kind by kind, K for what is gone; prey_counts: of each kind."""
@@ -832,32 +849,101 @@ class TabularMOA:
         self.moa = model.eval().moa
         self.num_goals = len(self.moa.code) - self.moa.behaviours  # as a goal it is none at all
         self.prey_counts = prey_counts
-        self.kind = torch.arange(self.moa.kinds).repeat_interleave(torch.tensor(prey_counts))  # [P]
-        self.walls = torch.ones(U, K + 1, dtype=torch.bool)
+        self.kind = torch.arange(self.moa.kinds).repeat_interleave(torch.tensor(prey_counts)).int()  # [P]
+        self.around = self.moa.neighbours[:, :4].T.int().contiguous()  # [4, K + 1]
         self.values = torch.tensor([UNREACHABLE])  # the nearness values, rising
-        self.nearness = torch.zeros(U, P, K + 1, dtype=torch.int16)  # index into `values`
+        self.value_slots = torch.zeros(self.SLOTS, dtype=torch.int32)  # index of a value that hashes to each
+        self.layouts: dict[bytes, int] = {}  # blocks and prey -> their row in what follows
+        self.nearness = torch.zeros(0, P, K + 1, dtype=torch.int16)  # index into `values`
+        self.free = torch.zeros(0, K + 1, dtype=torch.int32)  # bit d: a step in direction d is legal
+        self.layout = torch.zeros(U, dtype=torch.int32)  # of each board
         self.update(torch.arange(U), blocks, prey)
 
     @torch.no_grad()
     def update(self, boards: Tensor, blocks: Tensor, prey: Tensor) -> None:
-        """New boards, or moved prey. boards: int64 [m]; blocks: bool [m, K]; prey: int64 [m, P]."""
+        """New boards, or moved prey. What boards have been before is remembered.
+
+        Args: boards: int64 [m]; blocks: bool [m, K]; prey: int64 [m, P].
+        """
+        if len(self.layouts) > 2 * len(self.layout) + REMEMBERED:
+            self._forget_layouts()
+        keys = np.concatenate(
+            [np.packbits(blocks.numpy(), 1), prey.numpy().astype(np.int16).view(np.uint8)], 1
+        )
+        keys = [key.tobytes() for key in keys]
+        first = {key: i for i, key in enumerate(keys) if key not in self.layouts}
+        if first:
+            new = torch.tensor(list(first.values()))
+            known = len(self.nearness)
+            self._add_layouts(blocks[new], prey[new])
+            self.layouts |= zip(first, range(known, len(self.nearness)), strict=True)
+        self.layout[boards] = torch.tensor([self.layouts[key] for key in keys], dtype=torch.int32)
+
+    def _forget_layouts(self) -> None:
+        """Those on which no board is."""
+        used, self.layout = self.layout.unique(return_inverse=True)
+        self.layout = self.layout.int()
+        self.nearness = self.nearness[used]
+        self.free = self.free[used]
+        rows = {old: new for new, old in enumerate(used.tolist())}
+        self.layouts = {key: rows[row] for key, row in self.layouts.items() if row in rows}
+
+    def _add_layouts(self, blocks: Tensor, prey: Tensor) -> None:
         m, P = prey.shape
-        K = blocks.shape[1]
-        one_prey = F.one_hot(prey, K + 1)[..., :K].float()  # [m, P, K]
-        blocked = blocks[:, None].expand(-1, P, -1).float()
-        # Nearness is the same for all kinds: each prey alone, as one of the first kind.
-        planes = torch.stack([blocked, one_prey], 2).flatten(0, 1)
-        planes = F.pad(planes, (0, 0, 0, self.moa.kinds - 1))  # [mP, 1 + k, K]
-        nearness = in_chunks(lambda part: self.moa.prey_nearness(part, 1).nearness, TABLE_CHUNK, (planes,))
-        values = torch.cat([self.values, nearness.unique()]).unique()
+        nearness = self._spread(blocks.repeat_interleave(P, 0), prey.flatten())  # [K, mP]
+        index = self._index_of(nearness.flatten()).to(torch.int16)
+        index = index.view(-1, m, P).permute(1, 2, 0)  # [m, P, K]
+        self.nearness = torch.cat([self.nearness, F.pad(index, (0, 1))])  # 0 is UNREACHABLE
+        open_to = F.pad(~blocks, (0, 1)).int()
+        free = torch.zeros_like(open_to)
+        for way, cells in enumerate(self.around):
+            free |= open_to[:, cells] << way
+        self.free = torch.cat([self.free, free])
+
+    def _spread(self, blocks: Tensor, prey: Tensor) -> Tensor:
+        """`MOA.prey_nearness` of each prey alone, boards last: float [K, m], the same numbers.
+
+        Args: blocks: bool [m, K]; prey: int64 [m], a cell, K if gone.
+        """
+        moa, (m, K) = self.moa, blocks.shape
+        start = torch.full((K + 1, m), UNREACHABLE).scatter(0, prey[None], 0.0)[:K]
+        padded = torch.full((moa.height + 2, moa.width + 2, m), UNREACHABLE)
+        inside = padded[1:-1, 1:-1]
+        inside.copy_(start.view(moa.height, moa.width, m))
+        walls = UNREACHABLE * blocks.T.float().reshape(inside.shape)
+        straight_cost, diagonal_cost = F.softplus(moa.step_costs)
+        for _ in range(moa.height + moa.width):
+            vertical = torch.maximum(padded[:-2], padded[2:])  # [H, W + 2, m]
+            horizontal = torch.maximum(padded[1:-1, :-2], padded[1:-1, 2:])
+            straight = torch.maximum(horizontal, vertical[:, 1:-1]) - straight_cost
+            diagonal = torch.maximum(vertical[:, :-2], vertical[:, 2:]) - diagonal_cost
+            best = torch.maximum(straight, diagonal)
+            after = (torch.maximum(inside, best) + walls).clamp_(min=UNREACHABLE)
+            if torch.equal(after, inside):
+                break
+            inside.copy_(after)
+        return inside.reshape(K, m)
+
+    def _index_of(self, nearness: Tensor) -> Tensor:
+        """The index of each value, int32 [n]; new ones are added. A value is looked for in the slot that it hashes to."""
+        index = self.value_slots.index_select(0, self._slot(nearness))
+        wrong = (self.values.index_select(0, index) != nearness).nonzero()[:, 0]
+        if not len(wrong):
+            return index
+        left = nearness[wrong]
+        values = torch.cat([self.values, left.unique()]).unique()
         if len(values) > len(self.values):
             new_index = torch.searchsorted(values, self.values)
+            index = new_index[index].int()
             self.nearness = new_index[self.nearness.long()].to(torch.int16)
             self.values = values
+            self.value_slots[self._slot(values)] = torch.arange(len(values), dtype=torch.int32)
             self._tabulate_actions()
-        index = torch.searchsorted(values, nearness)  # [mP, 1, K + 1]
-        self.nearness[boards] = index.view(m, P, K + 1).to(torch.int16)
-        self.walls[boards, :K] = blocks
+        index[wrong] = torch.searchsorted(values, left).int()
+        return index
+
+    def _slot(self, nearness: Tensor) -> Tensor:
+        return (nearness.view(torch.int32) * 0x9E3779B1 >> 20) & self.SLOTS - 1  # Knuth 1973
 
     def probs(
         self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor | None = None
@@ -873,11 +959,19 @@ class TabularMOA:
         states = (board, hunters, prey, tick)
         if goals is None:
             return in_chunks(self._probs, TABLE_CHUNK, states)
+        self._check_goals(goals)
+        return in_chunks(self._probs, TABLE_CHUNK, (*states, goals))
+
+    def sample(self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor) -> Tensor:
+        """Actions drawn from `probs`, int64 [n, A]: first which prey a hunter goes for, then a step, given that prey."""
+        self._check_goals(goals)
+        return in_chunks(self._sample, SAMPLE_CHUNK, (board, hunters, prey, tick, goals))
+
+    def _check_goals(self, goals: Tensor) -> None:
         none = self.num_goals
         if goals.numel() and (goals.amin() < 0 or goals.amax() > none):
             found = sorted(set(goals.unique().tolist()) - {*range(none + 1)})
             raise ValueError(f"goals: expected 0 to {none - 1}, or {none} (none), got {found}")
-        return in_chunks(self._probs, TABLE_CHUNK, (*states, goals))
 
     def _tabulate_actions(self) -> None:
         """Weights of the actions, given the prey: exp of `MOA.score_actions` up to a factor."""
@@ -893,7 +987,13 @@ class TabularMOA:
         highest = torch.maximum(steps.max(), still.max())
         self.step_weights = (steps - highest).exp()  # [k, own nearness, after the step]
         self.still_weights = (still - highest).exp()  # [k, own nearness, 1 + k]
-        self.prey_weights = {}  # tick -> what `_tabulate_prey` returns
+        self.tick_rows = torch.full(
+            (moa.ticks,), -1, dtype=torch.int32
+        )  # of the ticks that have been asked for
+        self.prey_weights = torch.zeros(
+            0
+        )  # float [ticks asked for, G goals, A other cells, k, V own, V a rival's]
+        self.none_weights = torch.zeros(0)  # float [ticks asked for, G, A]
         if moa.idle is not None:
             idle = moa.idle[moa.behaviours :]
             self.idle_weights = (idle - idle.amax(1, keepdim=True)).exp() @ moa.action_kind.T  # [G, 5 + k]
@@ -917,87 +1017,153 @@ class TabularMOA:
         highest = torch.maximum(prey.max(), none.max())
         return (prey - highest).exp(), (none - highest).exp()
 
+    def _rows_of(self, tick: Tensor, hunters: int) -> Tensor:
+        """int32 [n], the row of each tick in the weights of the prey, which are computed when a tick is first asked for."""
+        tick = tick.clamp(max=self.moa.ticks - 1)
+        rows = self.tick_rows.index_select(0, tick)
+        new = tick[rows < 0].unique().tolist()
+        if not new:
+            return rows
+        weights = [self._tabulate_prey(now, hunters) for now in new]
+        first = len(self.none_weights)
+        self.tick_rows[new] = torch.arange(first, first + len(new), dtype=torch.int32)
+        prey, none = (torch.stack(parts) for parts in zip(*weights, strict=True))
+        self.prey_weights = torch.cat([self.prey_weights, prey]) if first else prey
+        self.none_weights = torch.cat([self.none_weights, none]) if first else none
+        return self.tick_rows.index_select(0, tick)
+
+    def _views(self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor) -> Views:
+        n, A = hunters.shape
+        _, P, width = self.nearness.shape
+        layout = self.layout.index_select(0, board)
+        cells = hunters.T.int().flatten()
+        nearness_at = (layout * (P * width)).repeat(A)
+        at = torch.arange(P, dtype=torch.int32)[:, None] * width + (nearness_at + cells)
+        own = self.nearness.view(-1).index_select(0, at.view(-1)).int().view(P, A, n)
+        present = (prey < width - 1).T.repeat(1, A)  # [P, N]
+        seats = own.unbind(1)
+        before = list(itertools.accumulate(seats[:-1], torch.maximum, initial=torch.zeros_like(seats[0])))
+        after = list(itertools.accumulate(seats[:0:-1], torch.maximum, initial=torch.zeros_like(seats[0])))
+        rival = [
+            torch.maximum(*both) for both in zip(before, reversed(after), strict=True)
+        ]  # 0 is UNREACHABLE
+
+        own = own.view(P, -1)
+        bits = self.free.view(-1).index_select(0, (layout * width).repeat(A) + cells)
+        steps = bits >> torch.arange(4, dtype=torch.int32)[:, None] & 1
+        on_prey = (own == len(self.values) - 1) & present
+        takes = [kind.any(0, keepdim=True) for kind in on_prey.split(self.prey_counts)]
+        legal = torch.cat([steps, torch.ones_like(steps[:1]), *takes]).float()
+        context = self._rows_of(tick, A).repeat(A) * (self.num_goals * A) + count_cells(hunters, width - 1)
+        return Views(cells, nearness_at, own, torch.stack(rival, 1).view(P, -1), present, legal, context)
+
+    def _choice(self, views: Views, goal: Tensor | int) -> Tensor:
+        """Weights of the prey, given a goal, and of none: float [P + 1, N], not normalised. goal: int32 [N], or of all."""
+        A, k, V = self.prey_weights.shape[2:5]
+        row = views.context + goal * A  # [N]
+        column = (self.kind[:, None] * V + views.own) * V + views.rival  # [P, N]
+        at = (row.long() if self.prey_weights.numel() >= 2**31 else row) * (k * V * V) + column
+        prey = self.prey_weights.view(-1).index_select(0, at.view(-1)).view(at.shape) * views.present
+        none = self.none_weights.view(-1).index_select(0, row) + MIN_WEIGHT
+        return torch.cat([prey, none[None]])
+
+    def _steps(self, views: Views, kind: Tensor, own: Tensor, nearness_at: Tensor) -> Tensor:
+        """Weights of all actions, given a prey: float [.., 5 + k, N]. kind, own, nearness_at: int32 [.., N], of the prey."""
+        V = len(self.values)
+        ways = torch.arange(4, dtype=torch.int32)[:, None] * self.around.shape[1]
+        around = self.around.view(-1).index_select(0, (ways + views.cells).view(-1)).view(4, -1)
+        at = nearness_at[..., None, :] + around
+        near = self.nearness.view(-1).index_select(0, at.view(-1)).int().view(at.shape)
+        row = kind * V + own
+        at = row[..., None, :] * V + near
+        steps = self.step_weights.view(-1).index_select(0, at.view(-1)).view(at.shape)
+        still = self.still_weights.flatten(0, 1).T.contiguous()  # [1 + k, kV]
+        at = row[..., None, :] + torch.arange(len(still), dtype=torch.int32)[:, None] * still.shape[1]
+        still = still.view(-1).index_select(0, at.view(-1)).view(at.shape)
+        return torch.cat([steps, still], -2)
+
     @torch.no_grad()
     def _probs(
         self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor | None = None
     ) -> Tensor:
-        """`probs` of one chunk, for G goals; nearness is an index into `values`."""
-        A = hunters.shape[1]
-        K = self.walls.shape[1] - 1
-        gone = hunters == K  # [n, A]
-        present = (prey < K)[:, None]  # [n, 1, P]
-        cells = self.moa.neighbours[hunters]  # [n, A, 5]
-        which = torch.arange(prey.shape[1])[:, None]  # [P, 1]
-        near = lookup(
-            self.nearness, board[:, None, None, None], which, cells[:, :, None]
-        ).long()  # [n, A, P, 5]
-        own = near[..., 4]  # [n, A, P]
-        others = ~torch.eye(A, dtype=torch.bool) & ~gone[:, None]  # [n, A, A]
-        rival = own[:, None].masked_fill(~others[..., None], 0).amax(2)  # 0 is UNREACHABLE
-        all_goals = torch.arange(self.num_goals)
-        goal = all_goals if goals is None else goals.clamp(max=self.num_goals - 1)[..., None]  # [n, A, G]
-        choice = self._choice(own, rival, present, tick, goal, count_cells(hunters, others))
-
-        free = ~lookup(self.walls, board[:, None, None], cells[..., :4]) & ~gone[..., None]
-        on_prey = (own == len(self.values) - 1) & present
-        takes = [kind.any(2, keepdim=True) for kind in on_prey.split(self.prey_counts, 2)]
-        legal = torch.cat([free, torch.ones_like(free[..., :1]), *takes], 2)  # [n, A, 5 + k]
-        row = self.kind * len(self.values) + own  # [n, A, P]
-        steps = lookup(self.step_weights.flatten(0, 1), row[..., None], near[..., :4])  # [n, A, P, 4]
-        weights = torch.cat([steps, self.still_weights.flatten(0, 1)[row]], 3)
-        weights = F.pad(weights, (0, 0, 0, 1), value=1.0)  # [n, A, P + 1, 5 + k], equal without a prey
-        weights = (weights + MIN_WEIGHT) * legal[:, :, None]
-        action_probs = weights / weights.sum(3, keepdim=True)
-        if self.moa.idle is None:
-            probs = choice @ action_probs  # [n, A, G, 5 + k]
-        else:
-            idle = self.idle_weights[goal] * legal[:, :, None]
-            idle = idle / idle.sum(3, keepdim=True)
-            probs = choice[..., :-1] @ action_probs[:, :, :-1] + choice[..., -1:] * idle
-
-        stay = F.one_hot(torch.tensor(STAY), self.moa.num_actions).float()
-        probs = torch.where(gone[..., None, None], stay, probs)
+        """`probs` of one chunk."""
+        n, A = hunters.shape
+        P, width = self.nearness.shape[1:]
+        views = self._views(board, hunters, prey, tick)
+        start = torch.arange(P, dtype=torch.int32)[:, None] * width + views.nearness_at
+        weights = self._steps(views, self.kind[:, None].expand_as(start), views.own, start)
+        weights = torch.cat(
+            [weights, torch.ones_like(views.legal)[None]]
+        )  # [P + 1, 5 + k, N], equal without a prey
+        weights = (weights + MIN_WEIGHT) * views.legal
+        action_probs = weights / weights.sum(1, keepdim=True)
         if goals is None:
-            return probs
-        uniform = legal / legal.sum(2, keepdim=True)
-        return torch.where((goals == self.num_goals)[..., None], uniform, probs[:, :, 0])
+            each = [self._mixture(views, action_probs, goal) for goal in range(self.num_goals)]
+            probs = torch.stack(each, 1)  # [5 + k, G, N]
+            return probs.view(*probs.shape[:2], A, n).permute(3, 2, 1, 0)
+        goal = goals.T.flatten().int()
+        probs = self._mixture(views, action_probs, goal.clamp(max=self.num_goals - 1))
+        uniform = views.legal / views.legal.sum(0)
+        probs = torch.where(goal == self.num_goals, uniform, probs)
+        return probs.view(-1, A, n).permute(2, 1, 0)
 
-    def _choice(
-        self, own: Tensor, rival: Tensor, present: Tensor, tick: Tensor, goal: Tensor, other_cells: Tensor
-    ) -> Tensor:
-        """p(prey | goal), the last one none: float [n, A, G, P + 1]."""
-        ticks, which = tick.unique(return_inverse=True)
-        for now in ticks.tolist():
-            if now not in self.prey_weights:
-                self.prey_weights[now] = self._tabulate_prey(now, own.shape[1])
-        prey, none = zip(*(self.prey_weights[now] for now in ticks.tolist()), strict=True)
-        prey, none = torch.stack(prey), torch.stack(none)  # [T, G, A, k, V, V], [T, G, A]
-        row = flat_index(none.shape, which[:, None, None], goal, other_cells[..., None])  # [n, A, G]
-        column = flat_index(prey.shape[3:], self.kind, own, rival)  # [n, A, P]
-        weights = lookup(prey.flatten(3).flatten(0, 2), row[..., None], column[:, :, None])
-        weights = weights * present[:, :, None]
-        weights = torch.cat([weights, none.flatten()[row][..., None] + MIN_WEIGHT], 3)
-        return weights / weights.sum(3, keepdim=True)
+    def _mixture(self, views: Views, action_probs: Tensor, goal: Tensor | int) -> Tensor:
+        """p(action | goal), float [5 + k, N]. action_probs: float [P + 1, 5 + k, N], given each prey, and none."""
+        choice = self._choice(views, goal)
+        choice = choice / choice.sum(0)
+        if self.moa.idle is not None:
+            idle = self.idle_weights.T[:, goal].reshape(len(views.legal), -1) * views.legal
+            action_probs = torch.cat([action_probs[:-1], (idle / idle.sum(0))[None]])
+        probs = (choice[:, None] * action_probs).sum(0)
+        stay = F.one_hot(torch.tensor(STAY), len(probs)).float()[:, None]
+        return torch.where(views.cells == self.nearness.shape[2] - 1, stay, probs)
+
+    @torch.no_grad()
+    def _sample(self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor) -> Tensor:
+        """`sample` of one chunk."""
+        n, A = hunters.shape
+        P, width = self.nearness.shape[1:]
+        views = self._views(board, hunters, prey, tick)
+        goal = goals.T.flatten().int()
+        known_goal = goal.clamp(max=self.num_goals - 1)
+        choice = draw_row(self._choice(views, known_goal))  # int32 [N], P: none
+        chosen = choice.clamp(max=P - 1)
+        columns = torch.arange(A * n, dtype=torch.int32)
+        own = views.own.view(-1).index_select(0, chosen * (A * n) + columns)
+        kind = self.kind.index_select(0, chosen)
+        weights = self._steps(views, kind, own, views.nearness_at + chosen * width)
+        idle = 1.0 if self.moa.idle is None else self.idle_weights.T[:, known_goal]
+        weights = torch.where(choice == P, idle, weights + MIN_WEIGHT)
+        has_none = goal == self.num_goals
+        if has_none.any():
+            weights = weights.masked_fill_(has_none, 1.0)
+        weights *= views.legal
+        return draw_row(weights).view(A, n).T.long()
 
 
-def flat_index(shape: tuple[int, ...], *index: Tensor) -> Tensor:
-    """The index into a flattened tensor of this shape; the indices of its axes broadcast."""
-    flat = index[0]
-    for size, part in zip(shape[1:], index[1:], strict=True):
-        flat = flat * size + part
-    return flat
+def draw_row(weights: Tensor) -> Tensor:
+    """A row of each column, drawn in proportion to its weight: float [r, N] -> int32 [N]."""
+    cumulative = list(itertools.accumulate(weights))
+    # Below the sum also when rounded, as torch.rand is a multiple of 2**-24.
+    threshold = torch.rand_like(cumulative[-1]) * cumulative[-1]
+    row = torch.zeros_like(threshold, dtype=torch.int32)
+    for below in cumulative[:-1]:
+        row += below <= threshold
+    return row
 
 
-def lookup(table: Tensor, *index: Tensor) -> Tensor:
-    """`table[index]`, by one flat index: faster than with several that are broadcast."""
-    return table.flatten()[flat_index(table.shape, *index)]
-
-
-def count_cells(hunters: Tensor, others: Tensor) -> Tensor:
-    """How many cells hold others, int64 [n, A]. others: bool [n, A, A], who counts for whom."""
-    same_cell = hunters[:, :, None] == hunters[:, None]  # [n, A, A]
-    earlier = torch.tril(same_cell, -1)[:, None] & others[:, :, None]
-    return (others & ~earlier.any(3)).sum(2)
+def count_cells(hunters: Tensor, gone: int) -> Tensor:
+    """How many cells hold other hunters, int32 [A * n], seat after seat. hunters: int64 [n, A], cells, `gone` once left."""
+    cells = hunters.T.int()  # [A, n]
+    active = cells < gone
+    first = list(active)  # whether a hunter is the first on its cell
+    alone = list(active)
+    for i, j in itertools.combinations(range(len(cells)), 2):
+        differs = cells[i] != cells[j]
+        first[j] = first[j] & differs
+        alone[i] = alone[i] & differs
+        alone[j] = alone[j] & differs
+    return (torch.stack(first).sum(0, dtype=torch.int32) - torch.stack(alone).int()).flatten()
 
 
 # ---- the belief: which goal a hunter has, or none of them

@@ -788,18 +788,37 @@ def with_certainty(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class BoardBits(NamedTuple):
-    """What stands on a cell, as bits of one int32: prey, a bit each; a block or the border; hunters that take prey of each
-    kind, and hunters that leave, four bits each."""
+    """What stands on a cell, as bits of one int32: prey, a bit each; a block or the border; does a hunter leave from it; how
+    many hunters take prey of each kind, and how many leave, four bits each."""
 
     block: int  # the number of its bit: bits below are prey
+    leaves: int
     takers: tuple[int, ...]  # the first bit of each kind
     leavers: int  # the first bit
 
     @classmethod
     def of(cls, counts: tuple[int, ...]) -> "BoardBits":
         prey = sum(counts)
-        starts = [prey + 1 + 4 * kind for kind in range(len(counts) + 1)]
-        return cls(prey, tuple(starts[:-1]), starts[-1])
+        starts = [prey + 2 + 4 * kind for kind in range(len(counts) + 1)]
+        return cls(prey, prey + 1, tuple(starts[:-1]), starts[-1])
+
+    def of_step(self, counts: tuple[int, ...]) -> Tensor:
+        """int32 [P, 2 ** (P + 2)]: what a prey's network is given of a step to a cell with these bits, beside the border, in
+        five bits: is there a block, an earlier prey, a later one whose cell a hunter leaves, another later one of the same
+        kind, of another kind."""
+        low = torch.arange(1 << self.leaves + 1, dtype=torch.int32)
+        kinds = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        codes = torch.zeros(self.block, len(low), dtype=torch.int32)
+        for slot, kind in enumerate(kinds.tolist()):
+            codes[slot] = low >> self.block & 1
+            for other, other_kind in enumerate(kinds.tolist()):
+                there = (low >> other & 1).bool()
+                if other < slot:
+                    codes[slot] |= there * 2
+                if other > slot:
+                    remains = 8 if other_kind == kind else 16
+                    codes[slot] |= there * torch.where(low >> self.leaves > 0, 4, remains)
+        return codes.int()
 
 
 class Tiles(NamedTuple):
@@ -809,8 +828,7 @@ class Tiles(NamedTuple):
     hunter_board: Tensor  # [B * A], the board's first cell in the map
     prey_board: Tensor  # [B * P], as the rest
     earlier: Tensor  # bits of earlier prey
-    later_same: Tensor  # of later prey of the same kind
-    later_other: Tensor  # and of another one
+    step_at: Tensor  # where the slot begins in `BoardBits.of_step`
     kind: Tensor
 
 
@@ -820,7 +838,7 @@ class CachedWorldModel(ObjectWorldModel):
     not changed; neither may be trained.
 
     What an object's networks are given is written as one whole number, from one map of bits a board. Actions that are not
-    known, more than 15 hunters, and more prey than bits are left to the networks themselves.
+    known, and more than 15 hunters or 12 prey, are left to the networks themselves.
     """
 
     def __init__(self, world_model: ObjectWorldModel):
@@ -863,6 +881,7 @@ class CachedWorldModel(ObjectWorldModel):
             self.hunter_table = CodeTable(device)
             self.prey_table = CodeTable(device)
             self.bits = BoardBits.of(state.counts)
+            self.of_step = self.bits.of_step(state.counts).flatten().to(device)
             self.prey_bits = 1 << torch.arange(self.bits.block, device=device, dtype=torch.int32)  # [P]
             takes = self._takes(torch.arange(TAKE + self.kinds, device=device)).int()  # [5 + k, k]
             self.wanted = (
@@ -880,15 +899,9 @@ class CachedWorldModel(ObjectWorldModel):
         B, A = state.hunters.shape
         P = state.prey.shape[1]
         kinds = state.kinds()
-        same_kind = kinds == kinds[:, None]  # [P, P]
-        later = torch.arange(P, device=kinds.device) > torch.arange(P, device=kinds.device)[:, None]
         board = torch.arange(B, device=kinds.device) * (state.blocks.shape[1] + 1)
-        of_slot = [
-            self.prey_bits - 1,
-            ((later & same_kind) * self.prey_bits).sum(1),
-            ((later & ~same_kind) * self.prey_bits).sum(1),
-            kinds,
-        ]
+        step_at = torch.arange(P, device=kinds.device) << self.bits.leaves + 1
+        of_slot = [self.prey_bits - 1, step_at, kinds]
         tiles = [
             board.repeat_interleave(A),
             board.repeat_interleave(P),
@@ -901,8 +914,7 @@ class CachedWorldModel(ObjectWorldModel):
         self, state: JointState, actions: Tensor, most_likely: bool = False
     ) -> tuple[JointState, Tensor, Tensor]:
         """As `ObjectWorldModel.step`."""
-        bits_needed = sum(state.counts) + 1 + 4 * (self.kinds + 1)
-        if bits_needed > 31 or actions.shape[1] > 15 or (actions < 0).any():
+        if sum(state.counts) > 12 or actions.shape[1] > 15 or (actions < 0).any():
             return super().step(state, actions, most_likely)
         self._prepare(state)
         on_map = self._map(state)  # int32 [B, K + 1]
@@ -974,6 +986,7 @@ class CachedWorldModel(ObjectWorldModel):
             leavers = at_long[(outcomes == LEAVE).flatten()]
             unit = torch.full_like(leavers, 1 << self.bits.leavers, dtype=torch.int32)
             on_map.scatter_add_(0, leavers, unit)
+            on_map[leavers] |= 1 << self.bits.leaves
         return outcomes, rows
 
     def _decide_again(
@@ -1062,7 +1075,7 @@ class CachedWorldModel(ObjectWorldModel):
         is_first = there is here
         here, there = here.view(-1), there.view(-1)
         cells = prey.int().flatten()
-        _, board, earlier, later_same, later_other, kind = (tile[: len(cells)] for tile in self.tiles)
+        _, board, earlier, step_at, kind = (tile[: len(cells)] for tile in self.tiles)
         at = board + cells
         on_cell = here.index_select(0, at)
         arrives = on_cell if is_first else there.index_select(0, at)
@@ -1070,18 +1083,13 @@ class CachedWorldModel(ObjectWorldModel):
         code = kind * 2**20 + borders * 2**22 + (arrives & earlier).clamp(max=1) * 2**27
         targets = self._targets(cells, board)
         now = here.index_select(0, targets).view(4, -1)
-        then = now if is_first else there.index_select(0, targets).view(4, -1)
-        leaving = (now >> self.bits.leavers).clamp(max=1)
-        same = (now & later_same).clamp(max=1)
-        other = (now & later_other).clamp(max=1)
-        bits = now >> self.bits.block & 1
-        bits += (then & earlier).clamp(max=1) * 2
-        bits += (leaving & (same | other)) * 4
-        bits += (same > leaving) * 8
-        bits += (other > leaving) * 16
-        up, down, left, right = bits
+        if not is_first:
+            then = there.index_select(0, targets).view(4, -1)
+            now = (now & ~earlier) | (then & earlier)
+        step = (now & (1 << self.bits.leaves + 1) - 1) + step_at
+        up, down, left, right = self.of_step.index_select(0, step.view(-1)).view(4, -1)
         code += up + down * 2**5 + left * 2**10 + right * 2**15
-        codes = ((on_cell >> self.bits.block + 1).long() << 28) + code
+        codes = ((on_cell >> self.bits.leaves + 1).long() << 28) + code
         return codes.masked_fill_(borders == GONE, GONE * 2**22)
 
     def _prey_columns(

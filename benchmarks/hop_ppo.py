@@ -50,6 +50,7 @@ class Args:
         "ladder",
         "untrained",
         "overhead",
+        "imagination",
     ]
     """which table"""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -476,6 +477,38 @@ def split(batch: hop_ppo.Batch, size: int) -> list[tuple[hop_ppo.Observation, to
     return [(batch.obs[rows], batch.opponent_info[rows]) for rows in slices]
 
 
+def imagination_table(args: Args) -> Rows:
+    """Imagined board-steps a second of processor time, of a policy that costs nothing: any legal action. With co-players by
+    the goal heads, and in self-play, without; the newest networks, boards that begin as those of the default file."""
+    rows: Rows = []
+    for seed, kind, boards in itertools.product(args.seeds, ("mixed", "self"), (256, 4096, 16384)):
+        torch.manual_seed(seed)
+        run_args = hop_ppo.Args(co_players=kind, real_ratio=0.0, team_episodes=1)
+        rules, _ = hop_ppo.load_rules(run_args)
+        vae, world_model = hop_ppo.load_networks(run_args, rules)
+        starts = hop_ppo.offline_starts(run_args, rules)
+        envs = hop_ppo.make_world_model_envs(run_args, rules, boards, starts, world_model, vae)
+        play_any(envs, 100)  # fills what is computed once
+        ticks = max(20, 2**17 // boards)
+        start = time.process_time()
+        play_any(envs, ticks)
+        seconds = time.process_time() - start
+        row = dict(kind=kind, seed=seed, boards=boards)
+        add(rows, row | dict(per_second=boards * ticks / seconds), args)
+    return rows
+
+
+def play_any(envs: hop_ppo.Envs, ticks: int) -> None:
+    """So many ticks of legal actions drawn at random; boards that end begin again."""
+    _, infos = envs.reset()
+    for _ in range(ticks):
+        mask = infos["action_mask"]
+        actions = (mask * torch.rand(mask.shape)).argmax(1)
+        _, _, terminated, truncated, _ = envs.step(actions)
+        ended = terminated | truncated
+        _, infos = envs.reset(options={"reset_mask": ended})
+
+
 # ---- the command line
 
 TABLES: dict[str, Callable[[Args], Rows]] = {
@@ -491,6 +524,7 @@ TABLES: dict[str, Callable[[Args], Rows]] = {
     "ladder": ladder_table,
     "untrained": untrained_table,
     "overhead": overhead_table,
+    "imagination": imagination_table,
 }
 
 
@@ -498,7 +532,8 @@ def main(args: Args) -> None:
     rows = pd.DataFrame(TABLES[args.what](args))
     print(machine())
     print(f"python -m benchmarks.hop_ppo {' '.join(sys.argv[1:])}")
-    keys = [key for key in ("setting", "policy", "team", "search", "simulations", "kind") if key in rows]
+    order = ("setting", "policy", "team", "search", "simulations", "kind", "boards")
+    keys = [key for key in order if key in rows]
     numbers = [key for key in rows.select_dtypes("number") if key not in ("seed", *keys)]
     table = rows.groupby(keys, sort=False)[numbers].agg(["mean", "std"])
     table.columns = ["_".join(column) for column in table.columns]

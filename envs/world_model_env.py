@@ -49,10 +49,11 @@ class WorldModelEnv:
             are as likely as any others.
         world_model: its `step(state, actions int64 [B, A])` returns the state after, rewards
             float [B, A] and one value that is not used. A state has `hunters` and `prey`.
-        co_player_policy: called with blocks bool [B, K], hunters int64 [B, A], prey int64
-            [B, P], tick int64 [B] and goals int64 [B, A] (0, 1: the game's first and second; 2:
-            none). Returns: log probabilities, float [B, A, 5+k]. None in self-play. `load_state_dict` calls its
-            `clear()`, if it has one: it forgets what it has computed of earlier boards.
+        co_player_policy: its `sample` is called with blocks bool [B, K], hunters int64 [B, A],
+            prey int64 [B, P], tick int64 [B] and goals int64 [B, A] (0, 1: the game's first and
+            second; 2: none). Returns: actions, int64 [B, A]. None in self-play. `load_state_dict`
+            calls its `clear()` and that of the world model, if they have one: they forget what
+            they have computed of earlier boards.
         starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey
             int64 [M, P]. The attribute may be assigned at any time.
         team_episodes: how many episodes of a board its seats and co-players stay what they are.
@@ -71,7 +72,7 @@ class WorldModelEnv:
         rules: GameRules,
         co_players: str,
         world_model: Any,
-        co_player_policy: Callable[..., torch.Tensor] | None,
+        co_player_policy: Any,
         starts: Starts,
         team_episodes: int = 1,
         episode: str = "learner",
@@ -128,6 +129,16 @@ class WorldModelEnv:
         if self.self_play:
             return torch.arange(self.num_envs) % self.rows_per_board
         return self.learner_seats
+
+    @property
+    def starts(self) -> Starts:
+        """Boards to begin from."""
+        return self._starts
+
+    @starts.setter
+    def starts(self, starts: Starts) -> None:
+        self._starts = starts
+        self._start_distances: torch.Tensor | None = None
 
     # ---- playing
 
@@ -214,9 +225,10 @@ class WorldModelEnv:
         for key in _BOARD_STATE + _EPISODE_STATE:
             setattr(self, key, state[key].clone())
         self._started = True
-        clear = getattr(self.co_player_policy, "clear", None)
-        if clear is not None:
-            clear()
+        for network in (self.world_model, self.co_player_policy):
+            clear = getattr(network, "clear", None)
+            if clear is not None:
+                clear()
         self._update_distances(torch.ones_like(self.prey, dtype=torch.bool))
         self._update_action_mask(torch.arange(self.num_boards))
 
@@ -250,7 +262,7 @@ class WorldModelEnv:
         self.team_episode = torch.where(new_team, 1, self.team_episode + boards)
         if not self.self_play:
             self._seat_new_teams(new_team.nonzero()[:, 0])
-        self._update_distances(boards[:, None].expand_as(self.prey))
+        self.distances = self.distances.index_copy(0, rows, self._distances_of_starts(pick))
         self._update_action_mask(rows)
         return new_team
 
@@ -280,13 +292,7 @@ class WorldModelEnv:
         if self.self_play:
             return actions
         goals = self.strategy_ids.clamp(min=0)
-        log_probs = self.co_player_policy(
-            self.blocks, self.hunters, self.prey, self.tick, goals
-        )  # [B, A, 5+k]
-        log_probs = log_probs.flatten(0, 1)
-        noise = torch.empty_like(log_probs).exponential_().log_()
-        joint = (log_probs - noise).argmax(1)  # the Gumbel trick (Gumbel 1954)
-        joint = joint.view(self.num_boards, -1)
+        joint = self.co_player_policy.sample(self.blocks, self.hunters, self.prey, self.tick, goals)
         return joint.scatter(1, self.learner_seats[:, None], actions)
 
     def _imagine(self, joint: torch.Tensor, waiting: torch.Tensor) -> torch.Tensor:
@@ -299,16 +305,34 @@ class WorldModelEnv:
 
     def _update_distances(self, changed: torch.Tensor) -> None:
         """Compute the distances to these prey again, bool [B, P]; a prey that is gone is FAR from everywhere."""
-        gone = self.prey == self.rules.cells
-        self.distances[(changed & gone).nonzero(as_tuple=True)] = int(FAR)
-        boards, slots = (changed & ~gone).nonzero(as_tuple=True)
-        if not len(boards):
-            return
-        shape = (len(boards), self.rules.height, self.rules.width)
-        sources = F.one_hot(self.prey[boards, slots], self.rules.cells).bool()  # [n, K]
-        blocks = self.blocks[boards]
-        fields = distance_fields(blocks.view(shape).numpy(), sources.view(shape).numpy())
-        self.distances[boards, slots] = torch.as_tensor(fields).flatten(1)
+        boards, slots = changed.nonzero(as_tuple=True)
+        if len(boards):
+            fields = self._fields(self.blocks[boards], self.prey[boards, slots])
+            self.distances = self.distances.index_put((boards, slots), fields)
+
+    def _fields(self, blocks: torch.Tensor, prey: torch.Tensor) -> torch.Tensor:
+        """int16 [n, K], from each cell to a prey, int64 [n], K if gone. blocks: bool [n, K]."""
+        fields = torch.full(blocks.shape, int(FAR), dtype=torch.int16)
+        there = (prey < self.rules.cells).nonzero()[:, 0]
+        if len(there):
+            shape = (len(there), self.rules.height, self.rules.width)
+            sources = F.one_hot(prey[there], self.rules.cells).bool()
+            found = distance_fields(blocks[there].view(shape).numpy(), sources.view(shape).numpy())
+            fields[there] = torch.as_tensor(found).flatten(1)
+        return fields
+
+    def _distances_of_starts(self, pick: torch.Tensor) -> torch.Tensor:
+        """int16 [n, P, K], computed when a start is first picked, int64 [n]."""
+        blocks, _, prey = self.starts
+        if self._start_distances is None:
+            self._start_distances = torch.zeros(*prey.shape, self.rules.cells, dtype=torch.int16)
+            self._start_known = torch.zeros(len(prey), dtype=torch.bool)
+        new = pick[~self._start_known[pick]].unique()
+        if len(new):
+            fields = self._fields(blocks[new].repeat_interleave(prey.shape[1], 0), prey[new].flatten())
+            self._start_distances[new] = fields.view(len(new), -1, self.rules.cells)
+            self._start_known[new] = True
+        return self._start_distances[pick]
 
     def _update_action_mask(self, boards: torch.Tensor) -> None:
         """Compute what learners may do on these boards again, int64 [n]; where one has ended they may STAY."""
@@ -376,7 +400,7 @@ class WorldModelEnv:
             hunters=self.hunters,
             prey=self.prey,
             blocks=self.blocks,
-            distances=self.distances.clone(),
+            distances=self.distances,
             strategy_ids=self.strategy_ids,
         )
         infos = dict(action_mask=self.action_mask.flatten(0, 1), seat=self.seats)

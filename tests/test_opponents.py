@@ -7,7 +7,6 @@ import pytest
 import torch
 from games import board_starts
 from hidden_game import HIDDEN
-from worlds import TrueWorld
 
 from envs.stag_hunt import STAY
 from envs.vector_env import LEARNER
@@ -25,6 +24,7 @@ from hop_ppo import (
 )
 from metrics.predictions import PredictionStats
 from pretrain_vae import VAE, OpponentTracker
+from train_world_model import ObjectWorldModel
 
 
 def random_vae(std: float = 0.5) -> VAE:
@@ -128,7 +128,7 @@ def test_tables_after_a_restart_are_those_of_the_boards_as_they_are():
 
     def make_collector(boards: int, seed: int) -> Collector:
         starts = board_starts(HIDDEN, boards, seed)
-        envs = make_world_model_envs(args, HIDDEN, 4, starts, TrueWorld(HIDDEN), vae)
+        envs = make_world_model_envs(args, HIDDEN, 4, starts, ObjectWorldModel(5, 5, [0.0, 1.0]), vae)
         return Collector(envs, args, vae, seed)
 
     def tables(collector: Collector) -> list[list[float]]:

@@ -46,6 +46,14 @@ def policy(blocks, hunters, prey, tick, goals):
     return score.sin().log_softmax(-1)  # [B, A, 7]
 
 
+class Policy:
+    """Co-players that draw from `policy`."""
+
+    def sample(self, *state):
+        law = policy(*state)
+        return (law - torch.empty_like(law).exponential_().log()).argmax(2)
+
+
 def starts(rules, boards=17, seed=1):
     core = StagHunt(boards, rules)
     core.reset(seed=seed)
@@ -54,7 +62,7 @@ def starts(rules, boards=17, seed=1):
 
 def make(num_envs, rules=HIDDEN, team="mixed", **keywords) -> WorldModelEnv:
     keywords = dict(make_state=State) | keywords
-    return WorldModelEnv(num_envs, rules, team, NoisyRules(rules), policy, starts(rules), **keywords)
+    return WorldModelEnv(num_envs, rules, team, NoisyRules(rules), Policy(), starts(rules), **keywords)
 
 
 def look(env):
@@ -329,7 +337,9 @@ def test_distances_follow_prey_that_move():
             prey = torch.where(torch.rand(state.prey.shape) < 0.1, HIDDEN.cells, prey)
             return state._replace(prey=prey), torch.zeros(actions.shape), None
 
-    env = WorldModelEnv(9, HIDDEN, "2NS", Moving(), policy, starts(HIDDEN), episode="board", make_state=State)
+    env = WorldModelEnv(
+        9, HIDDEN, "2NS", Moving(), Policy(), starts(HIDDEN), episode="board", make_state=State
+    )
     _, infos = env.reset()
     for _ in range(15):
         prey, distances = infos["prey"], infos["distances"]
