@@ -4,12 +4,14 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from worlds import TrueWorld
 
 from envs import Rules
 from envs.stag_hunt import State
 from envs.world_model_env import Starts, WorldModelEnv
 from hop_ppo import Infos, make_envs, to_tensors
+from pretrain_vae import TabularMOA
 from train_world_model import JointState
 
 
@@ -43,3 +45,17 @@ def imagined_envs(
     return WorldModelEnv(
         num_envs, rules, co_players, world_model, policy, starts, make_state=JointState, **keywords
     )
+
+
+def check_draws(table: TabularMOA, *states: torch.Tensor, repeats: int = 400) -> None:
+    """Actions are drawn as often as they are probable: of the counts that are expected to be 5 or more, the mean squared
+    standard score is about 1 (Pearson 1900), and nothing impossible is drawn. states: what `probs` is called with."""
+    probs = table.probs(*states).double()  # [n, A, 5 + k]
+    actions = table.sample(*(part.repeat(repeats, *[1] * (part.dim() - 1)) for part in states))
+    counts = F.one_hot(actions.view(repeats, *probs.shape[:2]), probs.shape[2]).sum(0)
+    assert not counts[probs < 1e-9].any()
+    tested = (repeats * probs >= 5) & (probs < 0.999)
+    p, count = probs[tested], counts[tested]
+    scores = (count - repeats * p).square() / (repeats * p * (1 - p))
+    assert len(scores) > 50
+    assert abs(scores.mean() - 1) < 6 * (2 / len(scores)) ** 0.5

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import run_script
+from games import check_draws
 from saved import whole_checkpoint, write_run
 
 import data.collect
@@ -421,6 +422,8 @@ def test_the_table_equals_the_moa_on_a_snowdrift():
         torch.testing.assert_close(
             one, three.gather(2, goals[..., None, None].expand(-1, -1, -1, 6))[:, :, 0]
         )
+        if core.tick[0] == 3:
+            check_draws(table, every, hunters, prey, tick.long(), goals)
         core.step(random_actions(core, rng))
     assert (prey == K).any()
 

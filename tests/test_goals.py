@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from games import check_draws
 
 from envs import Rules, StagHunt, random_actions
 from pretrain_vae import VAE, TabularMOA
@@ -43,6 +44,8 @@ def test_equals_the_moa_on_planes():
         torch.testing.assert_close(
             one, three.gather(2, goals[..., None, None].expand(-1, -1, -1, 7))[:, :, 0]
         )
+        if env.tick[0] in (3, 12):
+            check_draws(policy, torch.arange(B), hunters, prey, tick, goals)
         seen += int(here.sum())
         env.step(random_actions(env, rng))
     assert seen > 500
@@ -50,11 +53,13 @@ def test_equals_the_moa_on_planes():
 
 
 @pytest.mark.parametrize("goal", [-1, 3])
-def test_a_goal_that_is_none_is_refused(goal):
+@pytest.mark.parametrize("method", ["probs", "sample"])
+def test_a_goal_that_is_none_is_refused(goal, method):
     policy = TabularMOA(VAE(4, 4, 9), torch.zeros(1, 16, dtype=torch.bool), torch.tensor([[3, 5]]), (1, 1))
     board, hunters, prey = torch.zeros(1, dtype=torch.int64), torch.tensor([[1, 2]]), torch.tensor([[3, 5]])
+    draw = getattr(policy, method)
     with pytest.raises(ValueError, match=rf"goals: expected 0 to 1, or 2 \(none\), got \[{goal}\]"):
-        policy.probs(board, hunters, prey, board, torch.tensor([[0, goal]]))
+        draw(board, hunters, prey, board, torch.tensor([[0, goal]]))
 
 
 def test_needs_a_moa():
