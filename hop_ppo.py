@@ -1118,7 +1118,7 @@ class Planner:
 
     def clear(self) -> None:
         """Forget what was computed of boards and steps, so that a resumed run and the one that goes on round alike."""
-        self.world_model = CachedWorldModel(self.world_model)
+        self.world_model.clear()
 
     def __call__(self, obs: Observation, opponent_info: Tensor, infos: Infos) -> tuple[Tensor, Tensor]:
         """obs, opponent_info: what the policy sees and knows, [N, ..]. Returns: actions int64 [N], and the policy of the
@@ -1657,7 +1657,11 @@ def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
 
 
 def check_shares(args: Args, world: tracking.World) -> None:
-    """Raises: tracking.UsageError: the boards, real and imagined, do not divide evenly over the processes."""
+    """Raises: tracking.UsageError: the boards, real and imagined, do not divide evenly over the processes, or search."""
+    if args.plan_train and (world.size > 1 or world.device.type != "cpu"):
+        raise tracking.UsageError(
+            "--plan-train: runs in one process on the CPU: give --no-cuda, without torchrun"
+        )
     real = round(args.real_ratio * args.num_envs)
     if real % world.size or args.num_envs % world.size:
         boards = f"--num-envs {args.num_envs}: {real} real and {args.num_envs - real} imagined boards"

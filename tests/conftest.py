@@ -12,3 +12,11 @@ def few_boards():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data.collect.BOARDS", 64)
         yield
+
+
+@pytest.fixture
+def uncached_worlds(monkeypatch):
+    """Imagined boards and searches take a world model as it is, also the rules of the game themselves."""
+    import hop_ppo
+
+    monkeypatch.setattr(hop_ppo, "CachedWorldModel", lambda world_model: world_model)

@@ -1067,6 +1067,7 @@ def test_beliefs_with_exact_goal_policies_are_soon_right(vae, monkeypatch):
 # ---- imagination
 
 
+@pytest.mark.usefixtures("uncached_worlds")
 def test_the_network_of_the_trees_plays_and_earns_as_the_policy_it_is_fitted_to():
     """Of whole episodes on other imagined boards, with every sort of team: the policy's probabilities, and its returns."""
     torch.manual_seed(0)
@@ -1096,6 +1097,7 @@ def test_the_network_of_the_trees_plays_and_earns_as_the_policy_it_is_fitted_to(
 FOUR_BY_FOUR = dict(height=4, width=4, blocks=2, horizon=9)
 
 
+@pytest.mark.usefixtures("uncached_worlds")
 @pytest.mark.parametrize(
     "rules",
     [

@@ -112,6 +112,7 @@ def test_boards_that_do_not_divide_evenly(flags, says, tmp_path, monkeypatch, ca
 # ---- a run
 
 
+@pytest.mark.usefixtures("uncached_worlds")
 def test_shares_of_the_boards_are_all_of_them():
     """Real and imagined ones, of self-play, also after new episodes on some of them."""
     rules = Rules(height=4, width=4, blocks=0)
