@@ -242,8 +242,8 @@ def search_table(args: Args) -> Rows:
 
 
 SEARCHES = {  # of one decision, over all its goal samples
-    "puct": dict(plan_search="puct", plan_simulations=200, plan_samples=5),
-    "gumbel": dict(plan_search="gumbel", plan_simulations=16, plan_samples=4),
+    "puct": dict(plan_search="puct", plan_simulations=200, plan_samples=5, plan_fit=0),
+    "gumbel": dict(plan_search="gumbel", plan_simulations=16, plan_samples=4, plan_fit=24),
 }
 
 
