@@ -1249,8 +1249,11 @@ class WithGoals:
     def features(self) -> Tensor:
         """float [N, A - 1, I + G]"""
         strategy_ids = self.opponents.infos["strategy_ids"].clamp(min=0)
-        goals = F.one_hot(strategy_ids, self.goals + 1)[..., :-1].float()
-        return torch.cat([self.opponents.features(), self.opponents.rotate(goals)], 2)
+        goals = self.opponents.rotate(F.one_hot(strategy_ids, self.goals + 1)[..., :-1].float())
+        known = self.opponents.features()
+        if isinstance(self.opponents, GoalBelief):
+            known = goals
+        return torch.cat([known, goals], 2)
 
 
 def fit_tree_network(
