@@ -1,4 +1,4 @@
-"""hop_ppo.py in several processes: the result of one but for rounding; and each script on a GPU."""
+"""hop_ppo.py and train_world_model.py in several processes: the result of one but for rounding; and each script on a GPU."""
 
 import contextlib
 import copy
@@ -54,6 +54,13 @@ def rolled_out():
     return agent, hop_ppo.rollout(agent, collector, args, torch.zeros(3))
 
 
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    save_arrays(path, collect(CollectArgs(samples=2000)).arrays())
+    return path
+
+
 def learn(rolled_out, world) -> tuple[torch.Tensor, dict]:
     """One step of plain gradient descent. Returns: how all weights change, and the losses."""
     agent, batch = copy.deepcopy(rolled_out)
@@ -107,6 +114,26 @@ def test_boards_that_do_not_divide_evenly(flags, says, tmp_path, monkeypatch, ca
     assert run_script(monkeypatch, hop_ppo, *flags) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ") and says in error and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["moves", "cells"])
+def test_shares_of_a_minibatch_of_transitions(kind, data_file):
+    """Symmetries, InfoNCE's wrong outcomes and the losses are those of the whole minibatch."""
+    data = load_transitions(data_file)
+    batches, index = TransitionBatches.of(data, CPU, False), data.splits["train"][:33]
+    coef = 0.1 if kind == "moves" else 0.0
+    args = train_world_model.Args(model=kind, batch_size=len(index), contrastive_coef=coef)
+    torch.manual_seed(5)
+    model = train_world_model.make_model(args, batches, index, data, None)
+    losses = []
+    for world in (tracking.ALONE, Share(0), Share(1)):
+        learner = copy.deepcopy(model)
+        optimizer = torch.optim.SGD(learner.parameters(), lr=0.0)
+        epoch = learner, learner, optimizer, batches, index, args, 0, world, None
+        losses.append(train_world_model.train_epoch(*epoch)[0])
+    whole, *shares = losses
+    for name, value in whole.items():
+        assert sum(share[name] for share in shares) == pytest.approx(value, rel=1e-4, abs=1e-6)
 
 
 # ---- a run
@@ -203,13 +230,6 @@ def test_one_process_goes_on_with_the_run_of_two(tmp_path, monkeypatch, capsys):
 
 
 # ---- a GPU
-
-
-@pytest.fixture(scope="module")
-def data_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    save_arrays(path, collect(CollectArgs(samples=2000)).arrays())
-    return path
 
 
 @pytest.mark.parametrize("kind", ["moves", "cells"])
