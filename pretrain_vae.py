@@ -839,8 +839,6 @@ class TabularMOA:
     Raises: ValueError: the VAE has no MOA head.
     """
 
-    SLOTS = 4096  # that nearness values hash to
-
     def __init__(self, model: VAE, blocks: Tensor, prey: Tensor, prey_counts: tuple[int, ...]):
         """blocks: bool [U, K]; prey: int64 [U, P], kind by kind, K for what is gone; prey_counts: of each kind."""
         check_moa(model)
@@ -852,7 +850,6 @@ class TabularMOA:
         self.kind = torch.arange(self.moa.kinds).repeat_interleave(torch.tensor(prey_counts)).int()  # [P]
         self.around = self.moa.neighbours[:, :4].T.int().contiguous()  # [4, K + 1]
         self.values = torch.tensor([UNREACHABLE])  # the nearness values, rising
-        self.value_slots = torch.zeros(self.SLOTS, dtype=torch.int32)  # index of a value that hashes to each
         self.layouts: dict[bytes, int] = {}  # blocks and prey -> their row in what follows
         self.nearness = torch.zeros(0, P, K + 1, dtype=torch.int16)  # index into `values`
         self.free = torch.zeros(0, K + 1, dtype=torch.int32)  # bit d: a step in direction d is legal
@@ -889,61 +886,30 @@ class TabularMOA:
         self.layouts = {key: rows[row] for key, row in self.layouts.items() if row in rows}
 
     def _add_layouts(self, blocks: Tensor, prey: Tensor) -> None:
-        m, P = prey.shape
-        nearness = self._spread(blocks.repeat_interleave(P, 0), prey.flatten())  # [K, mP]
-        index = self._index_of(nearness.flatten()).to(torch.int16)
-        index = index.view(-1, m, P).permute(1, 2, 0)  # [m, P, K]
-        self.nearness = torch.cat([self.nearness, F.pad(index, (0, 1))])  # 0 is UNREACHABLE
+        (m, P), K = prey.shape, blocks.shape[1]
+        one_prey = F.one_hot(prey, K + 1)[..., :K].float()  # [m, P, K]
+        blocked = blocks[:, None].expand(-1, P, -1).float()
+        # Nearness is the same for all kinds: each prey alone, as one of the first kind.
+        planes = torch.stack([blocked, one_prey], 2).flatten(0, 1)
+        planes = F.pad(planes, (0, 0, 0, self.moa.kinds - 1))  # [mP, 1 + k, K]
+        nearness = in_chunks(lambda part: self.moa.prey_nearness(part, 1).nearness, TABLE_CHUNK, (planes,))
+        index = self._index_of(nearness).view(m, P, K + 1)
+        self.nearness = torch.cat([self.nearness, index.to(torch.int16)])
         open_to = F.pad(~blocks, (0, 1)).int()
         free = torch.zeros_like(open_to)
         for way, cells in enumerate(self.around):
             free |= open_to[:, cells] << way
         self.free = torch.cat([self.free, free])
 
-    def _spread(self, blocks: Tensor, prey: Tensor) -> Tensor:
-        """`MOA.prey_nearness` of each prey alone, boards last: float [K, m], the same numbers.
-
-        Args: blocks: bool [m, K]; prey: int64 [m], a cell, K if gone.
-        """
-        moa, (m, K) = self.moa, blocks.shape
-        start = torch.full((K + 1, m), UNREACHABLE).scatter(0, prey[None], 0.0)[:K]
-        padded = torch.full((moa.height + 2, moa.width + 2, m), UNREACHABLE)
-        inside = padded[1:-1, 1:-1]
-        inside.copy_(start.view(moa.height, moa.width, m))
-        walls = UNREACHABLE * blocks.T.float().reshape(inside.shape)
-        straight_cost, diagonal_cost = F.softplus(moa.step_costs)
-        for _ in range(moa.height + moa.width):
-            vertical = torch.maximum(padded[:-2], padded[2:])  # [H, W + 2, m]
-            horizontal = torch.maximum(padded[1:-1, :-2], padded[1:-1, 2:])
-            straight = torch.maximum(horizontal, vertical[:, 1:-1]) - straight_cost
-            diagonal = torch.maximum(vertical[:, :-2], vertical[:, 2:]) - diagonal_cost
-            best = torch.maximum(straight, diagonal)
-            after = (torch.maximum(inside, best) + walls).clamp_(min=UNREACHABLE)
-            if torch.equal(after, inside):
-                break
-            inside.copy_(after)
-        return inside.reshape(K, m)
-
     def _index_of(self, nearness: Tensor) -> Tensor:
-        """The index of each value, int32 [n]; new ones are added. A value is looked for in the slot that it hashes to."""
-        index = self.value_slots.index_select(0, self._slot(nearness))
-        wrong = (self.values.index_select(0, index) != nearness).nonzero()[:, 0]
-        if not len(wrong):
-            return index
-        left = nearness[wrong]
-        values = torch.cat([self.values, left.unique()]).unique()
+        """The index of each value, of the same shape; new values are added."""
+        values = torch.cat([self.values, nearness.unique()]).unique()
         if len(values) > len(self.values):
             new_index = torch.searchsorted(values, self.values)
-            index = new_index[index].int()
             self.nearness = new_index[self.nearness.long()].to(torch.int16)
             self.values = values
-            self.value_slots[self._slot(values)] = torch.arange(len(values), dtype=torch.int32)
             self._tabulate_actions()
-        index[wrong] = torch.searchsorted(values, left).int()
-        return index
-
-    def _slot(self, nearness: Tensor) -> Tensor:
-        return (nearness.view(torch.int32) * 0x9E3779B1 >> 20) & self.SLOTS - 1  # Knuth 1973
+        return torch.searchsorted(values, nearness)
 
     def probs(
         self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor | None = None
