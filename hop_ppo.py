@@ -1649,8 +1649,8 @@ CHECKPOINT = tracking.Schema(
             "plan_train": False,
             "plan_fit": 0,
         },
-        "sizes": {"kinds": 2},
     },
+    added_sizes=lambda saved: {"kinds": 2},
 )
 
 

@@ -658,6 +658,13 @@ def val_nll(row: dict) -> float:
     return row.get("val_nll", 0.0) + row.get("val_recon_nll", 0.0)
 
 
+def older_sizes(saved: dict) -> dict:
+    """Sizes that older checkpoints lack, for those of a plain network and of others."""
+    if saved["args"].get("network") == "plain":
+        return dict(view_dropout=0.0)
+    return {} if "game" in saved else STAG_HUNT
+
+
 CHECKPOINT = tracking.Schema(
     kind=KIND,
     args_type=Args,
@@ -685,9 +692,9 @@ CHECKPOINT = tracking.Schema(
     ),
     added={
         "": dict(game=GAME.metadata(), pairs=None, belief=None),
-        "sizes": STAG_HUNT,
         "args": dict(goals="recorded", network="moa"),
     },
+    added_sizes=older_sizes,
 )
 
 

@@ -52,6 +52,7 @@ MAX_COUNT = 8  # hunters that take prey on one cell are counted up to this
 EVAL_BATCH = 4096
 GONE = 31  # in a code: the cell of what is off the board
 LOG_STEPS = 50  # TensorBoard gets means over this many minibatches
+FIRST_SIZES = dict(kinds=2, leaves=True, public_pay=(0.0, 0.0))  # that checkpoints without a game lack
 
 
 @dataclass
@@ -1458,10 +1459,8 @@ CHECKPOINT = tracking.Schema(
         game=checkpoints.Expected("the description of a game that the network is for", is_of_network),
     ),
     former_names={"totals": "reward_values"},
-    added={
-        "": {"game": STAG_HUNT.metadata()},
-        "sizes": {"kinds": 2, "leaves": True, "public_pay": (0.0, 0.0)},
-    },
+    added={"": {"game": STAG_HUNT.metadata()}},
+    added_sizes=lambda saved: {} if "game" in saved else FIRST_SIZES,
 )
 
 

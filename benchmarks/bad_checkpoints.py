@@ -120,6 +120,7 @@ def outcomes(folder: Path, seed: int) -> Iterator[tuple[str, str]]:
         content = path.read_bytes()
         saved = tracking.load_checkpoint(path, schema)
         added = {(*filter(None, [part]), key) for part, values in schema.added.items() for key in values}
+        added |= {("sizes", key) for key in schema.added_sizes(saved)}
         for fields, change, changed in bad_fields(saved):
             if change == "deleted" and fields in added:  # an older checkpoint
                 continue

@@ -189,8 +189,8 @@ def test_what_older_checkpoints_lack_is_added(tmp_path):
     network = ObjectWorldModel(5, 5, [0.0, 1.0, 15.0])
     added = copy.deepcopy(train_world_model.CHECKPOINT.added)
     added.setdefault("", {})["rules"] = None
-    added.setdefault("sizes", {})["hidden"] = network.sizes["hidden"]
-    schema = replace(train_world_model.CHECKPOINT, added=added)
+    sizes = {"hidden": network.sizes["hidden"]}
+    schema = replace(train_world_model.CHECKPOINT, added=added, added_sizes=lambda saved: sizes)
     saved = copy.deepcopy(whole_checkpoint(train_world_model, network))
     del saved["rules"], saved["sizes"]["hidden"]
     tracking.save_checkpoint(tmp_path / "best.pt", saved)

@@ -22,7 +22,7 @@ from envs import Rules
 from envs.game import OtherGame, any_game_of
 from metrics import observers, scores
 from pretrain_vae import OpponentTracker, PlainVAE, TabularMOA
-from tracking import fit
+from tracking import checkpoints, fit
 from train_world_model import ViewWorldModel, nothing_moves
 
 CPU = torch.device("cpu")
@@ -245,14 +245,16 @@ def test_it_learns_what_a_history_tells(lamps, tmp_path):
 # ---- the script
 
 
+PLAIN = ("--network", "plain", "--epochs", 2, "--batch-size", 64, "--latent-dim", 4)
+
+
 @pytest.fixture(scope="module")
 def finished(lamps, tmp_path_factory):
     """A run on the lamps: its folder, and its settings."""
     cwd = tmp_path_factory.mktemp("run")
-    flags = ("--network", "plain", "--epochs", 2, "--batch-size", 64, "--latent-dim", 4)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
-        assert call(patch, "--data", lamps, *flags) == 0
+        assert call(patch, "--data", lamps, *PLAIN) == 0
     (folder,) = (cwd / "vae_ckpts").glob("vae__*/dim4")
     return folder
 
@@ -287,6 +289,56 @@ def test_a_checkpoint_is_judged_on_another_file_of_its_game(finished, tmp_path, 
     save_arrays(tmp_path / "hunt.npz", collect(CollectArgs(samples=20)).arrays())
     message = "expected a file of Lamps-v0, as the checkpoint's, found one of StagHunt-v0"
     assert message in refused(monkeypatch, capsys, "--evaluate", finished, "--data", tmp_path / "hunt.npz")
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(finished, lamps, tmp_path, monkeypatch):
+    """Weights, moments, random state and figures; stopped in its second epoch, whose batches were drawn already."""
+    whole_epoch, epochs = pretrain_vae.train_epoch, []
+
+    def stopped(*args):
+        epochs.append(whole_epoch(*args))
+        if len(epochs) == 2:
+            raise tracking.UsageError("stopped")
+        return epochs[-1]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrain_vae, "draw_figures", lambda *args: {})
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_vae, "train_epoch", stopped)
+        assert call(patch, "--data", lamps, *PLAIN) == 2
+    (folder,) = (tmp_path / "vae_ckpts").glob("vae__*/dim4")
+    assert tracking.load_checkpoint(folder / "last.pt", pretrain_vae.CHECKPOINT)["epoch"] == 1
+    assert call(monkeypatch, "--resume", folder.parent) == 0
+    assert (folder / "loss.csv").read_bytes() == (finished / "loss.csv").read_bytes()
+    for name in ("last.pt", "best.pt"):
+        one, other = (torch.load(run / name, weights_only=True) for run in (finished, folder))
+        for key in ("run", "seconds", "train_seconds"):  # the wall clock, and the name that comes from it
+            del one[key], other[key]
+        checkpoints.check_like("checkpoint", one, other)
+        assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
+        moments = ([m for s in c["optimizer"]["state"].values() for m in s.values()] for c in (one, other))
+        assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+        assert torch.equal(one["rng"]["cpu"], other["rng"]["cpu"])
+    reports = [json.loads((run / "metrics.json").read_text()) for run in (finished, folder)]
+    assert reports[0]["test"] == reports[1]["test"]
+
+
+@pytest.mark.parametrize("lacks", [("view_dropout",), ("view_dropout", "belief")])
+def test_a_network_from_before_its_views_had_dropout_is_read(lacks, finished, lamps, tmp_path, monkeypatch):
+    """It goes on as it began, without. Fields that came later are added; other networks' sizes are not."""
+    folder = tmp_path / "vae_ckpts/vae__1/dim4"
+    folder.mkdir(parents=True)
+    for name in ("last.pt", "best.pt"):
+        saved = tracking.load_checkpoint(finished / name, pretrain_vae.CHECKPOINT)
+        del saved["sizes"]["view_dropout"]
+        if "belief" in lacks:
+            del saved["belief"]
+        tracking.save_checkpoint(folder / name, saved)
+    model, _ = pretrain_vae.load_vae(folder)
+    assert model.view_dropout.p == 0.0 and model.sizes["view_dropout"] == 0.0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrain_vae, "draw_figures", lambda *args: {})
+    assert call(monkeypatch, "--resume", folder.parent, "--data", lamps) == 0
 
 
 def test_no_decoder(lamps, monkeypatch, capsys):

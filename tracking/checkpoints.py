@@ -66,7 +66,9 @@ class Schema:
     former_names: dict[str, str] = field(default_factory=dict)
     """of fields, sizes and weights in older checkpoints; "": nothing of today"""
     added: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """what older checkpoints lack, and its value there: of the checkpoint itself (`""`), `sizes` and `args`"""
+    """what older checkpoints lack, and its value there: of the checkpoint itself (`""`) and `args`"""
+    added_sizes: Callable[[dict], dict[str, Any]] = lambda saved: {}
+    """of a checkpoint as it was saved: sizes that one of its age and network may lack, and their values"""
 
 
 class Mismatch(ValueError):
@@ -167,7 +169,7 @@ def read(path: Path, schema: Schema, device: str | torch.device) -> dict:
         found = kind if isinstance(kind, str) else "another program"
         raise UsageError(f"{path}: expected a checkpoint of {schema.kind}.py, found one of {found[:80]}")
     rename(saved, schema.former_names)
-    add_missing(saved, schema.added)
+    add_missing(saved, schema)
     try:
         check(saved, schema)
     except Mismatch as error:
@@ -190,12 +192,12 @@ def rename(saved: dict, former_names: dict[str, str]) -> None:
                     part[new] = value
 
 
-def add_missing(saved: dict, added: dict[str, dict[str, Any]]) -> None:
-    """Give an older checkpoint the fields, sizes and settings that it lacks. Sizes came with the fields: networks that
-    came later do not have them."""
-    if "" in added and added[""].keys() <= saved.keys():
-        added = {name: values for name, values in added.items() if name != "sizes"}
-    for name, values in added.items():
+def add_missing(saved: dict, schema: Schema) -> None:
+    """Give an older checkpoint the fields, sizes and settings that it lacks."""
+    args, sizes = saved.get("args"), saved.get("sizes")
+    if isinstance(args, dict) and isinstance(sizes, dict):
+        saved["sizes"] = schema.added_sizes(saved) | sizes
+    for name, values in schema.added.items():
         part = saved.get(name) if name else saved
         if isinstance(part, dict):
             part |= {key: value for key, value in values.items() if key not in part}
