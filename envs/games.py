@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from envs import snowdrift, stag_hunt
-from envs.core import GameRules
+from envs.core import GameRules, make_core
 from envs.game import Game, any_game_of, game_of
 
 GAMES: dict[str, type[Any]] = {
@@ -83,7 +83,8 @@ def make_rules(env_id: str, env_args: Sequence[str] = ()) -> tuple[GameRules, di
     """The rules of a registered game, some of them replaced, and its other settings (co_players, team_episodes).
 
     Args: env_args: such as `height=4`; `none` is None.
-    Raises: ValueError: an unknown game or rule, or a value that is not of its type or out of range.
+    Raises: ValueError: an unknown game or rule, a value that is not of its type or out of range, or rules by which no
+    board can be drawn.
     """
     if env_id not in REGISTERED:
         raise ValueError(f"unknown game {env_id!r}: choose from {', '.join(REGISTERED)}")
@@ -99,7 +100,12 @@ def make_rules(env_id: str, env_args: Sequence[str] = ()) -> tuple[GameRules, di
             raise ValueError(f"expected name=value such as height=4, got {text!r}")
         _check_names([name], rules_class, env_id)
         values[name] = _parse(name, value, hints[name])
-    return _make(rules_class, values), settings
+    rules = _make(rules_class, values)
+    if (
+        env_args
+    ):  # blocks that all but surely cut a board in pieces are found here, not in the middle of a run
+        make_core(1, rules).reset(seed=0)
+    return rules, settings
 
 
 def game_of_env(env_id: str, keywords: dict[str, Any]) -> Game | None:

@@ -53,6 +53,9 @@ def test_rules_are_replaced_by_name():
     assert gymnasium.make("Snowdrift-v0", rules=rules).unwrapped.core.rules == rules
 
 
+UNCONNECTED = "no board of 1x40 with 20 blocks came up connected in 10,000 draws"
+
+
 @pytest.mark.parametrize(
     ("env_id", "env_args", "message"),
     [
@@ -66,6 +69,9 @@ def test_rules_are_replaced_by_name():
         ("Snowdrift-v0", ["cost=none"], "cost: expected a number, got 'none'"),
         ("StagHunt-v0", ["end_after_first_hunt=soon"], "end_after_first_hunt: expected a whole number, got 'soon'"),
         ("StagHunt-v0", ["height=1"], "rules: 14 hunters, prey and blocks do not fit on 1x8 = 8 cells"),
+        ("StagHunt-v0", ["stags=56"], "rules: 69 hunters, prey and blocks do not fit on 8x8 = 64 cells"),
+        ("Snowdrift-4x4-v0", ["blocks=3", "drifts=10"], "rules: 17 hunters, prey and blocks do not fit on 4x4 = 16 cells"),
+        ("Snowdrift-4x4-v0", ["width=40", "height=1", "blocks=20"], UNCONNECTED),
         ("Snowdrift-4x4-v0", ["drifts=0"], "rules: drifts must be a whole number of at least 1, got 0"),
     ],
 )  # fmt: skip

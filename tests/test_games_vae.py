@@ -21,6 +21,7 @@ from data.collect import Args, collect, collect_to_file
 from data.datasets import (
     Batches,
     captured_goals,
+    first_boards,
     load_samples,
     load_transitions,
     recorded_goals,
@@ -208,6 +209,10 @@ MISTAKES = {
         "unknown rule 'stags' of Snowdrift-v0: choose from agents, drifts",
     ),
     "no number": (["--env-args", "height=tall"], "height: expected a whole number, got 'tall'"),
+    "more drifts than free cells": (
+        ["--env-id", "Snowdrift-v0", "--env-args", "height=4", "width=4", "blocks=8", "drifts=5"],
+        "rules: 1[57] hunters, prey and blocks do not fit on 4x4 = 16 cells",
+    ),
     "a strategy of another game": (["--env-id", "Snowdrift-v0", "--strategies", "NS"], "choose from ND, FIX"),
 }
 
@@ -220,6 +225,20 @@ def test_mistakes_on_the_command_line_are_one_line(module, name):
         args = tracking.parse_args(module.Args, "", [*flags, "--out", "x.npz"])
         module.collect(args) if module is data.collect else module.flatten(args)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("drifts_stated", "blocks_stated"), [(30, 2), (19, 4)])
+def test_a_file_whose_rules_fit_no_board_is_refused(drifts, drifts_stated, blocks_stated, tmp_path):
+    """More drifts than cells, or than the blocks and agents leave free: by all who read files."""
+    rules = drifts.metadata["rules"] | dict(drifts=drifts_stated, blocks=blocks_stated)
+    metadata = np.array(json.dumps(drifts.metadata | dict(rules=rules)))
+    save_arrays(tmp_path / "x.npz", drifts.arrays() | dict(metadata=metadata))
+    things = drifts_stated + blocks_stated + 3
+    message = f"found rules: {things} hunters, prey and blocks do not fit on 5x5 = 25 cells"
+    for read in (load, load_samples, load_transitions, lambda path: first_boards(path, SMALL)):
+        with pytest.raises(DataError) as caught:
+            read(tmp_path / "x.npz")
+        assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 # ---- samples and observers

@@ -1636,6 +1636,10 @@ DRIFTS = ("--env-id", "Snowdrift-v0")
         ),
         ((*DRIFTS, "--env-args", "height=x"), "--env-args: height: expected a whole number, got 'x'"),
         (
+            (*DRIFTS, "--env-args", "blocks=5", "drifts=56"),
+            "--env-args: rules: 65 hunters, prey and blocks do not fit on 8x8 = 64 cells",
+        ),
+        (
             (*DRIFTS, "--co-players", "3NS"),
             "--co-players: expected mixed, self, or 3 co-players of ND, FIX, RANDOM",
         ),
