@@ -48,6 +48,7 @@ KIND = "train_world_model"  # the script that a checkpoint belongs to
 MASKED = -1e9  # the logit of what is impossible
 LOGIT_SCALE = 4.0  # of all logits: certainty is reached in fewer steps
 RARE = 14.0  # nats; outcomes a million times less likely than the likeliest are never sampled
+MAX_REWARDS = 64  # values of a reward, classes
 MAX_COUNT = 8  # hunters that take prey on one cell are counted up to this
 EVAL_BATCH = 4096
 GONE = 31  # in a code: the cell of what is off the board
@@ -1325,8 +1326,8 @@ class ViewWorldModel(nn.Module):
 
     No move, object or rule is known. Convolutions read what an agent sees, with its action; those of
     all agents are added up, and read again beside each one's own: on boards of any size, with any
-    number of agents, all alike. Rewards are numbers, of which the expected one is predicted (the loss
-    is half the squared error, in standard deviations of the training rewards).
+    number of agents, all alike. Rewards are classes, as in `cells`: the expected reward of a squared
+    error is none that is ever paid, and where rewards are rare it is seldom the most likely one.
     """
 
     kind = "views"
@@ -1337,22 +1338,21 @@ class ViewWorldModel(nn.Module):
         width: int,
         planes: int,
         actions: int,
-        reward_std: float = 1.0,
+        rewards: list[float],
         joint: bool = True,
         channels: int = 32,
     ):
-        """planes, actions: how many there are."""
+        """planes, actions: how many there are. rewards: the values of an agent's reward in the training data."""
         super().__init__()
         self.sizes = dict(
             height=height,
             width=width,
             planes=planes,
             actions=actions,
-            reward_std=reward_std,
+            rewards=rewards,
             joint=joint,
             channels=channels,
         )
-        self.reward_std = reward_std
         self.num_planes = planes
         self.num_actions = actions
         self.joint = joint
@@ -1362,7 +1362,8 @@ class ViewWorldModel(nn.Module):
         self.last = nn.Conv2d(channels, channels, 3, padding=1)
         self.cells = nn.Conv2d(channels, planes, 1)
         self.stay = nn.Parameter(torch.ones(planes, 1))
-        self.totals = mlp(channels, channels, 2)  # a reward, and the logit of the end
+        self.totals = mlp(channels, channels, len(rewards) + 1)  # logits of the reward, and of the end
+        self.register_buffer("rewards", torch.tensor(rewards, dtype=torch.float32))
         self.on(height, width)
 
     def on(self, height: int, width: int) -> "ViewWorldModel":
@@ -1373,7 +1374,7 @@ class ViewWorldModel(nn.Module):
     def outputs(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """states: uint8 [B, A * P, K]; actions: int64 [B, A], -1 where not known.
 
-        Returns: logits of the next cells [B, A * P, K], rewards [B, A], the logit of the end [B].
+        Returns: logits of the next cells [B, A * P, K], of the rewards [B, A, n] and of the end [B].
         """
         B, A = actions.shape
         views = states.view(B * A, self.num_planes, -1).float()
@@ -1384,8 +1385,8 @@ class ViewWorldModel(nn.Module):
         hidden = F.relu(self.all(torch.cat([own, everyone], 1)))
         hidden = F.relu(self.last(hidden) + hidden)
         logits = self.cells(hidden).flatten(2) + self.stay * (2 * views - 1)
-        rewards, ends = self.totals(hidden.amax((2, 3))).view(B, A, 2).unbind(2)
-        return LOGIT_SCALE * logits.view(states.shape), self.reward_std * rewards, LOGIT_SCALE * ends.mean(1)
+        totals = LOGIT_SCALE * self.totals(hidden.amax((2, 3))).unflatten(0, (B, A))
+        return LOGIT_SCALE * logits.view(states.shape), totals[..., :-1], totals[..., -1].mean(1)
 
     def forward(
         self,
@@ -1397,19 +1398,21 @@ class ViewWorldModel(nn.Module):
         noise: tuple[Tensor, ...] = (),
     ) -> tuple[LogLikelihood, Tensor]:
         """As `CellWorldModel`; all planes count as the hunters'."""
-        logits, expected, end_logit = self.outputs(states, actions)
+        logits, reward_logits, end_logit = self.outputs(states, actions)
         cells = F.binary_cross_entropy_with_logits(logits, next_states.float(), reduction="none")
-        error = torch.where(rewards.isnan(), 0.0, expected - rewards.nan_to_num())
-        zeros = expected.new_zeros(len(expected))
-        reward = -0.5 * (error / self.reward_std).square().sum(1)
-        return LogLikelihood(-cells.sum((1, 2)), zeros, reward, end_log_prob(end_logit, ends)), zeros
+        reward_class, _ = nearest_value(rewards.nan_to_num(), self.rewards)
+        reward = select(reward_logits.log_softmax(2), reward_class) * ~rewards.isnan()
+        zeros = end_logit.new_zeros(len(end_logit))
+        return LogLikelihood(-cells.sum((1, 2)), zeros, reward.sum(1), end_log_prob(end_logit, ends)), zeros
 
     @torch.no_grad()
     def predict(self, states: Tensor, actions: Tensor) -> Prediction:
         """states: uint8 [B, A * P, K]"""
-        logits, rewards, end_logit = self.outputs(states, actions)
+        logits, reward_logits, end_logit = self.outputs(states, actions)
         most_likely = (logits > 0).to(torch.uint8)
-        return Prediction(most_likely, logits.sigmoid(), rewards, rewards, None, end_logit.sigmoid())
+        rewards = self.rewards[reward_logits.argmax(2)]
+        expected_rewards = reward_logits.softmax(2) @ self.rewards
+        return Prediction(most_likely, logits.sigmoid(), rewards, expected_rewards, None, end_logit.sigmoid())
 
 
 def saturate(logits: Tensor) -> Tensor:
@@ -1591,16 +1594,15 @@ def make_model(
     if resumed:
         return saved_model(resumed["sizes"], args).on(*board)
     if isinstance(data.game, OtherGame):
-        rewards = data.rewards[train]
-        spread = float(np.nanstd(rewards)) if np.isfinite(rewards).any() else 0.0
-        return ViewWorldModel(*board, len(data.game.planes), data.game.num_actions, spread or 1.0)
+        rewards = spread_values(batches.reward_values(train))
+        return ViewWorldModel(*board, len(data.game.planes), data.game.num_actions, rewards)
     public_pay = batches.public_pay(train)
     values = (
         batches.capture_totals(train, public_pay) if args.model == "moves" else batches.reward_values(train)
     )
-    if len(values) > 64:
+    if len(values) > MAX_REWARDS:
         raise tracking.UsageError(
-            f"{args.data}: rewards: expected at most 64 values, classes, found {len(values)}"
+            f"{args.data}: rewards: expected at most {MAX_REWARDS} values, classes, found {len(values)}"
         )
     return MODELS[args.model](
         *board,
@@ -1610,6 +1612,14 @@ def make_model(
         leaves=data.game.leaves,
         public_pay=public_pay,
     )
+
+
+def spread_values(values: list[float]) -> list[float]:
+    """Of more than `MAX_REWARDS` values that rise, so many, evenly by rank, 0 among them: others are rounded to these."""
+    if len(values) <= MAX_REWARDS:
+        return values
+    ranks = np.linspace(0, len(values) - 1, MAX_REWARDS - 1).round().astype(int)
+    return sorted({0.0, *(values[rank] for rank in ranks)})
 
 
 def learning_rate(args: Args, step: int, steps_per_epoch: int) -> float:

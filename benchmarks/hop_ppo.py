@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 
 import hop_ppo
 from benchmarks import cleanrl_ppo, machine
-from envs import Rules
+from envs import Rules, snowdrift
 from metrics.comparison import best_switch, play_script
-from metrics.returns import half_width, summarize, table_rows
+from metrics.returns import half_width, removals, summarize, table_rows
 from metrics.rivals import uniform_policy
 from tracking import figures
 
@@ -51,6 +51,7 @@ class Args:
         "untrained",
         "overhead",
         "imagination",
+        "removals",
     ]
     """which table"""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -66,7 +67,7 @@ class Args:
     agent: str = ""
     """search, plan, speed: the run whose agent plays; search: one trained with --om oracle"""
     runs: str = ""
-    """adapt: the CSV file of `--what hidden` or `om`, whose runs are judged"""
+    """adapt: the CSV file of `--what hidden` or `om`, whose runs are judged; removals: the folder of the runs"""
     boards: int = 256
     """fresh ones to judge on"""
     threads: int = 1
@@ -509,6 +510,26 @@ def play_any(envs: hop_ppo.Envs, ticks: int) -> None:
         _, infos = envs.reset(options={"reset_mask": ended})
 
 
+def removals_table(args: Args) -> Rows:
+    """Who removes drifts: of each run in the folder --runs with the team that it was trained with, by its metrics.json."""
+    rows: Rows = []
+    for path in sorted(Path(args.runs).glob("*/metrics.json")):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        known = {field.name for field in fields(hop_ppo.Args)}
+        run_args = hop_ppo.Args(**{key: value for key, value in metrics["args"].items() if key in known})
+        rules, _ = hop_ppo.load_rules(run_args)
+        if rules.game != snowdrift.GAME:
+            continue
+        team = run_args.co_players
+        setting = f"{run_args.env_id} {team}{' team reward' * run_args.team_reward} --om {run_args.om}"
+        figures = metrics["teams"][team]
+        row = dict(
+            setting=setting, seed=run_args.seed, learner=figures["learner"], team_return=figures["team"]
+        )
+        add(rows, row | removals(figures, rules), args)
+    return rows
+
+
 # ---- the command line
 
 TABLES: dict[str, Callable[[Args], Rows]] = {
@@ -525,6 +546,7 @@ TABLES: dict[str, Callable[[Args], Rows]] = {
     "untrained": untrained_table,
     "overhead": overhead_table,
     "imagination": imagination_table,
+    "removals": removals_table,
 }
 
 

@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+from envs import GameRules
+from envs.snowdrift import GAME as SNOWDRIFT
+
 Results = dict[str, dict[str, dict]]  # policy -> team -> figures of `summarize`
 
 
@@ -26,6 +29,19 @@ def summarize(episodes: dict[str, np.ndarray]) -> dict[str, float]:
         summary[f"{key}_ci95"] = float(half_width(boards))
     summary["episodes"] = episodes["learner"].size
     return summary | {key: float(values.mean()) for key, values in episodes.items() if key not in summary}
+
+
+def removals(figures: dict[str, float], rules: GameRules) -> dict[str, float]:
+    """Drifts of the snowdrift that were removed in an episode, how many of them by the learner, and its share.
+
+    Each that is removed costs its team `rules.cost`, shared by those that remove it together: so returns tell who paid.
+    Args: figures: of `summarize`. Raises: ValueError: another game, or a cost of 0.
+    """
+    if rules.game != SNOWDRIFT or rules.cost == 0.0:
+        raise ValueError("removals: expected the snowdrift with a cost other than 0")
+    removed = figures["drifts"]
+    own = (rules.reward * removed - figures["learner"]) / rules.cost
+    return dict(removed=removed, by_learner=own, share=own / removed if removed else float("nan"))
 
 
 def by_episode(learner: np.ndarray) -> list[dict]:

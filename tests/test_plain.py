@@ -380,7 +380,7 @@ def world_of(path):
     transitions = load_transitions(path, other_games=True)
     batches = TransitionBatches.of(transitions, CPU, own=False)
     torch.manual_seed(0)
-    model = ViewWorldModel(*SIZE, planes=2, actions=3, reward_std=0.5, channels=8)
+    model = ViewWorldModel(*SIZE, planes=2, actions=3, rewards=[0.0, 0.5, 1.0], channels=8)
     return transitions, batches, model, batches.take(np.arange(8), random=False)
 
 
@@ -417,8 +417,29 @@ def test_an_unknown_reward_is_no_loss(lamps):
     unknown = rewards.clone()
     unknown[:, 1] = np.nan
     terms, _ = model(states, actions, next_states, unknown, ends)
-    expected = -0.5 * (model.outputs(states, actions)[1][:, 0] / 0.5) ** 2
-    torch.testing.assert_close(terms.rewards, expected)
+    first = model.outputs(states, actions)[1][:, 0].log_softmax(1)
+    torch.testing.assert_close(terms.rewards, first[:, 0])
+
+
+def test_the_most_likely_reward_is_one_that_is_paid(lamps):
+    """Paid in one transition of five, 0 is the most likely reward, and a fifth of the pay the expected one."""
+    _, _, model, (states, actions, next_states, rewards, ends) = world_of(lamps)
+    for parameter in (model.totals[-1].weight, model.totals[-1].bias):
+        torch.nn.init.zeros_(parameter)
+    logits = torch.tensor([0.8, 0.1, 0.1]).log() / train_world_model.LOGIT_SCALE
+    model.totals[-1].bias.data[:3] = logits
+    found = model.predict(states, actions)
+    assert (found.rewards == 0).all()
+    torch.testing.assert_close(found.expected_rewards, torch.full((8, 2), 0.15))
+    terms, _ = model(states, actions, next_states, rewards + 0.5, ends)
+    torch.testing.assert_close(terms.rewards, torch.full((8,), 2 * np.log(0.1), dtype=torch.float32))
+
+
+def test_more_rewards_than_classes_are_rounded():
+    assert train_world_model.spread_values([0.0, 0.3, 1.0]) == [0.0, 0.3, 1.0]
+    found = train_world_model.spread_values([0.0, *np.arange(1, 200) / 100.0])
+    assert len(found) <= train_world_model.MAX_REWARDS and found[0] == 0.0 and found[-1] == 1.99
+    assert np.diff(found).max() < 0.05 and found == sorted(set(found))
 
 
 def test_if_nothing_moved(lamps):

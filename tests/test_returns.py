@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import hop_ppo
-from envs import Rules, snowdrift, strategy_probs
+from envs import Rules, make_core, snowdrift, strategy_probs
 from envs.game import RIGHT, STAY
 from envs.grid import FAR
 from metrics import returns
@@ -187,3 +187,28 @@ def test_adaptation_by_hand():
     for i, (mean, deviation) in enumerate([(2.0, 1.0), (5.0, 3.0)]):
         half = 1.96 * deviation / 3**0.5
         assert adaptation["3NH"][i] == pytest.approx(dict(episode=i + 1, learner=mean, learner_ci95=half))
+
+
+def test_returns_tell_who_removes():
+    """Beside a count of the removals on 40 boards, each shared one by halves or less."""
+    rules = snowdrift.Rules(height=3, width=3, drifts=4, horizon=20)
+    env, rng = make_core(40, rules), np.random.default_rng(1)
+    env.reset(seed=3)
+    paid, own, removed = np.zeros((40, 4)), np.zeros(40), np.zeros(40)
+    for _ in range(20):
+        cell = env.hunters.copy()
+        before = (env.prey >= rules.cells).sum(1)
+        _, rewards, _, _ = env.step(rng.integers(0, 6, (40, 4)))
+        paid += rewards
+        removes = env.effective_actions == snowdrift.REMOVE
+        together = (removes & (cell == cell[:, :1])).sum(1)
+        own += np.where(removes[:, 0], 1 / together.clip(1), 0)
+        removed += (env.prey >= rules.cells).sum(1) - before
+    figures = dict(learner=paid[:, 0].mean(), team=paid.mean(), drifts=removed.mean())
+    found = returns.removals(figures, rules)
+    assert 0.5 < own.mean() < 2.0
+    assert found == pytest.approx(
+        dict(removed=removed.mean(), by_learner=own.mean(), share=own.mean() / removed.mean())
+    )
+    with pytest.raises(ValueError, match="removals: expected the snowdrift with a cost"):
+        returns.removals(figures, snowdrift.Rules(cost=0.0))
