@@ -372,6 +372,15 @@ def test_networks_compares_the_script_s_own():
         assert isinstance(networks.HISTORY[name][0](4, 4).vae, network)
 
 
+def test_networks_compares_the_plain_network_as_it_is_trained(tmp_path):
+    """Of the sizes that `--network plain` has on a file; and without the dropout of its views."""
+    save_arrays(tmp_path / "x.npz", collect(CollectArgs(samples=600)).arrays())
+    args = pretrain_vae.Args(network="plain")
+    trained = pretrain_vae.saved_vae(pretrain_vae.network_sizes(args, load_samples(tmp_path / "x.npz")), args)
+    assert networks.HISTORY["plain"][0](8, 8).vae.sizes == trained.sizes
+    assert networks.HISTORY["plain, all views"][0](8, 8).vae.sizes == trained.sizes | dict(view_dropout=0.0)
+
+
 # ---- the world model
 
 
