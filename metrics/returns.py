@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from envs import GameRules
-from envs.snowdrift import GAME as SNOWDRIFT
+from envs import GameRules, snowdrift
 
 Results = dict[str, dict[str, dict]]  # policy -> team -> figures of `summarize`
 
@@ -37,7 +36,7 @@ def removals(figures: dict[str, float], rules: GameRules) -> dict[str, float]:
     Each that is removed costs its team `rules.cost`, shared by those that remove it together: so returns tell who paid.
     Args: figures: of `summarize`. Raises: ValueError: another game, or a cost of 0.
     """
-    if rules.game != SNOWDRIFT or rules.cost == 0.0:
+    if not isinstance(rules, snowdrift.Rules) or rules.cost == 0.0:
         raise ValueError("removals: expected the snowdrift with a cost other than 0")
     removed = figures["drifts"]
     own = (rules.reward * removed - figures["learner"]) / rules.cost
