@@ -1463,7 +1463,17 @@ def check_curves(run: FinishedRun):
 
 @pytest.mark.slow
 def test_what_a_run_prints_and_saves_and_evaluate_judges_again(workplace, monkeypatch, capsys):
-    search = ["--plan", "--plan-simulations", 4, "--plan-samples", 2, "--oracle-simulations", 3]
+    search = [
+        "--plan",
+        "--plan-fit",
+        1,
+        "--plan-simulations",
+        4,
+        "--plan-samples",
+        2,
+        "--oracle-simulations",
+        3,
+    ]
     monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, rules: ["mixed", "3NS"])
     start = time.perf_counter()
     assert run_script(monkeypatch, workplace, *TINY, "--om", "belief", *search) == 0
@@ -1495,7 +1505,7 @@ def test_what_a_run_prints_and_saves_and_evaluate_judges_again(workplace, monkey
     "flags",
     [
         ("--om", "none", "--total-timesteps", 1),
-        ("--om", "belief", "--real-ratio", 0.5, "--plan", "--plan-simulations", 2, "--plan-samples", 1),
+        ("--om", "belief", "--real-ratio", 0.5, "--plan", "--plan-fit", 0, "--plan-samples", 1),
         ("--om", "latent", "--env-id", "StagHunt-hidden-v0"),
         ("--om", "oracle"),
         ("--co-players", "self", "--team-reward", "--real-ratio", 0.5),
