@@ -1505,7 +1505,7 @@ def test_what_a_run_prints_and_saves_and_evaluate_judges_again(workplace, monkey
     "flags",
     [
         ("--om", "none", "--total-timesteps", 1),
-        ("--om", "belief", "--real-ratio", 0.5, "--plan", "--plan-fit", 0, "--plan-samples", 1),
+        ("--om", "belief", "--real-ratio", 0.5, "--plan", "--plan-fit", 0, "--plan-simulations", 2),
         ("--om", "latent", "--env-id", "StagHunt-hidden-v0"),
         ("--om", "oracle"),
         ("--co-players", "self", "--team-reward", "--real-ratio", 0.5),
