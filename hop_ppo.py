@@ -1256,6 +1256,7 @@ class WithGoals:
         return torch.cat([known, goals], 2)
 
 
+@torch.enable_grad()
 def fit_tree_network(
     policy: Callable, args: Args, rules: GameRules, vae: nn.Module, world_model: nn.Module, starts: tuple
 ) -> ActorCritic:

@@ -130,7 +130,8 @@ def judge_seed(args: Args, seed: int, teams: list[str], best: dict[str, np.ndarr
         if whose not in AGENTS:
             continue
         if whose not in folders:
-            folders[whose] = run(*flags_of(args, seed, 512, "--co-players", "self", *AGENTS[whose]))
+            flags = flags_of(args, seed, 512, "--co-players", "self", *AGENTS[whose])
+            folders[whose] = run(*flags)
         for team in ["self", *teams] if name in AGENTS else teams:
             returns = meet(args, folders[whose], team, name in PLANNED)
             bound = best.get(team, returns)
@@ -156,9 +157,7 @@ def main() -> None:
     best: dict[str, np.ndarray] = {}
     teams = strangers(rules)
     for team in tqdm(teams, unit=" best responses"):
-        folder = run(
-            *flags_of(args, args.seeds[0], "--co-players", team, "--om", "oracle", "--num-envs", 1024)
-        )
+        folder = run(*flags_of(args, args.seeds[0], 1024, "--co-players", team, "--om", "oracle"))
         best[team] = meet(args, folder, team, search=False)
         judge = load(folder)[1]
         scripted = script(args, judge, team)
