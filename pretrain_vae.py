@@ -56,6 +56,19 @@ NONE_PRIORS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03) 
 HAZARDS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01)  # these `choose_belief_law` chooses
 MAX_COST = 0.0015  # nats that its choice may cost on the recorded actions
 BELIEF_HUNTERS = 2000  # that it is chosen on
+MAX_GOALS = 8  # of --goals free
+GOAL_HUNTERS = 2000  # of a split, that the number of free goals is chosen on
+GOAL_BATCH = 256  # hunters a step
+GOAL_STEPS, GOAL_REFIT_STEPS = 150, 40  # of the most goals, and after each that is taken away
+GOAL_RATE = 0.1  # learning rate, constant for half of the steps, then falling to zero
+FARTHEST = -12.0  # nearness that a free goal still tells from less
+PREFERENCE_SPREAD = (
+    1.0,
+    0.3,
+    1.0,
+    0.1,
+    0.3,
+)  # of the first preferences: as far as `GoalEvidence.things` reach
 LOG_STEPS = 50  # TensorBoard gets means of so many minibatches, and of an epoch's last ones
 
 
@@ -81,8 +94,9 @@ class Args:
     no game and reads any planes and actions (with --loss moa)"""
     loss: Literal["recon", "moa", "both"] = "moa"
     """what trains z: the actions, the observation, or the sum of both"""
-    goals: Literal["recorded", "captured"] = "recorded"
-    """what says which goal a hunter had: the file's `strategies`, or what it took in the end"""
+    goals: Literal["recorded", "captured", "free"] = "recorded"
+    """what says which goal a hunter had: the file's `strategies`, or what it took in the end; *free*: nothing, the MOA's
+    own behaviours are the goals, as many as the hunters need, and other hunters can be one"""
     context: Literal["episode", "observation"] = "episode"
     """z is inferred from the episode so far, or from one observation (rows that stand alone)"""
     data: str = DEFAULT_DATA
@@ -114,12 +128,13 @@ class PreyMaps(NamedTuple):
 
 
 class BoardFeatures(NamedTuple):
-    """One hunter's view of its board, for each of B hunters and P prey."""
+    """One hunter's view of its board, for each of B hunters and P prey; with free goals, other hunters follow the prey,
+    as one more kind of it."""
 
     own_nearness: Tensor  # float [B, P], 0 on the prey's cell, lower the further away
     nearness_gain: Tensor  # float [B, P, 4], how much nearer a step up, down, left or right is
     rival_nearness: Tensor  # float [B, P], of the other hunter that is nearest to the prey
-    kind: Tensor  # float [B, P, k], one-hot
+    kind: Tensor  # float [B, P, k], one-hot; with free goals k + 1
     present: Tensor  # bool [B, P]
     action_mask: Tensor  # bool [B, n]
     other_cells: Tensor  # float [B, 1], how many cells hold other hunters
@@ -138,6 +153,8 @@ class MOA(nn.Module):
     given the prey. The first behaviours are mixed by z and trained by the action loss alone; those of
     the game's goals follow and are trained by the hunters' goals. C = behaviours + goals. There are
     k kinds of prey and n = 5 + k actions: four steps, STAY, and one that takes a prey of each kind.
+
+    With free goals the behaviours are the goals, C of them, and a hunter can go for other hunters, too.
     """
 
     def __init__(
@@ -151,25 +168,30 @@ class MOA(nn.Module):
         kinds: int = GAME.kinds,
         goal_kinds: tuple[int, ...] = GAME.goal_kinds,
         code: int = 16,
+        free_goals: bool = False,
     ):
-        """kinds: of prey. goal_kinds: for each goal the kind that it pursues, -1: none."""
+        """kinds: of prey. goal_kinds: for each goal of the game the kind that it pursues, -1: none."""
         super().__init__()
         self.height = height
         self.width = width
         self.ticks = ticks
         self.behaviours = behaviours
         self.kinds = kinds
+        self.free_goals = free_goals
+        self.first_goal = 0 if free_goals else behaviours  # among the behaviours
+        self.num_goals = behaviours if free_goals else len(goal_kinds)
+        self.thing_kinds = kinds + free_goals
         self.num_actions = STAY + 1 + kinds
         self.step_costs = nn.Parameter(torch.zeros(2))  # straight and diagonal, before softplus
-        self.code = nn.Parameter(0.5 * torch.randn(behaviours + len(goal_kinds), code))
+        self.code = nn.Parameter(0.5 * torch.randn(self.first_goal + self.num_goals, code))
         self.tick = nn.Embedding(ticks, 8)
         nn.init.normal_(self.tick.weight, std=0.1)
-        self.thing = nn.Linear(4 + kinds, hidden)  # a thing is a prey
+        self.thing = nn.Linear(4 + self.thing_kinds, hidden)  # a thing is a prey, or another hunter
         self.context = nn.Linear(code + 8 + 1, hidden)
         self.choice = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
         self.nothing = nn.Linear(code + 8 + 1, 1)
         self.action = nn.Sequential(
-            nn.Linear(6 + 2 * kinds, hidden),
+            nn.Linear(6 + self.thing_kinds + kinds, hidden),
             nn.ReLU(),
             nn.Linear(hidden, hidden),
             nn.ReLU(),
@@ -209,7 +231,7 @@ class MOA(nn.Module):
         around = prey.nearness[board[:, None], :, self.neighbours[cell]].transpose(1, 2)  # [B, P, 5]
         own = around[..., 4]
         rival = prey.nearness[board, :, :-1].masked_fill(others[:, None] == 0, UNREACHABLE).amax(2)
-        return BoardFeatures(
+        features = BoardFeatures(
             own_nearness=own,
             nearness_gain=around[..., :4] - own[..., None],
             rival_nearness=rival,
@@ -218,6 +240,36 @@ class MOA(nn.Module):
             action_mask=self.action_mask(planes, cell),
             other_cells=others.sum(1, keepdim=True),
             tick=tick,
+        )
+        return self.add_hunters(features, planes, board, cell) if self.free_goals else features
+
+    def add_hunters(
+        self, features: BoardFeatures, planes: Tensor, board: Tensor, cell: Tensor
+    ) -> BoardFeatures:
+        """Append the cells of other hunters, for which nobody else goes. Arguments as of `encode_board`; cell: int64 [B]."""
+        B, _, K = planes.shape
+        others = planes[:, OTHERS]
+        present, other = others.topk(max(1, int(others.sum(1).amax())), 1)  # [B, O]
+        sample = torch.arange(B, device=cell.device)[:, None].expand_as(other)
+        place, index = (board[:, None] * K + other).unique(
+            return_inverse=True
+        )  # ticks and hunters share places
+        sample = sample.new_zeros(len(place)).scatter(0, index.flatten(), sample.flatten())  # one that has it
+        one_prey = F.one_hot(place % K, K).float()
+        boards = torch.stack([planes[sample, BLOCKS], one_prey], 1)
+        boards = F.pad(
+            boards, (0, 0, 0, self.kinds - 1)
+        )  # as one of the first kind: nearness is the same for all
+        nearness = self.prey_nearness(boards, 1).nearness[:, 0]  # [S, K + 1]
+        around = nearness[index[..., None], self.neighbours[cell][:, None]]  # [B, O, 5]
+        own = around[..., 4]
+        kind = F.one_hot(torch.full_like(other, self.kinds), self.kinds + 1)
+        return features._replace(
+            own_nearness=torch.cat([features.own_nearness, own], 1),
+            nearness_gain=torch.cat([features.nearness_gain, around[..., :4] - own[..., None]], 1),
+            rival_nearness=torch.cat([features.rival_nearness, torch.full_like(own, UNREACHABLE)], 1),
+            kind=torch.cat([F.pad(features.kind, (0, 1)), kind.float()], 1),
+            present=torch.cat([features.present, present > 0], 1),
         )
 
     def action_mask(self, planes: Tensor, cell: Tensor) -> Tensor:
@@ -358,8 +410,12 @@ class VAE(nn.Module):
         behaviours: int = 4,
         kinds: int = GAME.kinds,
         goal_kinds: tuple[int, ...] = GAME.goal_kinds,
+        free_goals: bool = False,
     ):
-        """kinds, goal_kinds: of the game, the stag hunt's by default. Raises: ValueError: no such kind."""
+        """kinds, goal_kinds: of the game, the stag hunt's by default. free_goals: the behaviours are the goals.
+
+        Raises: ValueError: no such kind.
+        """
         super().__init__()
         if not 1 <= kinds <= MAX_KINDS or not all(-1 <= kind < kinds for kind in goal_kinds):
             raise ValueError(f"kinds, goal_kinds: expected at most {MAX_KINDS}, and -1 or one of them")
@@ -376,16 +432,28 @@ class VAE(nn.Module):
             kinds=kinds,
             goal_kinds=goal_kinds,
         )
+        if free_goals:  # else as in checkpoints that know no such size
+            self.sizes["free_goals"] = True
         self.num_planes = len(OWN_PLANES) + kinds
         self.loss = loss
         self.context = context
         self.agent_dim = {"moa": latent_dim, "recon": 0, "both": max(1, latent_dim // 4)}[loss]
         frame_dim = latent_dim - self.agent_dim
         if loss != "recon":
-            self.moa = MOA(height, width, ticks, self.agent_dim, behaviours, hidden, kinds, goal_kinds)
+            self.moa = MOA(
+                height,
+                width,
+                ticks,
+                self.agent_dim,
+                behaviours,
+                hidden,
+                kinds,
+                goal_kinds,
+                free_goals=free_goals,
+            )
             layers = [nn.Linear(behaviours, 2 * self.agent_dim)]
             if context == "observation":  # the layer above has been drawn: seeds keep their results
-                first = nn.Linear(3 * kinds + 1 + self.moa.tick.embedding_dim, 64)
+                first = nn.Linear(3 * self.moa.thing_kinds + 1 + self.moa.tick.embedding_dim, 64)
                 layers = [first, nn.ReLU(), nn.Linear(64, 2 * self.agent_dim)]
             self.recogniser = nn.Sequential(*layers)
             nn.init.constant_(
@@ -414,7 +482,7 @@ class VAE(nn.Module):
         if self.loss != "recon":
             output = output._replace(
                 action_logprobs=self.moa(logprobs, z[:, : self.agent_dim]),
-                goal_logprobs=logprobs[:, self.moa.behaviours :],
+                goal_logprobs=logprobs[:, self.moa.first_goal :],
             )
         if self.loss != "moa":
             output = output._replace(cell_logits=self.decode(z[:, self.agent_dim :]))
@@ -775,7 +843,7 @@ class OpponentTracker:
             moments.append(model.encoder(planes.flatten(1)))
         z, _ = model.moments(moments)
         action_logprobs = moa(self.logprobs, z[:, : model.agent_dim])
-        goal_logprobs = self.logprobs[:, moa.behaviours :]
+        goal_logprobs = self.logprobs[:, moa.first_goal :]
         probs = torch.cat([action_logprobs[:, None], goal_logprobs], 1).exp()  # [BC, 1 + goals, n]
         stay = F.one_hot(torch.tensor(STAY, device=self.device), moa.num_actions).float()
         probs = torch.where(self.gone[:, None, None], stay, probs).unflatten(0, (B, C))
@@ -1137,6 +1205,187 @@ def count_cells(hunters: Tensor, gone: int) -> Tensor:
         alone[i] = alone[i] & differs
         alone[j] = alone[j] & differs
     return (torch.stack(first).sum(0, dtype=torch.int32) - torch.stack(alone).int()).flatten()
+
+
+# ---- free goals: how many there are, and which a hunter has
+
+
+class GoalEvidence(NamedTuple):
+    """m actions of hunters among P things at most: prey, and other hunters, one kind more."""
+
+    things: Tensor  # float [m, P, 5 (k + 1)], what the preference of a goal for a thing is linear in
+    present: Tensor  # bool [m, P]
+    thing_probs: Tensor  # float [m, P], p(action | the thing)
+    idle_probs: Tensor  # float [m, 3], p(action | any legal one; a step or STAY; STAY)
+    hunter: Tensor  # int64 [m], rising numbers of hunters from 0
+
+    def take(self, chosen: Tensor) -> "GoalEvidence":
+        """Of these hunters alone, int64 [h], whose numbers are then 0, 1, .. in their order."""
+        number = torch.full((int(self.hunter.max()) + 1,), -1, device=chosen.device)
+        number[chosen] = torch.arange(len(chosen), device=chosen.device)
+        rows = (number[self.hunter] >= 0).nonzero()[:, 0]
+        return GoalEvidence(*(part[rows] for part in self[:-1]), number[self.hunter[rows]])
+
+
+class GoalMixture(nn.Module):
+    """K goals that hunters have, an episode long, each in the simplest form of a behaviour of `MOA`.
+
+    A goal chooses a thing, log-linear in its kind, how near it is to the hunter and to its rival, and whether each stands
+    on it; goes there by a shortest path; takes it, or stays with it, if it is a hunter. Or it walks about, or stays. And
+    with a probability of its own it does any legal action.
+    """
+
+    def __init__(self, preference: Tensor, idle: Tensor, share: Tensor):
+        """preference: float [K, F], for things; idle: float [K, 3], logits of any action and of walking and staying;
+        share: float [K], logits of how many hunters have each goal."""
+        super().__init__()
+        self.preference = nn.Parameter(preference.clone())
+        self.idle = nn.Parameter(idle.clone())
+        self.share = nn.Parameter(share.clone())
+
+    @classmethod
+    def random(cls, goals: int, kinds: int, seed: int) -> "GoalMixture":
+        rng = torch.Generator().manual_seed(seed)
+        spread = torch.tensor(PREFERENCE_SPREAD).repeat(kinds)
+        preference = spread * torch.randn(goals, len(spread), generator=rng)
+        return cls(preference, 0.5 * torch.randn(goals, 3, generator=rng), torch.zeros(goals))
+
+    def without(self, goal: int) -> "GoalMixture":
+        kept = torch.arange(len(self.share)) != goal
+        return GoalMixture(*(parameter.detach()[kept] for parameter in self.parameters()))
+
+    def forward(self, evidence: GoalEvidence) -> Tensor:
+        """log p(a hunter has this goal, and does all that it did), float [H, K]."""
+        things = evidence.things @ self.preference.T  # [m, P, K]
+        things = things.masked_fill(~evidence.present[..., None], MASKED).transpose(1, 2)
+        idle = self.idle[:, 1:].expand(len(things), -1, -1)
+        choice = torch.cat([things, idle], 2).softmax(2)  # [m, K, P + 2]
+        known_probs = torch.cat([evidence.thing_probs, evidence.idle_probs[:, 1:]], 1)  # [m, P + 2]
+        chosen = (choice @ known_probs[..., None])[..., 0]  # [m, K]
+        any_action = self.idle[:, 0].sigmoid()
+        probs = chosen + any_action * (evidence.idle_probs[:, :1] - chosen)
+        log_probs = probs.clamp(min=MIN_PROB).log()
+        share = self.share.log_softmax(0).expand(int(evidence.hunter.max()) + 1, -1)
+        return share.index_add(0, evidence.hunter, log_probs)
+
+
+@torch.no_grad()
+def goal_evidence(samples: Samples, batches: Batches, index: np.ndarray) -> Iterator[GoalEvidence]:
+    """What the samples `index`, whole episodes, say about goals, some episodes at a time; hunters in order of `hunters`."""
+    height, width = samples.frames.shape[2:]
+    kinds = samples.game.kinds
+    moa = MOA(height, width, 1, 1, 1, 1, kinds, free_goals=True).to(batches.frames.device)
+    moa.step_costs.copy_(torch.tensor([math.log(math.e - 1), -UNREACHABLE]))  # 1 a step, and no diagonals
+    arrival = torch.tensor([*range(STAY + 1, moa.num_actions), STAY])  # what to do with each kind
+    arrival = F.one_hot(arrival, moa.num_actions).float().to(batches.frames.device)
+    walks = torch.arange(moa.num_actions, device=arrival.device) <= STAY
+    for groups in batches.shares(index, TABLE_CHUNK):
+        batch = batches.take(groups)
+        prey = moa.prey_nearness(batch.boards, batch.max_prey)
+        features = moa.encode_board(batch.planes, batch.board, prey, batch.tick)
+        nearer = (features.nearness_gain > 0.5) & features.action_mask[:, None, :4]  # [B, P, 4]
+        steps = F.pad(nearer / nearer.sum(2, keepdim=True).clamp(min=1), (0, 1 + kinds))
+        own, rival = features.own_nearness, features.rival_nearness
+        thing_probs = torch.where((own == 0)[..., None], features.kind @ arrival, steps)  # [B, P, n]
+        legal = features.action_mask
+        stays = F.one_hot(torch.full_like(batch.action, STAY), moa.num_actions)
+        idle = torch.stack([legal, legal & walks, stays], 1).float()
+        probs = torch.cat([thing_probs, idle / idle.sum(2, keepdim=True)], 1)  # [B, P + 3, n]
+        taken = probs.gather(2, batch.action[:, None, None].expand(-1, probs.shape[1], 1))[..., 0]
+        near = [
+            torch.ones_like(own),
+            own.clamp(min=FARTHEST),
+            (own == 0).float(),
+            rival.clamp(min=FARTHEST),
+            (rival == 0).float(),
+        ]
+        things = features.kind[..., None] * torch.stack(near, 2)[:, :, None]  # [B, P, k + 1, 5]
+        yield GoalEvidence(
+            things=things.flatten(2),
+            present=features.present & (own > UNREACHABLE + 1),
+            thing_probs=taken[:, :-3],
+            idle_probs=taken[:, -3:],
+            hunter=batch.trajectory_id.unique(return_inverse=True)[1],
+        )
+
+
+def first_evidence(samples: Samples, batches: Batches, index: np.ndarray) -> GoalEvidence:
+    """Of the first `GOAL_HUNTERS` hunters or so of a split, whole episodes."""
+    _, hunter = np.unique(samples.hunters[index], return_inverse=True)
+    last = batches.group[index[hunter < GOAL_HUNTERS]].max()
+    parts = list(goal_evidence(samples, batches, index[batches.group[index] <= last]))
+    most = max(part.present.shape[1] for part in parts)
+    columns: list[list[Tensor]] = [[] for _ in GoalEvidence._fields]
+    hunters = 0
+    for part in parts:
+        more = most - part.present.shape[1]
+        columns[0].append(F.pad(part.things, (0, 0, 0, more)))
+        columns[1].append(F.pad(part.present, (0, more)))
+        columns[2].append(F.pad(part.thing_probs, (0, more)))
+        columns[3].append(part.idle_probs)
+        columns[4].append(part.hunter + hunters)
+        hunters += int(part.hunter.max()) + 1
+    return GoalEvidence(*map(torch.cat, columns))
+
+
+def fit_goals(mixture: GoalMixture, minibatches: list[GoalEvidence], steps: int) -> None:
+    """Minimise the NLL of what hunters did."""
+    optimizer = torch.optim.Adam(mixture.parameters(), GOAL_RATE)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = GOAL_RATE * min(1.0, 2.0 - 2.0 * step / steps)
+        loss = -mixture(minibatches[step % len(minibatches)]).logsumexp(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+class FoundGoals(NamedTuple):
+    mixture: GoalMixture
+    nll: dict[int, float]  # of a hunter, on the validation split, by number of goals
+
+
+def find_goals(samples: Samples, batches: Batches, seed: int) -> FoundGoals:
+    """The smallest number of goals whose held-out NLL is within one standard error of the best, of 1 to `MAX_GOALS`.
+
+    Too many are fitted, from random preferences; then the one that costs least is taken away, and the others are fitted
+    again, until one is left. The standard error is that of the mean difference between the same hunters' NLLs.
+    """
+    train, val = (first_evidence(samples, batches, samples.splits[name]) for name in ("train", "val"))
+    rng = torch.Generator().manual_seed(seed)
+    order = torch.randperm(int(train.hunter.max()) + 1, generator=rng).to(train.hunter.device)
+    minibatches = [train.take(chosen) for chosen in order.chunk(math.ceil(len(order) / GOAL_BATCH))]
+    mixture = GoalMixture.random(MAX_GOALS, samples.game.kinds + 1, seed).to(train.hunter.device)
+    fit_goals(mixture, minibatches, GOAL_STEPS)
+    found = {}
+    nll = {}
+    for goals in range(MAX_GOALS, 0, -1):
+        with torch.no_grad():
+            joint = mixture(train)
+            nll[goals] = -mixture(val).logsumexp(1).double().cpu().numpy()
+        found[goals] = mixture
+        if goals > 1:
+            rest = torch.stack([joint[:, torch.arange(goals) != goal].logsumexp(1) for goal in range(goals)])
+            mixture = mixture.without(int(rest.mean(1).argmax()))
+            fit_goals(mixture, minibatches, GOAL_REFIT_STEPS)
+    means = {goals: float(nll[goals].mean()) for goals in sorted(nll)}
+    return FoundGoals(found[smallest_sufficient(nll)], means)
+
+
+def smallest_sufficient(nll: dict[int, np.ndarray]) -> int:
+    """The smallest number within one standard error of the best one's mean. nll: by number, float [H]."""
+    best = min(nll, key=lambda number: nll[number].mean())
+    for number in sorted(nll):
+        excess = nll[number] - nll[best]
+        if excess.mean() <= excess.std() / math.sqrt(len(excess)):
+            return number
+    return best
+
+
+@torch.no_grad()
+def likeliest_goals(mixture: GoalMixture, samples: Samples, batches: Batches) -> np.ndarray:
+    """int64 [M]: the goal of each sample's hunter that is likeliest by all that it did."""
+    parts = goal_evidence(samples, batches, samples.splits["all"])
+    return torch.cat([mixture(part).argmax(1)[part.hunter] for part in parts]).cpu().numpy()
 
 
 # ---- the belief: which goal a hunter has, or none of them
