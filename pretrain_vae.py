@@ -651,16 +651,19 @@ class PlainVAE(nn.Module):
 # ---- losses
 
 
-def loss_sums(output: VAEOutput, batch: Batch) -> dict[str, Tensor]:
+def loss_sums(output: VAEOutput, batch: Batch, mixed_goals: bool = False) -> dict[str, Tensor]:
     """Sums over a batch in nats by name; 0 for what is not trained.
 
     `moa`: actions given z; `goal`: actions given the goal, where it is known; `recon`: frames; `kl`.
+    mixed_goals: a hunter has any of the goals, all equally likely, an episode long.
     """
     zero = output.mean.new_zeros(())
     sums = dict(moa=zero, goal=zero, recon=zero, kl=output.kl().sum())
     if output.action_logprobs is not None:
         sums["moa"] = F.nll_loss(output.action_logprobs, batch.action, reduction="sum")
-    if output.goal_logprobs is not None:
+    if output.goal_logprobs is not None and mixed_goals:
+        sums["goal"] = mixture_nll(output.goal_logprobs, batch)
+    elif output.goal_logprobs is not None:
         goal = batch.goal.clamp(min=0)[:, None, None].expand(-1, 1, output.goal_logprobs.shape[2])
         by_goal = output.goal_logprobs.gather(1, goal)[:, 0]  # [B, n]
         taken = by_goal.gather(1, batch.action[:, None])[:, 0]
@@ -669,6 +672,14 @@ def loss_sums(output: VAEOutput, batch: Batch) -> dict[str, Tensor]:
         cells = F.binary_cross_entropy_with_logits(output.cell_logits, batch.planes, reduction="sum")
         sums["recon"] = cells
     return sums
+
+
+def mixture_nll(goal_logprobs: Tensor, batch: Batch) -> Tensor:
+    """-log p(all that hunters did) in nats, summed; each has one of the goals. goal_logprobs: [B, goals, n]."""
+    goals = goal_logprobs.shape[1]
+    taken = goal_logprobs.gather(2, batch.action[:, None, None].expand(-1, goals, 1))[..., 0]
+    by_hunter = taken.new_full((batch.num_trajectories, goals), -math.log(goals))
+    return -by_hunter.index_add(0, batch.trajectory_id, taken).logsumexp(1).sum()
 
 
 # ---- checkpoints
@@ -682,6 +693,8 @@ def check_ranges(args: Args) -> None:
         raise tracking.UsageError(
             f"--network plain: it has no decoder for --loss {args.loss}: use --loss moa"
         )
+    if args.goals == "free" and (args.network == "plain" or args.loss == "recon"):
+        raise tracking.UsageError("--goals free: needs --network moa with --loss moa or both")
     least = dict(epochs=1, batch_size=1, latent_dim=1, torch_threads=1, seed=0)
     tracking.check_ranges(args, least, above_zero=("learning_rate",), from_zero=("kl_coef",))
 
@@ -698,15 +711,16 @@ def saved_vae(sizes: dict, args: Args) -> VAE | PlainVAE:
     return VAE(**sizes | settings | dict(loss=args.loss))
 
 
-def network_sizes(args: Args, samples: Samples) -> dict:
-    """What `saved_vae` makes a new network of: sizes that follow from the data."""
+def network_sizes(args: Args, samples: Samples, free_goals: int) -> dict:
+    """What `saved_vae` makes a new network of: sizes that follow from the data. free_goals: how many; 0: other goals."""
     game = samples.game
     height, width = samples.frames.shape[2:]
     sizes = dict(height=height, width=width)
     if args.network == "plain":
         return sizes | dict(planes=len(game.planes), actions=game.num_actions, goals=len(game.goals))
     ticks = int(samples.ticks.max()) + 1
-    return sizes | dict(ticks=ticks, kinds=game.kinds, goal_kinds=game.goal_kinds)
+    sizes |= dict(ticks=ticks, kinds=game.kinds, goal_kinds=game.goal_kinds)
+    return sizes | dict(behaviours=free_goals, free_goals=True) if free_goals else sizes
 
 
 def are_action_counts(value: Any, saved: dict) -> bool:
@@ -1611,7 +1625,9 @@ def evaluate_run(args: Args, device: torch.device) -> None:
         problem = "expected episodes, as --context episode needs, found rows"
     if problem:
         raise tracking.UsageError(f"{args.data}: {problem}")
-    goals = "recorded" if samples.strategy_names else checkpoint["args"]["goals"]
+    goals = checkpoint["args"]["goals"]
+    if goals == "captured" and samples.strategy_names:
+        goals = "recorded"
     batches = make_batches(samples, device, model.loss, goals)
     report = judge(model, samples, batches, samples.splits["all"], checkpoint)
     show_report(report, checkpoint, f"the whole of {args.data}: {len(samples)} samples")
@@ -1651,6 +1667,8 @@ def read_samples(args: Args, judged: dict | None = None) -> Samples:
     print(f"[VAE] Loaded {len(samples)} samples.")
     for line in assumed + samples.inferred:
         print(f"[DATA] inferred: {line}")
+    if args.goals == "free" and judged is None and not samples.has_episodes:
+        raise tracking.UsageError(f"{args.data}: expected episodes, as --goals free needs, found rows")
     if args.context == "episode" and not samples.has_episodes and judged is None:
         print("[DATA] no episodes in this file, so no history: --context observation")
         args.context = "observation"
@@ -1658,8 +1676,12 @@ def read_samples(args: Args, judged: dict | None = None) -> Samples:
 
 
 def make_batches(samples: Samples, device: torch.device, loss: str, goals: str = "recorded") -> Batches:
-    """Whole episodes; frames alone do not need them, and are better shuffled one by one. goals: as --goals."""
-    labels = captured_goals(samples) if goals == "captured" else recorded_goals(samples)
+    """Whole episodes; frames alone do not need them, and are better shuffled one by one. goals: as --goals; who has which
+    of the free ones is not known."""
+    if goals == "free":
+        labels = np.full(len(samples), -1)
+    else:
+        labels = captured_goals(samples) if goals == "captured" else recorded_goals(samples)
     return Batches.of(samples, device, labels, whole_episodes=loss != "recon")
 
 
@@ -1669,6 +1691,23 @@ def goal_counts(samples: Samples, goals: np.ndarray) -> str:
     counts = np.bincount(goals[first] + 1, minlength=len(samples.game.goals) + 1).tolist()
     named = [f"{count} {goal}" for goal, count in zip(samples.game.goals, counts[1:], strict=True)]
     return f"{', '.join(named)}; {counts[0]} without a goal, of whom goal heads learn nothing"
+
+
+def describe_goals(found: FoundGoals, samples: Samples, goals: np.ndarray) -> list[str]:
+    """For people. goals: int64 [M], of each sample's hunter."""
+    number = len(found.mixture.share)
+    nll = ", ".join(f"{count}: {value:.3f}" for count, value in found.nll.items())
+    lines = [
+        f"goals without labels: {number}; held-out nats a hunter, by number: {nll}",
+    ]
+    _, first = np.unique(samples.hunters, return_index=True)
+    taken = captured_goals(samples)[first]
+    for goal in range(number):
+        counts = np.bincount(taken[goals[first] == goal] + 1, minlength=len(samples.game.goals) + 1).tolist()
+        named = zip((*samples.game.goals, "nothing"), counts[1:] + counts[:1], strict=True)
+        what = ", ".join(f"{count} {name}" for name, count in named)
+        lines.append(f"goal {goal}: {sum(counts)} hunters, by what they took in the end: {what}")
+    return lines
 
 
 def count_goals(batches: Batches, index: np.ndarray, num_goals: int) -> int:
@@ -1739,7 +1778,9 @@ def train_epoch(
             minibatch = minibatch[mine]
             symmetry = None if symmetry is None else symmetry[torch.as_tensor(mine, device=device)]
         batch = batches.take(minibatch, symmetry)
-        sums = loss_sums(ddp_model(batch, noise), batch)
+        # The goals that were found teach the heads for half of the run; then these say themselves who has which.
+        mixed_goals = args.goals == "free" and step >= num_batches * args.epochs / 2
+        sums = loss_sums(ddp_model(batch, noise), batch, mixed_goals)
 
         # Losses in nats per action, and per frame
         losses = {name: value / count for name, value in sums.items()}
@@ -1806,8 +1847,16 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         print(
             f"[DATA] hunters by what they took in the end: {goal_counts(samples, batches.goals.cpu().numpy())}"
         )
+    found = None
+    if args.goals == "free":
+        found = find_goals(samples, batches, args.seed)
+        goals = likeliest_goals(found.mixture, samples, batches)
+        batches.set_goals(goals)
+        for line in describe_goals(found, samples, goals):
+            print(f"[DATA] {line}")
     game = samples.game
-    network = resumed["sizes"] if resumed else network_sizes(args, samples)
+    num_goals = len(found.mixture.share) if found else len(game.goals)
+    network = resumed["sizes"] if resumed else network_sizes(args, samples, num_goals if found else 0)
     check_memory(network, args, max(sizes.values()))
     model = saved_vae(network, args).to(device)
     optimizer = make_optimizer(model, args)
@@ -1824,6 +1873,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         folder = tracking.lock_run(Path("vae_ckpts") / run_name / f"dim{args.latent_dim}")
     settings = asdict(args) | {"resume": ""}  # a resumed run's files equal an uninterrupted one's
     goals_trained = 0 if args.loss == "recon" else count_goals(batches, splits["train"], len(game.goals))
+    if found:
+        goals_trained = sizes["train"]
     action_counts = np.bincount(samples.actions[splits["train"]], minlength=game.num_actions)
     fixed = dict(
         kind=KIND,
@@ -1911,6 +1962,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         samples_per_second=speed,
         samples=sizes,
     )
+    if found:
+        metrics["free_goals"] = dict(number=num_goals, nll=found.nll)
     tracking.write_json(folder / "metrics.json", metrics | report)
     writer.close()
     where = f"figures and metrics.json: {folder.as_posix()}"

@@ -820,6 +820,11 @@ class Batches:
             last_tick=int(samples.ticks.max()),
         )
 
+    def set_goals(self, goals: np.ndarray) -> None:
+        """goals: int64 [M], as in `of`."""
+        self.goals = torch.as_tensor(goals, device=self.goals.device)
+        self.goal_known = np.add.reduceat(goals >= 0, self.start, dtype=np.int64)
+
     def take(self, groups: np.ndarray, symmetry: torch.Tensor | None = None) -> Batch:
         """The samples of these groups, in order.
 
