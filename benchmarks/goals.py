@@ -1,12 +1,15 @@
-"""How many kinds of hunters are there? `pretrain_vae.py --goals free` on populations that record none of them.
+"""How many kinds of hunters are there? `python -m benchmarks.goals`: what `pretrain_vae.py --goals free` finds.
 
-A population has 2 to 4 of these kinds, equally likely, on boards with rules of its own: NS and NH of the package, RANDOM, and
-FOLLOW, which is no script of the package: it goes to the nearest other hunter, and stays with it. `python -m benchmarks.goals`
+A population has 2 to 4 of these kinds, equally likely, on boards with rules of its own: NS and NH of the package, RANDOM,
+and FOLLOW, which is no script of the package: it goes to the nearest other hunter, and stays with it. Its file does not
+say who its hunters are.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +19,13 @@ import torch
 
 import tracking
 from benchmarks import machine
-from benchmarks.results import ROOT, run
-from data import DataError
-from data.datasets import load_samples
+from data.datasets import Samples, load_samples
 from data.trajectories import save_arrays
 from envs import DATA_EPSILON, Rules, make_core, sample_actions, strategy_probs
 from envs.core import Board
 from envs.game import STAY
 from envs.grid import FAR, distance_fields
+from pretrain_vae import find_goals, likeliest_goals, make_batches
 
 KINDS = ("NS", "NH", "FOLLOW", "RANDOM")
 BOARDS = 128  # played at once
@@ -32,17 +34,17 @@ BOARDS = 128  # played at once
 @dataclass
 class Options:
     populations: int = 10
-    """a third of them with two kinds, three, and four"""
-    seed: int = 7001
-    """of the first population; each has the next one"""
+    """each of other rules; the first has two kinds, then three, four, two, .."""
+    first: int = 7001
+    """seed of the first one's rules and boards; the others follow"""
     samples: int = 60_000
     """active samples of a population, at least: whole episodes"""
-    epochs: int = 3
-    """of each training"""
+    seed: int = 1
+    """of the goals that are fitted first"""
 
 
-def draw_population(seed: int) -> tuple[Rules, tuple[str, ...]]:
-    """Its rules, and the kinds of its hunters, 2 to 4 of them."""
+def draw_population(seed: int, number: int) -> tuple[Rules, tuple[str, ...]]:
+    """Its rules, and so many kinds of hunters."""
     rng = np.random.default_rng(seed)
     rules = Rules(
         hunters=int(rng.integers(3, 6)),
@@ -54,7 +56,7 @@ def draw_population(seed: int) -> tuple[Rules, tuple[str, ...]]:
         horizon=int(rng.integers(25, 36)),
         prey_moves=float(rng.choice([0.0, 0.2])),
     )
-    chosen = rng.permutation(len(KINDS))[: 2 + seed % 3]
+    chosen = rng.permutation(len(KINDS))[:number]
     return rules, tuple(KINDS[kind] for kind in sorted(chosen))
 
 
@@ -142,3 +144,53 @@ def collect(rules: Rules, kinds: tuple[str, ...], seed: int, samples: int, path:
     arrays |= dict(strategies=np.zeros(who.shape, np.int8), metadata=np.array(json.dumps(metadata)))
     save_arrays(path, arrays)
     return who
+
+
+def accuracy(goals: np.ndarray, kinds: np.ndarray) -> float:
+    """Of hunters whose goal stands for the kind that most of those with this goal are. int64 [H] each."""
+    pairs = np.zeros((goals.max() + 1, kinds.max() + 1), np.int64)
+    np.add.at(pairs, (goals, kinds), 1)
+    return float(pairs.max(1).sum() / len(goals))
+
+
+def judge(samples: Samples, who: np.ndarray, seed: int) -> dict:
+    """How many goals were found, and how well they tell the kinds apart. who: int64 [E, A]."""
+    batches = make_batches(samples, torch.device("cpu"), "moa", "free")
+    start = time.process_time()
+    found = find_goals(samples, batches, seed)
+    seconds = time.process_time() - start
+    goals = likeliest_goals(found.mixture, samples, batches)
+    _, first = np.unique(samples.hunters, return_index=True)
+    kinds = who[samples.episodes[first], samples.seats[first]]
+    return dict(
+        found=len(found.mixture.share),
+        accuracy=accuracy(goals[first], kinds),
+        seconds=seconds,
+        nll=" ".join(f"{value:.3f}" for value in found.nll.values()),
+    )
+
+
+def main() -> None:
+    options = tracking.parse_args(Options, __doc__.split("\n")[0])
+    print(f"{machine()}, PyTorch {torch.__version__}")
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for population in range(options.populations):
+            seed = options.first + population
+            rules, kinds = draw_population(seed, 2 + population % 3)
+            path = Path(folder) / f"{seed}.npz"
+            who = collect(rules, kinds, seed, options.samples, path)
+            row = dict(seed=seed, kinds=" ".join(kinds), number=len(kinds))
+            rows.append(row | judge(load_samples(path), who, options.seed))
+            print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    right = (table.found == table.number).sum()
+    print(
+        f"the number is right in {right} of {len(table)} populations (`nll`: held-out, by number of goals, 1 to 8)"
+    )
+
+
+if __name__ == "__main__":
+    tracking.run(main, ValueError)
