@@ -52,6 +52,7 @@ SAMPLE_CHUNK = 4096  # the same where one prey is drawn
 REMEMBERED = 4096  # boards that are gone, whose nearness TabularMOA still knows
 NOT_PLAIN = "a VAE of --network plain cannot be followed while a game is played: train one of --network moa"
 NO_MOA = "a VAE trained with --loss recon has no MOA head: train one with --loss moa or both"
+FREE_GOALS = "goals of --goals free, of which other hunters can be one, have no tables"
 NONE_PRIORS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03)  # of these and
 HAZARDS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01)  # these `choose_belief_law` chooses
 MAX_COST = 0.0015  # nats that its choice may cost on the recorded actions
@@ -925,7 +926,7 @@ class TabularMOA:
 
     Nearness takes few values (so many steps, each at its learnt cost): the scorers of `MOA` are called
     once with all of them, and the results looked up (`python -m benchmarks.online` has how fast).
-    Raises: ValueError: the VAE has no MOA head.
+    Raises: ValueError: the VAE has no MOA head, or free goals.
     """
 
     def __init__(self, model: VAE, blocks: Tensor, prey: Tensor, prey_counts: tuple[int, ...]):
@@ -934,7 +935,9 @@ class TabularMOA:
         U, P = prey.shape
         K = blocks.shape[1]
         self.moa = model.eval().moa
-        self.num_goals = len(self.moa.code) - self.moa.behaviours  # as a goal it is none at all
+        if self.moa.free_goals:
+            raise ValueError(FREE_GOALS)
+        self.num_goals = self.moa.num_goals  # as a goal it is none at all
         self.prey_counts = prey_counts
         self.kind = torch.arange(self.moa.kinds).repeat_interleave(torch.tensor(prey_counts)).int()  # [P]
         self.around = self.moa.neighbours[:, :4].T.int().contiguous()  # [4, K + 1]

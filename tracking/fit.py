@@ -41,6 +41,9 @@ def check_vae(folder: str, vae: Any, checkpoint: dict, rules: Any, needs_goals: 
     size = (vae.sizes["height"], vae.sizes["width"])
     if size != (rules.height, rules.width):
         raise UsageError(f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}")
+    if needs_goals and checkpoint["args"]["goals"] == "free":
+        found = f"of --goals free, which {needs_goals[0]} cannot use"
+        raise UsageError(f"{folder}: {found}: name a VAE of recorded or captured goals with --vae")
     if needs_goals and not checkpoint["goals_trained"]:
         why = f"{needs_goals[0]} needs goal heads, and its data had no strategies to train them"
         advice = "train on a file of `python -m data.collect`, or name another with --vae"
