@@ -52,7 +52,6 @@ SAMPLE_CHUNK = 4096  # the same where one prey is drawn
 REMEMBERED = 4096  # boards that are gone, whose nearness TabularMOA still knows
 NOT_PLAIN = "a VAE of --network plain cannot be followed while a game is played: train one of --network moa"
 NO_MOA = "a VAE trained with --loss recon has no MOA head: train one with --loss moa or both"
-FREE_GOALS = "goals of --goals free, of which other hunters can be one, have no tables"
 NONE_PRIORS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03)  # of these and
 HAZARDS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.007, 0.01)  # these `choose_belief_law` chooses
 MAX_COST = 0.0015  # nats that its choice may cost on the recorded actions
@@ -910,10 +909,12 @@ class OpponentTracker:
 
 class Views(NamedTuple):
     """What each of A hunters sees in n states: N = A * n columns, seat after seat, so that the last axis is the long one.
-    Indices are int32."""
+    Indices are int32. With free goals the A hunters follow the P prey, as one more kind of it."""
 
     cells: Tensor  # [N]
-    nearness_at: Tensor  # [N], where its layout begins in `TabularMOA.nearness`
+    nearness_at: Tensor  # [P, N], where the map of each prey begins in `TabularMOA.nearness`
+    between_at: Tensor  # [A, N], of each hunter, in `TabularMOA.between`; [0, N] where goals are not free
+    kind: Tensor  # [P]
     own: Tensor  # [P, N], how near it is to each prey, an index into `TabularMOA.values`
     rival: Tensor  # [P, N], the same of the other hunter that is nearest to the prey
     present: Tensor  # bool [P, N]
@@ -926,7 +927,7 @@ class TabularMOA:
 
     Nearness takes few values (so many steps, each at its learnt cost): the scorers of `MOA` are called
     once with all of them, and the results looked up (`python -m benchmarks.online` has how fast).
-    Raises: ValueError: the VAE has no MOA head, or free goals.
+    Raises: ValueError: the VAE has no MOA head.
     """
 
     def __init__(self, model: VAE, blocks: Tensor, prey: Tensor, prey_counts: tuple[int, ...]):
@@ -935,8 +936,6 @@ class TabularMOA:
         U, P = prey.shape
         K = blocks.shape[1]
         self.moa = model.eval().moa
-        if self.moa.free_goals:
-            raise ValueError(FREE_GOALS)
         self.num_goals = self.moa.num_goals  # as a goal it is none at all
         self.prey_counts = prey_counts
         self.kind = torch.arange(self.moa.kinds).repeat_interleave(torch.tensor(prey_counts)).int()  # [P]
@@ -945,6 +944,9 @@ class TabularMOA:
         self.layouts: dict[bytes, int] = {}  # blocks and prey -> their row in what follows
         self.nearness = torch.zeros(0, P, K + 1, dtype=torch.int16)  # index into `values`
         self.free = torch.zeros(0, K + 1, dtype=torch.int32)  # bit d: a step in direction d is legal
+        self.walls: dict[bytes, int] = {}  # with free goals: blocks -> their row in `between`
+        self.wall_of = torch.zeros(0, dtype=torch.int32)  # of each layout
+        self.between = torch.zeros(0, K + 1, K + 1, dtype=torch.int16)  # as `nearness`, to each cell
         self.layout = torch.zeros(U, dtype=torch.int32)  # of each board
         self.update(torch.arange(U), blocks, prey)
 
@@ -974,24 +976,50 @@ class TabularMOA:
         self.layout = self.layout.int()
         self.nearness = self.nearness[used]
         self.free = self.free[used]
+        if self.moa.free_goals:
+            walls, wall_of = self.wall_of[used].unique(return_inverse=True)
+            self.wall_of = wall_of.int()
+            self.between = self.between[walls]
+            new_row = {old: new for new, old in enumerate(walls.tolist())}
+            self.walls = {key: new_row[row] for key, row in self.walls.items() if row in new_row}
         rows = {old: new for new, old in enumerate(used.tolist())}
         self.layouts = {key: rows[row] for key, row in self.layouts.items() if row in rows}
 
     def _add_layouts(self, blocks: Tensor, prey: Tensor) -> None:
-        (m, P), K = prey.shape, blocks.shape[1]
-        one_prey = F.one_hot(prey, K + 1)[..., :K].float()  # [m, P, K]
-        blocked = blocks[:, None].expand(-1, P, -1).float()
-        # Nearness is the same for all kinds: each prey alone, as one of the first kind.
-        planes = torch.stack([blocked, one_prey], 2).flatten(0, 1)
-        planes = F.pad(planes, (0, 0, 0, self.moa.kinds - 1))  # [mP, 1 + k, K]
-        nearness = in_chunks(lambda part: self.moa.prey_nearness(part, 1).nearness, TABLE_CHUNK, (planes,))
-        index = self._index_of(nearness).view(m, P, K + 1)
+        index = self._index_of(self._maps_to(blocks, prey))
         self.nearness = torch.cat([self.nearness, index.to(torch.int16)])
         open_to = F.pad(~blocks, (0, 1)).int()
         free = torch.zeros_like(open_to)
         for way, cells in enumerate(self.around):
             free |= open_to[:, cells] << way
         self.free = torch.cat([self.free, free])
+        if self.moa.free_goals:
+            self._add_walls(blocks)
+
+    def _add_walls(self, blocks: Tensor) -> None:
+        """Maps to every cell, as a hunter can follow another to any. They are kept by blocks alone: prey that move or are
+        gone leave them as they are."""
+        K = blocks.shape[1]
+        keys = [key.tobytes() for key in np.packbits(blocks.numpy(), 1)]
+        first = {key: i for i, key in enumerate(keys) if key not in self.walls}
+        if first:
+            cells = torch.arange(K + 1).expand(len(first), -1)
+            index = self._index_of(self._maps_to(blocks[list(first.values())], cells))
+            self.walls |= zip(first, range(len(self.between), len(self.between) + len(first)), strict=True)
+            self.between = torch.cat([self.between, index.to(torch.int16)])
+        walls = torch.tensor([self.walls[key] for key in keys], dtype=torch.int32)
+        self.wall_of = torch.cat([self.wall_of, walls])
+
+    def _maps_to(self, blocks: Tensor, cells: Tensor) -> Tensor:
+        """How near each cell is to each of these, int64 [m, P], K for none: float [m, P, K + 1]. blocks: bool [m, K]."""
+        (m, P), K = cells.shape, blocks.shape[1]
+        one_prey = F.one_hot(cells, K + 1)[..., :K].float()  # [m, P, K]
+        blocked = blocks[:, None].expand(-1, P, -1).float()
+        # Nearness is the same for all kinds: each prey alone, as one of the first kind.
+        planes = torch.stack([blocked, one_prey], 2).flatten(0, 1)
+        planes = F.pad(planes, (0, 0, 0, self.moa.kinds - 1))  # [mP, 1 + k, K]
+        nearness = in_chunks(lambda part: self.moa.prey_nearness(part, 1).nearness, TABLE_CHUNK, (planes,))
+        return nearness.view(m, P, K + 1)
 
     def _index_of(self, nearness: Tensor) -> Tensor:
         """The index of each value, of the same shape; new values are added."""
@@ -999,6 +1027,7 @@ class TabularMOA:
         if len(values) > len(self.values):
             new_index = torch.searchsorted(values, self.values)
             self.nearness = new_index[self.nearness.long()].to(torch.int16)
+            self.between = new_index[self.between.long()].to(torch.int16)
             self.values = values
             self._tabulate_actions()
         return torch.searchsorted(values, nearness)
@@ -1034,7 +1063,7 @@ class TabularMOA:
     def _tabulate_actions(self) -> None:
         """Weights of the actions, given the prey: exp of `MOA.score_actions` up to a factor."""
         moa, values = self.moa, self.values
-        k = moa.kinds
+        k = moa.thing_kinds
         kind = torch.eye(k)[:, None].expand(-1, len(values), -1)  # [k, V, k]
         own = nearness_features(values.expand(k, -1))  # [k, V, 2]
         gain = (values - values[:, None]).expand(k, -1, -1)  # [k, V, V]
@@ -1053,7 +1082,7 @@ class TabularMOA:
         )  # float [ticks asked for, G goals, A other cells, k, V own, V a rival's]
         self.none_weights = torch.zeros(0)  # float [ticks asked for, G, A]
         if moa.idle is not None:
-            idle = moa.idle[moa.behaviours :]
+            idle = moa.idle[moa.first_goal :]
             self.idle_weights = (idle - idle.amax(1, keepdim=True)).exp() @ moa.action_kind.T  # [G, 5 + k]
 
     def _tabulate_prey(self, tick: int, hunters: int) -> tuple[Tensor, Tensor]:
@@ -1061,10 +1090,10 @@ class TabularMOA:
 
         Returns: float [G goals, other cells, k, own nearness, a rival's] and [G, other cells].
         """
-        moa, k, V = self.moa, self.moa.kinds, len(self.values)
+        moa, k, V = self.moa, self.moa.thing_kinds, len(self.values)
         other_cells = torch.arange(hunters)[:, None].float()
         context = moa.behaviour_context(torch.full((hunters,), tick), other_cells)
-        context = context[:, moa.behaviours :].transpose(0, 1).contiguous()  # [G, hunters, code + 9]
+        context = context[:, moa.first_goal :].transpose(0, 1).contiguous()  # [G, hunters, code + 9]
         own = nearness_features(self.values[:, None].expand(k, V, V))
         rival = nearness_features(self.values.expand(k, V, V))
         kind = torch.eye(k)[:, None, None].expand(-1, V, V, -1)
@@ -1095,9 +1124,8 @@ class TabularMOA:
         _, P, width = self.nearness.shape
         layout = self.layout.index_select(0, board)
         cells = hunters.T.int().flatten()
-        nearness_at = (layout * (P * width)).repeat(A)
-        at = torch.arange(P, dtype=torch.int32)[:, None] * width + (nearness_at + cells)
-        own = self.nearness.view(-1).index_select(0, at.view(-1)).int().view(P, A, n)
+        nearness_at = torch.arange(P, dtype=torch.int32)[:, None] * width + (layout * (P * width)).repeat(A)
+        own = look_up(self.nearness, nearness_at + cells).int().view(P, A, n)
         present = (prey < width - 1).T.repeat(1, A)  # [P, N]
         seats = own.unbind(1)
         before = list(itertools.accumulate(seats[:-1], torch.maximum, initial=torch.zeros_like(seats[0])))
@@ -1107,38 +1135,55 @@ class TabularMOA:
         ]  # 0 is UNREACHABLE
 
         own = own.view(P, -1)
-        bits = self.free.view(-1).index_select(0, (layout * width).repeat(A) + cells)
+        bits = look_up(self.free, (layout * width).repeat(A) + cells)
         steps = bits >> torch.arange(4, dtype=torch.int32)[:, None] & 1
         on_prey = (own == len(self.values) - 1) & present
         takes = [kind.any(0, keepdim=True) for kind in on_prey.split(self.prey_counts)]
         legal = torch.cat([steps, torch.ones_like(steps[:1]), *takes]).float()
         context = self._rows_of(tick, A).repeat(A) * (self.num_goals * A) + count_cells(hunters, width - 1)
-        return Views(cells, nearness_at, own, torch.stack(rival, 1).view(P, -1), present, legal, context)
+        rival = torch.stack(rival, 1).view(P, -1)
+        between_at = cells.new_zeros(0, A * n)
+        views = Views(cells, nearness_at, between_at, self.kind, own, rival, present, legal, context)
+        return self._add_hunters(views, layout, hunters) if self.moa.free_goals else views
+
+    def _add_hunters(self, views: Views, layout: Tensor, hunters: Tensor) -> Views:
+        """As `MOA.add_hunters`: each hunter is one more thing to go for. layout: int32 [n]; hunters: int64 [n, A]."""
+        A, width = hunters.shape[1], self.between.shape[2]
+        wall = self.wall_of.index_select(0, layout)
+        between_at = ((wall * width + hunters.T.int()) * width).repeat(1, A)  # [A, N]
+        own = look_up(self.between, between_at + views.cells).int()
+        return views._replace(
+            between_at=between_at,
+            kind=F.pad(self.kind, (0, A), value=self.moa.kinds),
+            own=torch.cat([views.own, own]),
+            rival=F.pad(views.rival, (0, 0, 0, A)),  # 0, UNREACHABLE: nobody else goes for hunters
+            present=torch.cat([views.present, others_apart(hunters, width - 1)]),
+        )
 
     def _choice(self, views: Views, goal: Tensor | int) -> Tensor:
         """Weights of the prey, given a goal, and of none: float [P + 1, N], not normalised. goal: int32 [N], or of all."""
         A, k, V = self.prey_weights.shape[2:5]
         row = views.context + goal * A  # [N]
-        column = (self.kind[:, None] * V + views.own) * V + views.rival  # [P, N]
+        column = (views.kind[:, None] * V + views.own) * V + views.rival  # [P, N]
         at = (row.long() if self.prey_weights.numel() >= 2**31 else row) * (k * V * V) + column
-        prey = self.prey_weights.view(-1).index_select(0, at.view(-1)).view(at.shape) * views.present
-        none = self.none_weights.view(-1).index_select(0, row) + MIN_WEIGHT
+        prey = look_up(self.prey_weights, at) * views.present
+        none = look_up(self.none_weights, row) + MIN_WEIGHT
         return torch.cat([prey, none[None]])
 
-    def _steps(self, views: Views, kind: Tensor, own: Tensor, nearness_at: Tensor) -> Tensor:
-        """Weights of all actions, given a prey: float [.., 5 + k, N]. kind, own, nearness_at: int32 [.., N], of the prey."""
-        V = len(self.values)
+    def _around(self, views: Views, maps: Tensor, at: Tensor) -> Tensor:
+        """Nearness above, below, left and right: int32 [.., 4, N]. at: int32 [.., N], where the prey's begins in `maps`."""
         ways = torch.arange(4, dtype=torch.int32)[:, None] * self.around.shape[1]
-        around = self.around.view(-1).index_select(0, (ways + views.cells).view(-1)).view(4, -1)
-        at = nearness_at[..., None, :] + around
-        near = self.nearness.view(-1).index_select(0, at.view(-1)).int().view(at.shape)
+        return look_up(maps, at[..., None, :] + look_up(self.around, ways + views.cells)).int()
+
+    def _steps(self, kind: Tensor, own: Tensor, near: Tensor) -> Tensor:
+        """Weights of all actions, given a prey: float [.., 5 + k, N]. kind, own: int32 [.., N], of the prey; near: of
+        `_around`."""
+        V = len(self.values)
         row = kind * V + own
-        at = row[..., None, :] * V + near
-        steps = self.step_weights.view(-1).index_select(0, at.view(-1)).view(at.shape)
+        steps = look_up(self.step_weights, row[..., None, :] * V + near)
         still = self.still_weights.flatten(0, 1).T.contiguous()  # [1 + k, kV]
         at = row[..., None, :] + torch.arange(len(still), dtype=torch.int32)[:, None] * still.shape[1]
-        still = still.view(-1).index_select(0, at.view(-1)).view(at.shape)
-        return torch.cat([steps, still], -2)
+        return torch.cat([steps, look_up(still, at)], -2)
 
     @torch.no_grad()
     def _probs(
@@ -1146,10 +1191,11 @@ class TabularMOA:
     ) -> Tensor:
         """`probs` of one chunk."""
         n, A = hunters.shape
-        P, width = self.nearness.shape[1:]
         views = self._views(board, hunters, prey, tick)
-        start = torch.arange(P, dtype=torch.int32)[:, None] * width + views.nearness_at
-        weights = self._steps(views, self.kind[:, None].expand_as(start), views.own, start)
+        near = self._around(views, self.nearness, views.nearness_at)
+        if self.moa.free_goals:
+            near = torch.cat([near, self._around(views, self.between, views.between_at)])
+        weights = self._steps(views.kind[:, None].expand_as(views.own), views.own, near)
         weights = torch.cat(
             [weights, torch.ones_like(views.legal)[None]]
         )  # [P + 1, 5 + k, N], equal without a prey
@@ -1180,23 +1226,32 @@ class TabularMOA:
     def _sample(self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor, goals: Tensor) -> Tensor:
         """`sample` of one chunk."""
         n, A = hunters.shape
-        P, width = self.nearness.shape[1:]
+        P = self.nearness.shape[1]
         views = self._views(board, hunters, prey, tick)
         goal = goals.T.flatten().int()
         known_goal = goal.clamp(max=self.num_goals - 1)
-        choice = draw_row(self._choice(views, known_goal))  # int32 [N], P: none
-        chosen = choice.clamp(max=P - 1)
+        choice = draw_row(self._choice(views, known_goal))  # int32 [N], the last row: none
+        chosen = choice.clamp(max=len(views.own) - 1)
         columns = torch.arange(A * n, dtype=torch.int32)
-        own = views.own.view(-1).index_select(0, chosen * (A * n) + columns)
-        kind = self.kind.index_select(0, chosen)
-        weights = self._steps(views, kind, own, views.nearness_at + chosen * width)
+        prey_at = look_up(views.nearness_at, chosen.clamp(max=P - 1) * (A * n) + columns)
+        near = self._around(views, self.nearness, prey_at)
+        if self.moa.free_goals:
+            hunter_at = look_up(views.between_at, (chosen - P).clamp(min=0) * (A * n) + columns)
+            near = torch.where(chosen < P, near, self._around(views, self.between, hunter_at))
+        own = look_up(views.own, chosen * (A * n) + columns)
+        weights = self._steps(look_up(views.kind, chosen), own, near)
         idle = 1.0 if self.moa.idle is None else self.idle_weights.T[:, known_goal]
-        weights = torch.where(choice == P, idle, weights + MIN_WEIGHT)
+        weights = torch.where(choice == len(views.own), idle, weights + MIN_WEIGHT)
         has_none = goal == self.num_goals
         if has_none.any():
             weights = weights.masked_fill_(has_none, 1.0)
         weights *= views.legal
         return draw_row(weights).view(A, n).T.long()
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Entries of the flattened table, in the shape of the index. `index_select` is faster than indexing."""
+    return table.view(-1).index_select(0, index.view(-1)).view(index.shape)
 
 
 def draw_row(weights: Tensor) -> Tensor:
@@ -1222,6 +1277,19 @@ def count_cells(hunters: Tensor, gone: int) -> Tensor:
         alone[i] = alone[i] & differs
         alone[j] = alone[j] & differs
     return (torch.stack(first).sum(0, dtype=torch.int32) - torch.stack(alone).int()).flatten()
+
+
+def others_apart(hunters: Tensor, gone: int) -> Tensor:
+    """Whether hunter j is the first of the others on its cell, for hunter i: bool [j, A * n], seat i after seat. Arguments
+    as of `count_cells`."""
+    cells = hunters.T  # [A, n]
+    A = len(cells)
+    active = cells < gone
+    others = ~torch.eye(A, dtype=torch.bool)
+    earlier = torch.ones(A, A, dtype=torch.bool).triu(1)[..., None]  # [who, j, 1]
+    covers = (cells[:, None] == cells) & active[:, None] & earlier  # [who, j, n]
+    covered = (covers[:, :, None] & others[:, None, :, None]).any(0)  # [j, i, n]
+    return (active[:, None] & others[..., None] & ~covered).flatten(1)
 
 
 # ---- free goals: how many there are, and which a hunter has

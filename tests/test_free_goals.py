@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run_script
+from games import check_draws
 
 import pretrain_vae
 import tracking
@@ -17,7 +18,7 @@ from data.datasets import load_samples
 from data.flatten import Args as FlattenArgs
 from data.flatten import flatten
 from data.trajectories import save_arrays
-from envs import Rules, make_core
+from envs import Rules, make_core, random_actions
 from envs.game import STAY
 from pretrain_vae import MOA, GoalEvidence, GoalMixture, OpponentTracker
 from tracking import fit
@@ -281,11 +282,39 @@ def test_recorded_strategies_are_no_labels_of_free_goals(tmp_path):
     assert (batches.goals == -1).all() and not batches.goal_known.any()
 
 
-def test_tables_know_no_free_goals():
-    with pytest.raises(ValueError, match="--goals free"):
-        pretrain_vae.TabularMOA(
-            free_vae(), torch.zeros(1, 25, dtype=torch.bool), torch.tensor([[3, 5]]), (1, 1)
-        )
+def test_tables_say_what_the_moa_says_of_free_goals(monkeypatch):
+    """Also once they forget: boards are new at ticks 4 and 8, and the tables remember only two layouts a board."""
+    monkeypatch.setattr(pretrain_vae, "REMEMBERED", 0)
+    rules = Rules(
+        hunters=4, height=5, width=5, blocks=3, hares=2, horizon=12, hunters_needed=1, prey_moves=0.3
+    )
+    B, A, K = 12, 4, 25
+    model, env, rng = free_vae(), make_core(B, rules), np.random.default_rng(0)
+    moa = model.moa
+    env.reset(seed=3)
+    table = pretrain_vae.TabularMOA(
+        model, torch.as_tensor(env.blocks), torch.as_tensor(env.prey), rules.prey_counts
+    )
+    every = torch.arange(B)
+    compared = 0
+    for now in range(12):
+        if now in (4, 8):
+            env.reset(seed=now)
+        hunters, prey, tick = (torch.as_tensor(part) for part in (env.hunters, env.prey, env.tick))
+        planes = torch.as_tensor(env.obs).flatten(3).flatten(0, 1).float()
+        with torch.no_grad():
+            maps = moa.prey_nearness(planes.unflatten(0, (B, A))[:, 0, 2:], rules.prey)
+            features = moa.encode_board(planes, every.repeat_interleave(A), maps, tick.repeat_interleave(A))
+            expected = moa.action_logprobs(features).exp().view(B, A, 3, 7)
+        table.update(every, torch.as_tensor(env.blocks), prey)
+        found = table.probs(every, hunters, prey, tick.long())
+        here = (hunters < K) & torch.as_tensor(~env.ended)[:, None]
+        torch.testing.assert_close(found[here], expected[here], atol=1e-5, rtol=1e-4)
+        compared += int(here.sum())
+        if now == 10:
+            check_draws(table, every, hunters, prey, tick.long(), torch.randint(4, (B, A)))
+        env.step(random_actions(env, rng))
+    assert compared > 200 and len(table.walls) < 3 * B
 
 
 def test_play_refuses_free_goals_in_one_line():
