@@ -222,6 +222,10 @@ def test_a_run_on_rows_without_strategies(tmp_path, monkeypatch, capsys):
     rows = FlattenArgs(out="", rows=2400, all_observers=True, strategies=kinds, rules=SMALL)
     save_arrays(file, flatten(rows))
     flags = ("--goals", "free", "--data", file, "--batch-size", 512)
+    mixed, loss_sums = [], pretrain_vae.loss_sums
+    monkeypatch.setattr(
+        pretrain_vae, "loss_sums", lambda *asked: (mixed.append(asked[2]), loss_sums(*asked))[1]
+    )
     assert run_script(monkeypatch, pretrain_vae, *flags, "--epochs", 2) == 0
     out = capsys.readouterr().out
     (folder,) = (tmp_path / "vae_ckpts").glob("vae__*/dim*")
@@ -233,6 +237,9 @@ def test_a_run_on_rows_without_strategies(tmp_path, monkeypatch, capsys):
     assert checkpoint["goals_trained"] == metrics["samples"]["train"]
     assert checkpoint["belief"].keys() == {"none", "hazard"} and metrics["belief"]["nll"] < 2
     assert metrics["goal"]["nll"] < metrics["uniform"]["nll"]
+
+    half = len(mixed) // 2
+    assert mixed == [False] * half + [True] * half, "first by the goals that were found"
 
     whole = torch.load(folder / "last.pt", weights_only=True)
     saved = []
