@@ -578,7 +578,8 @@ class GoalBelief(NoInfo):
         self.rules = rules
         self.goal_policy = GoalPolicy(vae, rules.prey_counts)
         self.discount = discount
-        self.info_size = len(vae.sizes["goal_kinds"])
+        self.info_size = vae.moa.num_goals
+        self.named_goals = not vae.moa.free_goals  # only of these is it known whether a belief is right
         self.hazard = vae.belief_law.hazard
         self.first_prior = vae.belief_law.prior(self.info_size)  # float [G + 1], the last one none
         self.prior = self.first_prior.expand(*self.per_board("active").shape, -1).clone()  # [B, A, G + 1]
@@ -603,9 +604,8 @@ class GoalBelief(NoInfo):
         belief = self.log_belief.exp()
         predicted = (belief[:, :, None] @ self.probs)[:, :, 0]  # [B, A, n]
         strategies = self.per_board("strategy_ids")
-        self.stats.add(
-            predicted, actions, playing, tick, strategies, (belief[..., FIRST] > belief[..., SECOND]).float()
-        )
+        first = (belief[..., FIRST] > belief[..., SECOND]).float() if self.named_goals else None
+        self.stats.add(predicted, actions, playing, tick, strategies, first)
         at = actions[..., None, None].expand(-1, -1, self.probs.shape[2], 1)
         likelihood = self.probs.gather(3, at)[..., 0]  # [B, A, G + 1]
         after = filter_step(self.log_belief, likelihood.clamp(min=1e-20).log(), self.hazard, self.prior)
@@ -723,6 +723,7 @@ def make_world_model_envs(
         make_state=JointState,
         team_episodes=args.team_episodes,
         episode="board" if self_play else "learner",
+        num_goals=None if vae is None else vae.moa.num_goals,
     )
 
 
@@ -1266,7 +1267,7 @@ def fit_tree_network(
     that it seldom met.
     starts: boards to begin from, blocks, hunters and prey.
     """
-    goals = len(vae.sizes["goal_kinds"])
+    goals = vae.moa.num_goals
     args = replace(args, imagined_co_players="goals", team_reward=False, num_steps=16, team_episodes=1)
     network = make_agent("objects", rules, goals)
     optimizer = make_optimizer(network, args)
@@ -1471,7 +1472,8 @@ class Evaluator:
         self.film(agent, folder / f"{stem}_episode.gif")
 
     def film(self, agent: ActorCritic, path: Path) -> None:
-        """An episode; beside each co-player what is believed of it, P(first goal), and, in brackets, who it is."""
+        """An episode; beside each co-player what is believed of it, P(first goal), and, in brackets, who it is. Found goals
+        have no names: nothing is shown of them."""
         frames: list[dict] = []
         with kept_rng():
             torch.manual_seed(self.args.seed)
@@ -1479,7 +1481,8 @@ class Evaluator:
             infos = to_tensors(envs.reset(seed=self.final_seed)[1])
             opponents = make_opponents(self.args, envs, infos, self.vae)
             evaluate(agent, envs, infos, opponents, frames=frames)
-        figures.play_film(frames, self.rules.game, self.args.om == "belief", path)
+        shows_belief = isinstance(opponents, GoalBelief) and opponents.named_goals
+        figures.play_film(frames, self.rules.game, shows_belief, path)
 
 
 # ---- the run
@@ -1506,10 +1509,16 @@ def load_networks(args: Args, rules: GameRules) -> tuple[nn.Module | None, nn.Mo
         "--real-ratio below 1": args.real_ratio < 1 and imagined_team(args) != "self",
     }
     needs_goals = [flag for flag, used in goal_users.items() if used]
+    names_co_players = args.real_ratio < 1 and imagined_team(args) not in ("self", "goals")
+    name_users = {
+        "--om oracle": args.om == "oracle",
+        "--real-ratio below 1 without --imagined-co-players goals": names_co_players,
+    }
+    needs_names = [flag for flag, used in name_users.items() if used]
     if needs_goals or args.om == "latent":
         args.vae = args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix()
         vae, checkpoint = load_vae(args.vae)
-        fit.check_vae(args.vae, vae, checkpoint, rules, needs_goals)
+        fit.check_vae(args.vae, vae, checkpoint, rules, needs_goals, needs_names)
         print(*fit.describe_vae(args.vae, checkpoint, rules, args.env_id), sep="\n")
     if args.real_ratio < 1 or args.plan_train or (args.plan and args.plan_model == "learned"):
         newest = args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
@@ -1560,7 +1569,7 @@ def check_info_size(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Mo
     game = rules.game
     sizes = dict(none=0, oracle=len(game.strategies))
     if vae is not None:
-        sizes |= dict(belief=len(vae.sizes["goal_kinds"]), latent=vae.sizes["latent_dim"] + game.num_actions)
+        sizes |= dict(belief=vae.moa.num_goals, latent=vae.sizes["latent_dim"] + game.num_actions)
     size = sizes[args.om]
     expected = agent.sizes["info_size"]
     if size != expected:

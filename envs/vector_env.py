@@ -129,12 +129,17 @@ def count_rows(num_envs: int, hunters: int, self_play: bool, episode: str) -> in
     return hunters
 
 
-def check_state(state: dict[str, Any], rules: GameRules, team_episodes: int = 1) -> None:
+def check_state(
+    state: dict[str, Any], rules: GameRules, team_episodes: int = 1, num_strategies: int | None = None
+) -> None:
     """Of environments and `starts`; the core checks its own cells.
 
-    Args: state: arrays or tensors, as `state_dict` names them.
+    Args:
+        state: arrays or tensors, as `state_dict` names them.
+        num_strategies: that a co-player can have; by default those of the game.
     Raises: ValueError: a number is out of its range.
     """
+    num_strategies = num_strategies or len(rules.game.strategies)
     ranges = dict(
         hunters=(0, rules.cells),
         prey=(0, rules.cells),
@@ -142,7 +147,7 @@ def check_state(state: dict[str, Any], rules: GameRules, team_episodes: int = 1)
         starts2=(0, rules.cells),
         tick=(0, rules.horizon),
         first_hunt=(-1, rules.horizon),
-        strategy_ids=(LEARNER, len(rules.game.strategies) - 1),
+        strategy_ids=(LEARNER, num_strategies - 1),
         seats=(0, rules.hunters - 1),
         learner_seats=(0, rules.hunters - 1),
         team_episode=(0, team_episodes),

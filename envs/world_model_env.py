@@ -51,12 +51,14 @@ class WorldModelEnv:
             float [B, A] and one value that is not used. A state has `hunters` and `prey`.
         co_player_policy: its `sample` is called with blocks bool [B, K], hunters int64 [B, A],
             prey int64 [B, P], tick int64 [B] and goals int64 [B, A] (0, 1: the game's first and
-            second; 2: none). Returns: actions, int64 [B, A]. None in self-play. `load_state_dict`
+            second; 2: none; or as `num_goals` says). Returns: actions, int64 [B, A]. None in self-play. `load_state_dict`
             calls its `clear()` and that of the world model, if they have one: they forget what
             they have computed of earlier boards.
         starts: boards to begin from, M of them: blocks bool [M, K], hunters int64 [M, A], prey
             int64 [M, P]. The attribute may be assigned at any time.
         team_episodes: how many episodes of a board its seats and co-players stay what they are.
+        num_goals: of `co_player_policy`, for the team "goals"; the number itself is none of them. By default those
+            of the game.
         episode: "learner" or "board"; self-play needs "board".
         make_state: called with blocks float [B, K], hunters, prey, and how many prey there are of
             each kind, a tuple.
@@ -76,6 +78,7 @@ class WorldModelEnv:
         starts: Starts,
         team_episodes: int = 1,
         episode: str = "learner",
+        num_goals: int | None = None,
         *,
         make_state: Callable[..., Any],
         layout: str | None = None,
@@ -92,6 +95,7 @@ class WorldModelEnv:
         self.num_boards = num_envs // self.rows_per_board
         self.rules = rules
         self.co_players = co_players
+        self.num_goals = num_goals or len(game.goals)
         self.world_model = world_model
         self.co_player_policy = co_player_policy
         self.make_state = make_state
@@ -220,7 +224,8 @@ class WorldModelEnv:
 
         Raises: ValueError: a number is out of its range.
         """
-        check_state(state, self.rules, self.team_episodes)
+        num_strategies = self.num_goals + 1 if self.co_players == "goals" else None
+        check_state(state, self.rules, self.team_episodes, num_strategies)
         self.starts = (state["starts0"], state["starts1"], state["starts2"])
         for key in _BOARD_STATE + _EPISODE_STATE:
             setattr(self, key, state[key].clone())
@@ -271,9 +276,7 @@ class WorldModelEnv:
         hunters = self.rules.hunters
         seats = torch.randint(hunters, (len(boards),))
         if self.co_players == "goals":
-            shares = torch.empty(
-                len(boards), len(self._pursuers) + 1
-            ).exponential_()  # of the goals, and none
+            shares = torch.empty(len(boards), self.num_goals + 1).exponential_()  # of the goals, and none
             others = shares.multinomial(hunters - 1, replacement=True) if len(boards) else boards[:, None]
         else:
             goals = torch.randint(len(self._pursuers), (len(boards), hunters - 1))

@@ -28,7 +28,7 @@ class PredictionStats:
         Args:
             probs: float [B, A, n], predicted. actions: int64 [B, A], taken. playing: bool [B, A], who took one.
             tick: int64 [B]. strategy_ids: int64 [B, A], 0 and 1 pursue the first and the second goal, 2 none, -1 a learner.
-            belief: float [B, A], P(first goal).
+            belief: float [B, A], P(first goal); None: not judged.
         """
         rows = playing & (strategy_ids >= 0)
         taken = probs.gather(2, actions[..., None])  # [B, A, 1]

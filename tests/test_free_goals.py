@@ -2,15 +2,18 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from commands import run_script
 from games import check_draws
+from saved import whole_checkpoint, write_run
 
+import hop_ppo
 import pretrain_vae
-import tracking
+import train_world_model
 from benchmarks import goals as populations
 from data.collect import Args as CollectArgs
 from data.collect import collect
@@ -20,8 +23,7 @@ from data.flatten import flatten
 from data.trajectories import save_arrays
 from envs import Rules, make_core, random_actions
 from envs.game import STAY
-from pretrain_vae import MOA, GoalEvidence, GoalMixture, OpponentTracker
-from tracking import fit
+from pretrain_vae import MOA, GoalEvidence, GoalMixture, OpponentTracker, TabularMOA
 
 CPU = torch.device("cpu")
 SMALL = Rules(hunters=3, height=5, width=5, blocks=2, stags=1, hares=3, horizon=12)
@@ -299,9 +301,7 @@ def test_tables_say_what_the_moa_says_of_free_goals(monkeypatch):
     model, env, rng = free_vae(), make_core(B, rules), np.random.default_rng(0)
     moa = model.moa
     env.reset(seed=3)
-    table = pretrain_vae.TabularMOA(
-        model, torch.as_tensor(env.blocks), torch.as_tensor(env.prey), rules.prey_counts
-    )
+    table = TabularMOA(model, torch.as_tensor(env.blocks), torch.as_tensor(env.prey), rules.prey_counts)
     every = torch.arange(B)
     compared = 0
     for now in range(12):
@@ -324,8 +324,68 @@ def test_tables_say_what_the_moa_says_of_free_goals(monkeypatch):
     assert compared > 200 and len(table.walls) < 3 * B
 
 
-def test_play_refuses_free_goals_in_one_line():
-    checkpoint = dict(args=dict(network="moa", goals="free"), game=SMALL.game.metadata(), goals_trained=7)
-    fit.check_vae("vae", free_vae(), checkpoint, SMALL, needs_goals=[])
-    with pytest.raises(tracking.UsageError, match=r"^vae: of --goals free, .* --om belief"):
-        fit.check_vae("vae", free_vae(), checkpoint, SMALL, needs_goals=["--om belief"])
+# ---- in play
+
+
+@pytest.fixture
+def playing(tmp_path, monkeypatch):
+    """A folder with an untrained world model and a VAE with three goals. Returns: hop_ppo.py there, with more flags."""
+    vae = whole_checkpoint(pretrain_vae, free_vae(), args=dict(goals="free"), game=SMALL.game.metadata())
+    world_model = train_world_model.ObjectWorldModel(5, 5, [0.0, 1.0, 10.0])
+    write_run(tmp_path / "vae_ckpts/vae__1/dim16", vae)
+    write_run(tmp_path / "wm_ckpts/wm__1", whole_checkpoint(train_world_model, world_model))
+    monkeypatch.chdir(tmp_path)
+    rules = [f"{name}={value}" for name, value in asdict(SMALL).items() if value is not None]
+    quick = [
+        "--num-envs",
+        16,
+        "--num-steps",
+        8,
+        "--num-minibatches",
+        2,
+        "--eval-boards",
+        4,
+        "--plan-boards",
+        2,
+    ]
+    return lambda *flags: run_script(monkeypatch, hop_ppo, "--env-args", *rules, *quick, *flags)
+
+
+def test_beliefs_imagined_co_players_and_search_trees_take_any_number_of_goals(
+    playing, tmp_path, monkeypatch
+):
+    drawn, films = [], []
+    monkeypatch.setattr(hop_ppo, "TREE_BOARDS", 8)
+    monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, rules: [co_players])
+    monkeypatch.setattr(hop_ppo.figures, "save", lambda *args: None)
+    monkeypatch.setattr(hop_ppo.figures, "play_film", lambda *args: films.append(args))
+    sample = TabularMOA.sample
+    monkeypatch.setattr(
+        TabularMOA, "sample", lambda self, *states: drawn.append(states[-1].unique()) or sample(self, *states)
+    )
+    flags = "--om belief --real-ratio 0.5 --imagined-co-players goals --plan --plan-simulations 8 --plan-samples 2"
+    assert playing(*flags.split(), "--plan-fit", "1", "--total-timesteps", "128") == 0
+    assert torch.cat(drawn).unique().tolist() == [0, 1, 2, 3], "three goals, and none"
+    (folder,) = (tmp_path / "ppo_ckpts").iterdir()
+    agent, checkpoint = hop_ppo.load_agent(folder)
+    assert agent.sizes["info_size"] == 3
+    _, imagined = checkpoint["collectors"]
+    assert imagined["opponents"]["log_belief"].shape == (8, 3, 4)
+    assert imagined["envs"]["strategy_ids"].max() == 3, "and it can be read again"
+    (row,) = checkpoint["history"]
+    assert "moa_nll" in row and not any(name.startswith("belief_accuracy") for name in row)
+    ((_, _, shows_belief, _),) = films
+    assert not shows_belief
+
+
+@pytest.mark.parametrize(
+    "flags, who",
+    [
+        ("--real-ratio 0.5", "--real-ratio below 1 without --imagined-co-players goals"),
+        ("--om oracle --plan", "--om oracle"),
+    ],
+)
+def test_what_needs_goals_with_names_refuses_free_ones_in_one_line(flags, who, playing, capsys):
+    assert playing(*flags.split()) == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert f"of --goals free, goals without names, which {who} cannot use: name a VAE" in line

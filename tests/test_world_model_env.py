@@ -318,6 +318,18 @@ def test_goals_are_drawn_with_shares_of_each_team_their_own():
     assert (counts - 2000).abs().max() < 200
 
 
+def test_goals_can_be_other_than_the_games():
+    """As many as the co-players' policy knows, and none; what is read again is held to their number."""
+    env = make(2000, team="goals", num_goals=4)
+    env.reset(seed=1)
+    ids = env.strategy_ids
+    assert ids.unique().tolist() == [LEARNER, 0, 1, 2, 3, 4]
+    state = env.state_dict()
+    env.load_state_dict(state)
+    with pytest.raises(ValueError, match="strategy_ids: expected numbers from -1 to 4, found -1 to 5"):
+        env.load_state_dict(state | dict(strategy_ids=ids.masked_fill(ids == 4, 5)))
+
+
 def test_starts_may_be_assigned_again():
     env = make(30)
     env.reset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,18 @@ def check_game(folder: str, checkpoint: dict, rules: Any) -> None:
         raise UsageError(f"{folder}: trained on {trained_on}, the game is {rules.game.id}: {advice}")
 
 
-def check_vae(folder: str, vae: Any, checkpoint: dict, rules: Any, needs_goals: list[str]) -> None:
+def check_vae(
+    folder: str,
+    vae: Any,
+    checkpoint: dict,
+    rules: Any,
+    needs_goals: Sequence[str] = (),
+    needs_names: Sequence[str] = (),
+) -> None:
     """A VAE + MOA is for one game, on boards of one size.
 
-    Args: needs_goals: the flags that need trained goal heads. Raises: UsageError: this VAE cannot be used.
+    Args: needs_goals: the flags that need trained goal heads; needs_names: those for which they must be the goals of the
+    game's strategies. Raises: UsageError: this VAE cannot be used.
     """
     if checkpoint["args"]["network"] == "plain":
         raise UsageError(
@@ -41,8 +50,8 @@ def check_vae(folder: str, vae: Any, checkpoint: dict, rules: Any, needs_goals: 
     size = (vae.sizes["height"], vae.sizes["width"])
     if size != (rules.height, rules.width):
         raise UsageError(f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}")
-    if needs_goals and checkpoint["args"]["goals"] == "free":
-        found = f"of --goals free, which {needs_goals[0]} cannot use"
+    if needs_names and checkpoint["args"]["goals"] == "free":
+        found = f"of --goals free, goals without names, which {needs_names[0]} cannot use"
         raise UsageError(f"{folder}: {found}: name a VAE of recorded or captured goals with --vae")
     if needs_goals and not checkpoint["goals_trained"]:
         why = f"{needs_goals[0]} needs goal heads, and its data had no strategies to train them"
