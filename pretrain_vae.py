@@ -711,7 +711,7 @@ def saved_vae(sizes: dict, args: Args) -> VAE | PlainVAE:
     return VAE(**sizes | settings | dict(loss=args.loss))
 
 
-def network_sizes(args: Args, samples: Samples, free_goals: int) -> dict:
+def network_sizes(args: Args, samples: Samples, free_goals: int = 0) -> dict:
     """What `saved_vae` makes a new network of: sizes that follow from the data. free_goals: how many; 0: other goals."""
     game = samples.game
     height, width = samples.frames.shape[2:]
