@@ -353,7 +353,10 @@ def draw(table: pd.DataFrame, what: str) -> Figure:
 
 
 def make_points(args: Args) -> list[dict]:
-    """In an order in which each finds the file that it needs. Raises: tracking.UsageError: no such curve, or a size below 1."""
+    """In an order in which each finds the file that it needs.
+
+    Raises: tracking.UsageError: there is no such curve, or a size is below 1.
+    """
     curves = list(SCRIPTS if args.what == "processes" else CURVES[args.what])
     unknown = [name for name in args.only if name not in curves]
     if unknown:
