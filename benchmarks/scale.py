@@ -206,7 +206,7 @@ def measure_here(point: dict) -> dict[str, float]:
     """One point in this process: milliseconds, and bytes after the imports and at most."""
     torch.manual_seed(1)
     if point["curve"] == "ppo":
-        torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports a compiler: 100 MB
+        torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first one imports much
     base = peak_bytes()
     work = CURVES[point["what"]][point["curve"]](point)
     if point["quick"]:
