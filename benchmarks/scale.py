@@ -262,11 +262,13 @@ def measure_processes(point: dict, folder: Path) -> dict[str, float]:
         for length in (first, last)
     )
     units = last - first
-    row = {"base": long["base"].max(), "peak": long["peak"].max()}
-    row["ms"] = (long["ms"].max() - short["ms"].max()) / units
-    row["total_ms"] = (long["ms"].sum() - short["ms"].sum()) / units
-    row["wall_ms"] = (long["wall_ms"].max() - short["wall_ms"].max()) / units
-    return row
+    return dict(
+        base=float(long["base"].max()),
+        peak=float(long["peak"].max()),
+        ms=float(long["ms"].max() - short["ms"].max()) / units,
+        total_ms=float(long["ms"].sum() - short["ms"].sum()) / units,
+        wall_ms=float(long["wall_ms"].max() - short["wall_ms"].max()) / units,
+    )
 
 
 # ---- every point, and the table of them
