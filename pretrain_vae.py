@@ -919,7 +919,7 @@ class Views(NamedTuple):
     rival: Tensor  # [P, N], the same of the other hunter that is nearest to the prey
     present: Tensor  # bool [P, N]
     legal: Tensor  # float [5 + k, N]
-    context: Tensor  # [N], tick and how many cells hold other hunters: a row of the weights of a goal's prey
+    context: Tensor  # [N], tick and how many cells hold other hunters: a row of the scores of a goal's prey
 
 
 class TabularMOA:
@@ -1077,16 +1077,16 @@ class TabularMOA:
         self.tick_rows = torch.full(
             (moa.ticks,), -1, dtype=torch.int32
         )  # of the ticks that have been asked for
-        self.prey_weights = torch.zeros(
+        self.prey_scores = torch.zeros(
             0
         )  # float [ticks asked for, G goals, A other cells, k, V own, V a rival's]
-        self.none_weights = torch.zeros(0)  # float [ticks asked for, G, A]
+        self.none_scores = torch.zeros(0)  # float [ticks asked for, G, A]
         if moa.idle is not None:
             idle = moa.idle[moa.first_goal :]
             self.idle_weights = (idle - idle.amax(1, keepdim=True)).exp() @ moa.action_kind.T  # [G, 5 + k]
 
     def _tabulate_prey(self, tick: int, hunters: int) -> tuple[Tensor, Tensor]:
-        """Weights of the prey at a tick, exp of `MOA.score_prey` up to a factor, and of no prey.
+        """Scores of the prey at a tick, `MOA.score_prey`, and of no prey.
 
         Returns: float [G goals, other cells, k, own nearness, a rival's] and [G, other cells].
         """
@@ -1101,22 +1101,21 @@ class TabularMOA:
         prey = torch.stack([moa.score_prey(own, rival, kind, one) for one in hidden])
         prey = prey.view(-1, hunters, k, V, V)
         none = moa.nothing(context)[..., 0]
-        highest = torch.maximum(prey.max(), none.max())
-        return (prey - highest).exp(), (none - highest).exp()
+        return prey, none
 
     def _rows_of(self, tick: Tensor, hunters: int) -> Tensor:
-        """int32 [n], the row of each tick in the weights of the prey, which are computed when a tick is first asked for."""
+        """int32 [n], the row of each tick in the scores of the prey, which are computed when a tick is first asked for."""
         tick = tick.clamp(max=self.moa.ticks - 1)
         rows = self.tick_rows.index_select(0, tick)
         new = tick[rows < 0].unique().tolist()
         if not new:
             return rows
-        weights = [self._tabulate_prey(now, hunters) for now in new]
-        first = len(self.none_weights)
+        scores = [self._tabulate_prey(now, hunters) for now in new]
+        first = len(self.none_scores)
         self.tick_rows[new] = torch.arange(first, first + len(new), dtype=torch.int32)
-        prey, none = (torch.stack(parts) for parts in zip(*weights, strict=True))
-        self.prey_weights = torch.cat([self.prey_weights, prey]) if first else prey
-        self.none_weights = torch.cat([self.none_weights, none]) if first else none
+        prey, none = (torch.stack(parts) for parts in zip(*scores, strict=True))
+        self.prey_scores = torch.cat([self.prey_scores, prey]) if first else prey
+        self.none_scores = torch.cat([self.none_scores, none]) if first else none
         return self.tick_rows.index_select(0, tick)
 
     def _views(self, board: Tensor, hunters: Tensor, prey: Tensor, tick: Tensor) -> Views:
@@ -1162,13 +1161,14 @@ class TabularMOA:
 
     def _choice(self, views: Views, goal: Tensor | int) -> Tensor:
         """Weights of the prey, given a goal, and of none: float [P + 1, N], not normalised. goal: int32 [N], or of all."""
-        A, k, V = self.prey_weights.shape[2:5]
+        A, k, V = self.prey_scores.shape[2:5]
         row = views.context + goal * A  # [N]
         column = (views.kind[:, None] * V + views.own) * V + views.rival  # [P, N]
-        at = (row.long() if self.prey_weights.numel() >= 2**31 else row) * (k * V * V) + column
-        prey = look_up(self.prey_weights, at) * views.present
-        none = look_up(self.none_weights, row) + MIN_WEIGHT
-        return torch.cat([prey, none[None]])
+        at = (row.long() if self.prey_scores.numel() >= 2**31 else row) * (k * V * V) + column
+        prey = look_up(self.prey_scores, at).masked_fill(~views.present, -math.inf)
+        scores = torch.cat([prey, look_up(self.none_scores, row)[None]])
+        # Of a trained network they differ by more than exp can hold: the largest is each hunter's own.
+        return (scores - scores.amax(0)).exp()
 
     def _around(self, views: Views, maps: Tensor, at: Tensor) -> Tensor:
         """Nearness above, below, left and right: int32 [.., 4, N]. at: int32 [.., N], where the prey's begins in `maps`."""

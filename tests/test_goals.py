@@ -9,13 +9,16 @@ from envs import Rules, StagHunt, random_actions
 from pretrain_vae import VAE, TabularMOA
 
 
-def test_equals_the_moa_on_planes():
+@pytest.mark.parametrize("spread", [1, 100])
+def test_equals_the_moa_on_planes(spread):
+    """spread: also with scores of the prey as far apart as those of a trained network."""
     torch.manual_seed(0)
     rules = Rules(height=6, width=5, blocks=4, hares=3, horizon=20, hunters_needed=1)
     model = VAE(6, 5, 20).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+        model.moa.choice[3].weight *= spread
     B, A, K = 16, 4, 30
     env, rng, moa = StagHunt(B, rules), np.random.default_rng(0), model.moa
     env.reset(seed=3)
