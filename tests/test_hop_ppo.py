@@ -1474,6 +1474,7 @@ def test_what_a_run_prints_and_saves_and_evaluate_judges_again(workplace, monkey
         "--oracle-simulations",
         3,
     ]
+    monkeypatch.setattr(hop_ppo, "TREE_BOARDS", 16)
     monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, rules: ["mixed", "3NS"])
     start = time.perf_counter()
     assert run_script(monkeypatch, workplace, *TINY, "--om", "belief", *search) == 0

@@ -43,6 +43,7 @@ def play(monkeypatch, folder, *flags) -> int:
     with monkeypatch.context() as patch:
         patch.setattr(hop_ppo, "standard_teams", lambda *args: standard_teams(*args)[:2])
         patch.setattr(hop_ppo, "adapt", lambda *args: adapt(*args, episodes=2))
+        patch.setattr(hop_ppo, "TREE_BOARDS", 16)
         patch.setattr(hop_ppo.figures, "save", lambda *args: None)
         patch.setattr(hop_ppo.Evaluator, "film", lambda *args: None)
         patch.setattr(metrics.comparison, "best_switch", lambda *args: 4)
@@ -52,7 +53,7 @@ def play(monkeypatch, folder, *flags) -> int:
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--co-players", "1ND2FIX", "--om", "belief", "--plan"),
+        ("--co-players", "1ND2FIX", "--om", "belief", "--plan", "--plan-fit", "1"),
         ("--real-ratio", "0.5", "--om", "latent", "--network", "cnn"),
         ("--co-players", "self", "--team-reward"),
     ],
