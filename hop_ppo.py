@@ -314,16 +314,6 @@ class ActorCritic(nn.Module):
     def get_value(self, obs: Observation, opponent_info: Tensor) -> Tensor:
         return self(obs, opponent_info)[1]
 
-    def get_action_and_value(
-        self, obs: Observation, opponent_info: Tensor, action: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns: action int64 [N], sampled if not given, its log probability, the policy's entropy, V, each float [N]."""
-        logprobs, value = self(obs, opponent_info)
-        if action is None:
-            action = sample(logprobs)
-        logprob = logprobs.gather(1, action[:, None])[:, 0]
-        return action, logprob, entropy_of(logprobs), value
-
 
 class Agent(ActorCritic):
     """pi(action | obs) and V(obs). Co-players are added up and prey are scored by the same weights, so neither the seat of a
@@ -1026,9 +1016,10 @@ def update(
             ratio = logratio.exp()
 
             clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-            pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).sum() / size
             if args.plan_train:
                 pg_loss = -(batch.improved[mb_inds] * newlogprobs.clamp(min=-50.0)).sum() / size
+            else:
+                pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).sum() / size
             v_loss = 0.5 * (((newvalue - batch.returns[mb_inds]) / agent.value_scale).square().sum() / size)
             entropy_loss = entropy.sum() / size
             loss = pg_loss - args.ent_coef * frac * entropy_loss + args.vf_coef * v_loss

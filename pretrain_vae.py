@@ -246,7 +246,7 @@ class MOA(nn.Module):
     def add_hunters(
         self, features: BoardFeatures, planes: Tensor, board: Tensor, cell: Tensor
     ) -> BoardFeatures:
-        """Append the cells of other hunters, for which nobody else goes. Arguments as of `encode_board`; cell: int64 [B]."""
+        """Append the cells of other hunters, without rivals for them. Arguments as of `encode_board`; cell: int64 [B]."""
         B, _, K = planes.shape
         others = planes[:, OTHERS]
         present, other = others.topk(max(1, int(others.sum(1).amax())), 1)  # [B, O]
@@ -1155,7 +1155,7 @@ class TabularMOA:
             between_at=between_at,
             kind=F.pad(self.kind, (0, A), value=self.moa.kinds),
             own=torch.cat([views.own, own]),
-            rival=F.pad(views.rival, (0, 0, 0, A)),  # 0, UNREACHABLE: nobody else goes for hunters
+            rival=F.pad(views.rival, (0, 0, 0, A)),  # 0, UNREACHABLE: no other hunter goes for hunters
             present=torch.cat([views.present, others_apart(hunters, width - 1)]),
         )
 

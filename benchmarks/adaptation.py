@@ -10,9 +10,9 @@ beliefs      beliefs over goals (`--om belief`)
 planning     as `nothing`, and before each move a search with goals drawn from a belief
 imagined     beliefs, and half of the boards are imagined, with co-players that act by the goal heads
 both         as `imagined`, and the search
-told         as `imagined`, but it is told who they are, in imagination and among the strangers
+oracle       as `imagined`, but it knows who they are, in imagination and among the strangers
 
-Beside them, with each team: `response`, PPO trained against this team and told who sits where, the best response; and
+Beside them, with each team: `response`, PPO trained against this team, which knows who sits where, the best response; and
 `script_told`, the script whose tick is chosen for this team. No script of `envs/` plays while the agents learn.
 """
 
@@ -37,7 +37,7 @@ AGENTS: dict[str, Flags] = {
     "nothing": ("--om", "none"),
     "beliefs": ("--om", "belief"),
     "imagined": ("--om", "belief", *IMAGINED),
-    "told": ("--om", "oracle", *IMAGINED),
+    "oracle": ("--om", "oracle", *IMAGINED),
 }
 PLANNED = {"planning": "nothing", "both": "imagined"}  # who searches, and whose agent it is
 

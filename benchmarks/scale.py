@@ -133,7 +133,7 @@ def imagined(point: dict) -> Work:
 
 
 def ppo(point: dict) -> Work:
-    """A rollout of 16 ticks and its update, told nothing."""
+    """A rollout of 16 ticks and its update, with `--om none`."""
     rules, boards = rules_of(point["what"], point["size"])
     run_args = hop_ppo.Args(num_envs=boards, team_episodes=1)
     hop_ppo.check_memory(run_args, rules)
