@@ -11,7 +11,9 @@ import tracking  # first: from here on Ctrl-C is one line, also while torch is i
 # isort: split
 import contextlib
 import copy
+import functools
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,11 +33,11 @@ from data import DataError, memory
 from data.datasets import first_boards
 from data.trajectories import file_of
 from envs import DATA_EPSILON, REGISTERED, make_rules
-from envs.core import Cells, GameRules, first_hunt_after, kind_slices, legal_cells, step_cells
+from envs.core import Board, Cells, GameRules, first_hunt_after, kind_slices, legal_cells, step_cells
 from envs.game import STAY
 from envs.grid import neighbours, planes_to_joint
 from envs.scripted import cells_probs, parse_team
-from envs.vector_env import check_state
+from envs.vector_env import LEARNER, check_state
 from envs.world_model_env import WorldModelEnv
 from metrics import returns
 from metrics.comparison import adapt, compare, standard_teams
@@ -79,13 +81,18 @@ class Args:
     env_args: tuple[str, ...] = ()
     """rules of the game that are other than registered, such as height=4 width=4 blocks=0"""
     co_players: str = "mixed"
-    """a team such as 3NS, 1NS2NH, 1ND2FIX, 3RANDOM; mixed: each co-player has one of two goals; self: all seats learn"""
+    """a team such as 3NS, 1NS2NH, 1ND2FIX, 3RANDOM; mixed: each co-player has one of two goals; self: all seats learn;
+    population: each is one of the policies of --population to train with; held-out: of the others; held-out/2: all are the
+    third of these"""
+    population: str = ""
+    """folder of a population.json, which names frozen policies of earlier runs: see benchmarks/population.py"""
     team_reward: bool = False
     """with self: every hunter gets the mean reward of all"""
     team_episodes: int = 0
     """episodes that a team stays together, in its seats; 0: as the game has it, mostly 1"""
-    om: Literal["none", "latent", "belief", "oracle"] = "none"
-    """what the policy knows of the others: nothing, z and action probabilities, P(goal) of each goal, who they are"""
+    om: Literal["none", "latent", "belief", "gru", "liam", "oracle"] = "none"
+    """what the policy knows of the others: nothing, z and action probabilities, P(goal) of each goal, what a GRU remembers
+    of them (gru: trained by PPO's loss; liam: to predict them), who they are"""
     vae: str = ""
     """folder of the pretrained VAE; the newest in vae_ckpts/ by default"""
     belief_discount: float = 0.9
@@ -311,6 +318,10 @@ class ActorCritic(nn.Module):
 
     value_scale = 1.0  # V is so many times what the critic's last layer says, see `scale_of_returns`
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: Memory | None = None  # of the co-players, with --om gru and liam
+
     def get_value(self, obs: Observation, opponent_info: Tensor) -> Tensor:
         return self(obs, opponent_info)[1]
 
@@ -424,13 +435,79 @@ class ConvAgent(ActorCritic):
         return logits.log_softmax(1), self.value_scale * self.critic(hidden)[:, 0]
 
 
-def make_agent(network: str, rules: GameRules, info_size: int, **sizes: Any) -> ActorCritic:
+@dataclass
+class History:
+    """What a policy with a memory saw of its co-players in a rollout of N rows, T ticks."""
+
+    inputs: Tensor  # float [T, N, A - 1, F], see `HistoryInfo`
+    fresh: Tensor  # bool [T, N], a team's first tick
+    hidden: Tensor  # float [N, A - 1, H], what was remembered before the first tick
+    actions: Tensor  # int64 [T, N, A - 1], the co-players' in this tick
+    playing: Tensor  # bool [T, N, A - 1], they were on the board
+    samples: Tensor  # int64 [M], T * N + row of each sample of the batch
+
+
+class Memory(nn.Module):
+    """What is remembered of each co-player, through all episodes of a team: a GRU, the same for all of them.
+
+    gru: trained by PPO's loss (recurrent PPO). liam: trained to predict what the co-player does, and what it is near to, and
+    not by PPO's loss (Papoudakis et al. 2021, Agent Modelling under Partial Observability for Deep Reinforcement Learning).
+    """
+
+    def __init__(self, kinds: int, num_actions: int, predicts: bool, hidden: int = 32):
+        """kinds: of prey. predicts: liam."""
+        super().__init__()
+        self.hidden_size = hidden
+        self.num_actions = num_actions
+        self.predicts = predicts
+        self.cell = nn.GRUCell(self.input_size(kinds, num_actions), hidden)
+        if predicts:
+            outputs = num_actions + 2 * kinds
+            self.decoder = nn.Sequential(nn.Linear(hidden, 64), nn.ReLU(), nn.Linear(64, outputs))
+
+    @staticmethod
+    def input_size(kinds: int, num_actions: int) -> int:
+        return 3 * kinds + num_actions + 3
+
+    def forward(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        """inputs: float [N, A - 1, F], hidden: float [N, A - 1, H], before the tick. Returns: [N, A - 1, H]."""
+        return self.cell(inputs.flatten(0, 1), hidden.flatten(0, 1)).view_as(hidden)
+
+    def replay(self, history: History, rows: Tensor) -> Tensor:
+        """float [T, n, A - 1, H]: what is remembered of a rollout, with today's weights. rows: int64 [n]."""
+        hidden = history.hidden[rows]
+        remembered = []
+        for inputs, fresh in zip(history.inputs[:, rows], history.fresh[:, rows], strict=True):
+            hidden = self(inputs, hidden.masked_fill(fresh[:, None, None], 0.0))
+            remembered.append(hidden)
+        return torch.stack(remembered)
+
+    def prediction_loss(self, remembered: Tensor, history: History, rows: Tensor) -> Tensor:
+        """LIAM's: NLL of the co-players' actions plus the squared error of what they are near to, mean over co-players."""
+        outputs = self.decoder(remembered)  # [T, n, A - 1, 5 + k + 2 k]
+        actions, near = outputs.split([self.num_actions, outputs.shape[-1] - self.num_actions], -1)
+        playing = history.playing[:, rows]
+        nll = F.cross_entropy(actions[playing], history.actions[:, rows][playing])
+        seen = history.inputs[:, rows][..., : near.shape[-1]]
+        return nll + (near - seen)[playing].square().mean()
+
+
+def make_memory(om: str, rules: GameRules) -> Memory | None:
+    if om not in ("gru", "liam"):
+        return None
+    return Memory(rules.game.kinds, rules.game.num_actions, predicts=om == "liam")
+
+
+def make_agent(
+    network: str, rules: GameRules, info_size: int, memory: Memory | None = None, **sizes: Any
+) -> ActorCritic:
     """info_size: how many numbers are known of each co-player; sizes: those of `objects` that are not the default."""
     if network == "cnn":
         agent = ConvAgent(rules.hunters, rules.prey_counts, info_size, rules.height, rules.width)
     else:
         agent = Agent(rules.prey_counts, info_size, **sizes)
     agent.value_scale = scale_of_returns(rules)
+    agent.memory = memory
     return agent
 
 
@@ -440,10 +517,10 @@ def scale_of_returns(rules: GameRules) -> float:
     return 1.0 if rules.game.leaves else float(max(1, rules.prey))
 
 
-def rebuild_agent(sizes: dict, rules: GameRules) -> ActorCritic:
+def rebuild_agent(sizes: dict, rules: GameRules, om: str) -> ActorCritic:
     """A network as `sizes` of another describe it, with its first weights; what is the game's is as in the rules."""
     own = {name: size for name, size in sizes.items() if name in ("hidden", "hunt_bias")}
-    return make_agent(sizes["network"], rules, sizes["info_size"], **own)
+    return make_agent(sizes["network"], rules, sizes["info_size"], make_memory(om, rules), **own)
 
 
 # ---- what the policy knows of its co-players
@@ -502,11 +579,11 @@ class NoInfo:
 
 
 class OracleInfo(NoInfo):
-    """`--om oracle`: the strategy of each co-player, one-hot. Nothing else asks the environment for it."""
+    """`--om oracle`: which of the strategies, or policies, each co-player is, one-hot. Nothing else asks for it."""
 
-    def __init__(self, infos: Infos, rows_per_board: int, rules: GameRules):
+    def __init__(self, infos: Infos, rows_per_board: int, strategies: int):
         super().__init__(infos, rows_per_board)
-        self.info_size = len(rules.game.strategies)
+        self.info_size = strategies
 
     def board_features(self) -> Tensor:
         return F.one_hot(self.per_board("strategy_ids") + 1, self.info_size + 1)[..., 1:].float()
@@ -653,14 +730,173 @@ class LatentInfo(NoInfo):
         self.tracker.load_state_dict(state)
 
 
-def make_opponents(args: Args, envs: Envs, infos: Infos, vae: nn.Module | None) -> NoInfo:
+class HistoryInfo(NoInfo):
+    """`--om gru`, `liam`: what the policy's `Memory` holds of each co-player, as each learner sees it, since their team met.
+
+    Its input in a tick, of k kinds of prey: how far the co-player and the learner are from the nearest of each kind, how
+    much nearer the co-player has come, its last action, one-hot, whether it is on the board, the time, and whether an
+    episode begins.
+    """
+
+    saved = ("hidden", "before", "fresh")
+
+    def __init__(self, infos: Infos, rows_per_board: int, memory: Memory, rules: GameRules):
+        super().__init__(infos, rows_per_board)
+        self.memory = memory
+        self.rules = rules
+        self.info_size = memory.hidden_size
+        others = self.order().shape[1] - 1
+        self.hidden = torch.zeros(len(infos["seat"]), others, memory.hidden_size)
+        self.before = self.nearest()
+        self.fresh = torch.ones(len(infos["seat"]), dtype=torch.bool)
+
+    def order(self) -> Tensor:
+        """int64 [N, A]: seats, the learner's first."""
+        A = self.infos["hunters"].shape[1]
+        return (self.infos["seat"][:, None] + torch.arange(A)) % A
+
+    def nearest(self) -> Tensor:
+        """float [N, A, k]: steps / 8 from each hunter, the learner first, to the nearest prey of each kind; 3: no way."""
+        distances, hunters = self.infos["distances"], self.infos["hunters"].gather(1, self.order())
+        on_board = hunters.clamp(max=self.rules.cells - 1)[:, None].expand(-1, distances.shape[1], -1)
+        steps = distances.gather(2, on_board).clamp(max=24).float() / 8  # [N, P, A]
+        steps = steps.masked_fill((hunters == self.rules.cells)[:, None], 3.0)
+        kinds = [
+            F.pad(steps[:, part], (0, 0, 0, 1), value=3.0).amin(1)
+            for part in kind_slices(self.rules.prey_counts)
+        ]
+        return torch.stack(kinds, 2)
+
+    def inputs(self) -> Tensor:
+        """float [N, A - 1, F]"""
+        others = self.order()[:, 1:]
+        nearest = self.nearest()
+        own = nearest[:, :1].expand(-1, others.shape[1], -1)
+        approach = (self.before - nearest)[:, 1:].clamp(-0.5, 0.5) * 8
+        actions = self.infos["joint_actions"].long().gather(1, others)
+        active = self.infos["active"].gather(1, others)
+        tick = self.infos["tick"][:, None, None].expand(-1, others.shape[1], 1)
+        parts = [
+            nearest[:, 1:],
+            own,
+            approach,
+            F.one_hot(actions, self.rules.game.num_actions),
+            active[..., None],
+            tick / self.rules.horizon,
+            tick == 0,
+        ]
+        return torch.cat([part.float() for part in parts], 2)
+
+    def features(self) -> Tensor:
+        with torch.no_grad():
+            self.remembered = self.memory(self.inputs(), self.hidden)
+        return self.remembered
+
+    def board_features(self) -> Tensor:
+        """float [B, A, 0]: no two learners know the same."""
+        return torch.zeros(*self.per_board("active").shape, 0)
+
+    def update(self, infos: Infos) -> None:
+        advanced = (infos["tick"] > self.infos["tick"])[:, None, None]  # a board that is over stands still
+        self.before = torch.where(advanced, self.nearest(), self.before)
+        self.hidden = torch.where(advanced, self.remembered, self.hidden)
+        self.fresh = torch.zeros_like(self.fresh)
+        super().update(infos)
+
+    def reset(self, boards: Tensor, infos: Infos) -> None:
+        super().reset(boards, infos)
+        begun = boards.repeat_interleave(self.rows_per_board)
+        self.before = torch.where(begun[:, None, None], self.nearest(), self.before)
+        self.fresh = begun & infos["new_team"]
+        self.hidden = self.hidden.masked_fill(self.fresh[:, None, None], 0.0)
+
+
+def make_opponents(
+    args: Args, envs: Envs, infos: Infos, vae: nn.Module | None, memory: Memory | None = None
+) -> NoInfo:
     """What the learners of an environment know of the others, as --om says."""
     rows = envs.rows_per_board
+    population = envs.co_players if isinstance(envs.co_players, Population) else None
     if args.om == "belief":
-        return GoalBelief(infos, rows, vae, envs.rules, args.belief_discount)
+        belief = GoalBelief(infos, rows, vae, envs.rules, args.belief_discount)
+        belief.named_goals &= population is None
+        return belief
     if args.om == "latent":
         return LatentInfo(infos, rows, vae, envs)
-    return OracleInfo(infos, rows, envs.rules) if args.om == "oracle" else NoInfo(infos, rows)
+    if args.om == "oracle":
+        return OracleInfo(infos, rows, population.size if population else len(envs.rules.game.strategies))
+    return HistoryInfo(infos, rows, memory, envs.rules) if memory else NoInfo(infos, rows)
+
+
+# ---- co-players that learned
+
+
+class Population:
+    """Frozen policies of earlier runs as co-players, see `Policies` of envs/vector_env.py."""
+
+    def __init__(self, agents: list[ActorCritic], rules: GameRules):
+        self.agents = agents
+        self.rules = rules
+        self.size = len(agents)
+
+    @torch.no_grad()
+    def __call__(self, core: Board, policy_ids: np.ndarray) -> np.ndarray:
+        """float32 [B, A, 5 + k]: p(action) of each hunter; of those that are no co-player, or have left, STAY."""
+        playing = torch.as_tensor((policy_ids >= 0) & core.active)
+        board, seat = playing.nonzero(as_tuple=True)
+        policy = torch.as_tensor(policy_ids)[playing]
+        time_features = encode_time(
+            torch.as_tensor(core.tick).long(), torch.as_tensor(core.first_hunt).long(), self.rules
+        )
+        maps = (core.hunters, core.prey, core.distances(), core.blocks)
+        hunters, prey, distances, blocks = map(torch.as_tensor, maps)
+        obs = observe(
+            hunters[board].long(),
+            prey[board].long(),
+            time_features[board],
+            seat,
+            board,
+            distances,
+            blocks,
+            self.rules,
+        )
+        nothing = torch.zeros(len(board), self.rules.hunters - 1, 0)
+        probs = torch.zeros(*playing.shape, self.rules.game.num_actions)
+        probs[..., STAY] = 1.0
+        for number, agent in enumerate(self.agents):
+            rows = (policy == number).nonzero()[:, 0]
+            if len(rows):
+                probs[board[rows], seat[rows]] = agent(obs[rows], nothing[rows])[0].exp()
+        return probs.numpy()
+
+
+def co_players_of(team: str, args: Args, rules: GameRules) -> "str | Population":
+    """What an environment takes for a team: its text, or policies of --population. Raises: tracking.UsageError."""
+    if not is_population(team):
+        return team
+    split, _, number = team.partition("/")
+    agents = load_population(args.population, args.env_id, args.env_args)[split]
+    if number and int(number) >= len(agents):
+        raise tracking.UsageError(f"--co-players {team}: {args.population} has {len(agents)} of them")
+    return Population([agents[int(number)]] if number else agents, rules)
+
+
+def is_population(team: str) -> bool:
+    return re.fullmatch(r"(population|held-out)(/\d+)?", team) is not None
+
+
+@functools.lru_cache(maxsize=4)
+def load_population(folder: str, env_id: str, env_args: tuple[str, ...]) -> dict[str, list[ActorCritic]]:
+    """Its policies to train with, and those held out. Raises: tracking.UsageError: it is not one, or of another game."""
+    content = fit.read_population(folder, env_id, env_args)
+    agents = {"population": content["train"], "held-out": content["held_out"]}
+    return {split: [load_partner(run, env_id, env_args) for run in runs] for split, runs in agents.items()}
+
+
+def load_partner(run: str, env_id: str, env_args: tuple[str, ...]) -> ActorCritic:
+    agent, checkpoint = load_agent(run)
+    fit.check_partner(run, checkpoint["args"], env_id, env_args)
+    return agent
 
 
 # ---- environments
@@ -673,7 +909,11 @@ def to_tensors(infos: dict) -> Infos:
 
 
 def make_envs(
-    rules: GameRules, num_boards: int, co_players: str, team_episodes: int = 1, episode: str | None = None
+    rules: GameRules,
+    num_boards: int,
+    co_players: str | Population,
+    team_episodes: int = 1,
+    episode: str | None = None,
 ) -> Envs:
     """Real boards. Every hunter of a `self` team is a row of its own, and plays on to the board's end.
 
@@ -725,11 +965,13 @@ def imagined_team(args: Args) -> str:
 class Collector:
     """An environment, what its learners know of the others, and where the next rollout goes on."""
 
-    def __init__(self, envs: Envs, args: Args, vae: nn.Module | None, seed: int):
+    def __init__(
+        self, envs: Envs, args: Args, vae: nn.Module | None, seed: int, memory: Memory | None = None
+    ):
         _, infos = envs.reset(seed=seed)
         self.envs = envs
         self.infos = to_tensors(infos)
-        self.opponents = make_opponents(args, envs, self.infos, vae)
+        self.opponents = make_opponents(args, envs, self.infos, vae, memory)
         self.planner: Planner | None = None
         self.episode_returns = torch.zeros(envs.num_envs)
         self.starts = self.boards()
@@ -779,14 +1021,18 @@ def offline_starts(args: Args, rules: GameRules) -> tuple[Tensor, ...]:
 
 
 def make_collectors(
-    args: Args, rules: GameRules, vae: nn.Module | None, world_model: nn.Module | None
+    args: Args,
+    rules: GameRules,
+    vae: nn.Module | None,
+    world_model: nn.Module | None,
+    memory: Memory | None = None,
 ) -> list[Collector]:
     """One with real boards and one with imagined ones, as --real-ratio says."""
     real = round(args.real_ratio * args.num_envs)
     collectors = []
     if real:
-        envs = make_envs(rules, real, args.co_players, args.team_episodes)
-        collectors.append(Collector(envs, args, vae, args.seed))
+        envs = make_envs(rules, real, co_players_of(args.co_players, args, rules), args.team_episodes)
+        collectors.append(Collector(envs, args, vae, args.seed, memory))
     if real < args.num_envs:
         starts = collectors[0].starts if real else offline_starts(args, rules)
         envs = make_world_model_envs(args, rules, args.num_envs - real, starts, world_model, vae)
@@ -837,12 +1083,15 @@ class Batch:
     advantages: Tensor
     returns: Tensor
     improved: Tensor  # float [M, 5 + k], the policy of a search; [M, 0] without one
+    history: "History | None" = None  # of a policy with a memory
 
     @staticmethod
     def cat(batches: list["Batch"]) -> "Batch":
-        names = [field.name for field in fields(Batch)]
+        if len(batches) == 1:
+            return batches[0]
+        names = [field.name for field in fields(Batch)][1:-1]
         obs = Observation.cat([batch.obs for batch in batches])
-        return Batch(obs, *(torch.cat([getattr(batch, name) for batch in batches]) for name in names[1:]))
+        return Batch(obs, *(torch.cat([getattr(batch, name) for batch in batches]) for name in names))
 
 
 def compute_gae(
@@ -931,6 +1180,7 @@ def rollout(
     dones = torch.zeros(shape, dtype=torch.bool, device=device)
     truncations = torch.zeros(shape, dtype=torch.bool, device=device)
     final_values = torch.zeros(shape, device=device)
+    history = HistoryBuffer(opponents) if isinstance(opponents, HistoryInfo) else None
     planner = collector.planner
     improved = torch.zeros(*shape, envs.rules.game.num_actions if planner else 0, device=device)
 
@@ -944,6 +1194,8 @@ def rollout(
             actions[step], improved[step] = planner(next_obs, next_info, collector.infos)
         _, reward, terminated, truncated, infos = envs.step(actions[step].cpu().numpy())
         collector.infos = infos = to_tensors(infos)
+        if history:
+            history.add(infos)
         opponents.update(infos)
 
         reward = torch.as_tensor(reward)
@@ -983,7 +1235,28 @@ def rollout(
     flat_obs = obs.map(lambda part: world.gather(part, dim=1).flatten(0, 1))
     flat_parts = [world.gather(part, dim=1).flatten(0, 1) for part in parts]
     b_inds = flat_obs.active[:, 0].nonzero()[:, 0]
-    return Batch(flat_obs[b_inds], *(part[b_inds] for part in flat_parts))
+    whole = history.history(b_inds) if history else None
+    return Batch(flat_obs[b_inds], *(part[b_inds] for part in flat_parts), whole)
+
+
+class HistoryBuffer:
+    """Collects the `History` of a rollout."""
+
+    def __init__(self, opponents: HistoryInfo):
+        self.opponents = opponents
+        self.hidden = opponents.hidden
+        self.ticks: list[tuple[Tensor, ...]] = []
+
+    def add(self, infos: Infos) -> None:
+        """After a tick, before the opponents are updated. infos: of the environment after it."""
+        others = self.opponents.order()[:, 1:]
+        actions = infos["joint_actions"].long().gather(1, others)
+        playing = self.opponents.infos["active"].gather(1, others)
+        self.ticks.append((self.opponents.inputs(), self.opponents.fresh, actions, playing))
+
+    def history(self, samples: Tensor) -> History:
+        inputs, fresh, actions, playing = map(torch.stack, zip(*self.ticks, strict=True))
+        return History(inputs, fresh, self.hidden, actions, playing, samples)
 
 
 def update(
@@ -1000,8 +1273,7 @@ def update(
     batch_size = len(batch.actions)
     sums: dict[str, Tensor] = {}
     for _ in range(args.update_epochs):
-        order = torch.randperm(batch_size, device=batch.actions.device)  # the same in every process
-        for minibatch in order.split(math.ceil(batch_size / args.num_minibatches)):
+        for minibatch, rows in minibatches(batch, args.num_minibatches):
             size = len(minibatch)
             mb_advantages = batch.advantages[minibatch]
             mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std(correction=0) + 1e-8)
@@ -1009,7 +1281,11 @@ def update(
             mb_inds = minibatch[world.rank :: world.size]
             mb_advantages = mb_advantages[world.rank :: world.size]
             mb_obs, mb_actions = batch.obs[mb_inds], batch.actions[mb_inds]
-            newlogprobs, newvalue = agent(mb_obs, batch.opponent_info[mb_inds])
+            if rows is None:
+                mb_info, prediction_loss = batch.opponent_info[mb_inds], 0.0
+            else:
+                mb_info, prediction_loss = remember(agent.memory, batch.history, minibatch, rows)
+            newlogprobs, newvalue = agent(mb_obs, mb_info)
             newlogprob = newlogprobs.gather(1, mb_actions[:, None])[:, 0]
             entropy = entropy_of(newlogprobs)
             logratio = newlogprob - batch.logprobs[mb_inds]
@@ -1022,7 +1298,7 @@ def update(
                 pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).sum() / size
             v_loss = 0.5 * (((newvalue - batch.returns[mb_inds]) / agent.value_scale).square().sum() / size)
             entropy_loss = entropy.sum() / size
-            loss = pg_loss - args.ent_coef * frac * entropy_loss + args.vf_coef * v_loss
+            loss = pg_loss - args.ent_coef * frac * entropy_loss + args.vf_coef * v_loss + prediction_loss
 
             optimizer.zero_grad()
             loss.backward()
@@ -1043,6 +1319,33 @@ def update(
                 sums = {name: sums.get(name, 0.0) + weight * value for name, value in losses.items()}
     means = world.sum(torch.stack(list(sums.values())).detach()) / args.update_epochs
     return dict(zip(sums, means, strict=True))
+
+
+def minibatches(batch: Batch, number: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Samples in random order, the same in every process; with a memory those of whole rows of the rollout, and these."""
+    device = batch.actions.device
+    if batch.history is None:
+        order = torch.randperm(len(batch.actions), device=device)
+        yield from ((part, None) for part in order.split(math.ceil(len(order) / number)))
+        return
+    num_rows = batch.history.fresh.shape[1]
+    for rows in torch.randperm(num_rows, device=device).split(math.ceil(num_rows / number)):
+        own = torch.zeros(num_rows, dtype=torch.bool).index_fill_(0, rows, True)
+        yield own[batch.history.samples % num_rows].nonzero()[:, 0], rows
+
+
+def remember(
+    memory: Memory, history: History, samples: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor | float]:
+    """What the memory knows in these samples of these rows, float [m, A - 1, H], and the loss of its predictions."""
+    remembered = memory.replay(history, rows)  # [T, n, A - 1, H]
+    at = history.samples[samples]
+    num_rows = history.fresh.shape[1]
+    place = torch.empty(num_rows, dtype=torch.int64).index_copy_(0, rows, torch.arange(len(rows)))
+    info = remembered[at.div(num_rows, rounding_mode="floor"), place[at % num_rows]]
+    if not memory.predicts:
+        return info, 0.0
+    return info.detach(), memory.prediction_loss(remembered, history, rows)
 
 
 def explained_variance(batch: Batch) -> Tensor:
@@ -1339,10 +1642,11 @@ def evaluate(
 
 def film_frame(envs: Envs, infos: Infos, opponents: NoInfo, joint_returns: Tensor) -> dict:
     """The first board, and what is believed of its hunters."""
+    learned = isinstance(envs.co_players, Population)  # policies have no names to show
     return dict(
         joint=planes_to_joint(np.array(envs.planes()[0])),  # uint8 [A + 3, H, W]
         belief=opponents.board_features()[0, :, :1].sum(1).tolist(),
-        strategy_ids=infos["strategy_ids"][0].tolist(),
+        strategy_ids=[LEARNER] * envs.rules.hunters if learned else infos["strategy_ids"][0].tolist(),
         learner=int(infos["seat"][0]),
         tick=int(infos["tick"][0]),
         returns=joint_returns[0].tolist(),
@@ -1391,9 +1695,11 @@ class Evaluator:
         network = self.tree_network(policy) if plan == "learned" and args.plan_fit else None
         with kept_rng():
             torch.manual_seed(seed)
-            envs = make_envs(self.rules, boards, team, episodes, episode="board")
+            co_players = co_players_of(team, args, self.rules)
+            envs = make_envs(self.rules, boards, co_players, episodes, episode="board")
             infos = to_tensors(envs.reset(seed=seed)[1])
-            opponents = make_opponents(args, envs, infos, self.vae)
+            memory = getattr(policy, "memory", None)
+            opponents = make_opponents(args, envs, infos, self.vae, memory)
             planner = None
             if plan:
                 planner = Planner(policy, envs, opponents, args, self.vae, self.world_model, plan, network)
@@ -1419,7 +1725,7 @@ class Evaluator:
         """A network of the same kind with its first weights."""
         with kept_rng():
             torch.manual_seed(self.args.seed)
-            return rebuild_agent(agent.sizes, self.rules)
+            return rebuild_agent(agent.sizes, self.rules, self.args.om)
 
     def players(self, agent: ActorCritic) -> dict[str, dict]:
         """Who is compared, and how it plays; searching players play --plan-boards of the boards."""
@@ -1446,6 +1752,8 @@ class Evaluator:
         """Print, write and draw all that is judged of an agent; step: at which the figures are logged."""
         args, seed = self.args, self.final_seed
         teams = standard_teams(args.co_players, self.rules)
+        if args.om == "oracle" and is_population(args.co_players):
+            teams = teams[:1]  # it is told which of its policies a co-player is, and scripts are none of them
         players = self.players(agent)
         results = compare(self.play, players, self.rules, teams, seed, EVAL_SEED, args.eval_boards)
         adaptation = adapt(self.play, agent, teams, seed, args.plan_boards)
@@ -1468,9 +1776,10 @@ class Evaluator:
         frames: list[dict] = []
         with kept_rng():
             torch.manual_seed(self.args.seed)
-            envs = make_envs(self.rules, 1, self.args.co_players, self.args.team_episodes, episode="board")
+            co_players = co_players_of(self.args.co_players, self.args, self.rules)
+            envs = make_envs(self.rules, 1, co_players, self.args.team_episodes, episode="board")
             infos = to_tensors(envs.reset(seed=self.final_seed)[1])
-            opponents = make_opponents(self.args, envs, infos, self.vae)
+            opponents = make_opponents(self.args, envs, infos, self.vae, agent.memory)
             evaluate(agent, envs, infos, opponents, frames=frames)
         shows_belief = isinstance(opponents, GoalBelief) and opponents.named_goals
         figures.play_film(frames, self.rules.game, shows_belief, path)
@@ -1534,12 +1843,30 @@ def check_ranges(args: Args) -> None:
             raise tracking.UsageError(f"--{name.replace('_', '-')}: must be in [0, 1], got {value}")
 
 
+def check_team(args: Args, rules: GameRules) -> None:
+    """Raises: tracking.UsageError: there is no such team, or what needs scripted co-players has policies."""
+    if not is_population(args.co_players):
+        if args.population:
+            raise tracking.UsageError("--population: needs --co-players population or held-out")
+        try:
+            parse_team(args.co_players, rules.hunters - 1, rules.game)
+        except ValueError as error:
+            raise tracking.UsageError(f"--{error}") from None
+        return
+    if not args.population:
+        advice = "name the folder of one, see python -m benchmarks.population"
+        raise tracking.UsageError(f"--co-players {args.co_players}: needs --population: {advice}")
+    if args.oracle or args.oracle_simulations:
+        raise tracking.UsageError(f"--oracle: knows strategies, not the policies of {args.population}")
+    if args.real_ratio < 1 and args.imagined_co_players == "same":
+        needs = "its policies play on real boards alone"
+        raise tracking.UsageError(f"--real-ratio: {needs}: give --imagined-co-players goals, too")
+    co_players_of(args.co_players, args, rules)
+
+
 def check_settings(args: Args, rules: GameRules) -> None:
     """Raises: tracking.UsageError: settings that exclude each other, or a team that the game has no room for."""
-    try:
-        parse_team(args.co_players, rules.hunters - 1, rules.game)
-    except ValueError as error:
-        raise tracking.UsageError(f"--{error}") from None
+    check_team(args, rules)
     if 0 < args.real_ratio < 1 and round(args.real_ratio * args.num_envs) in (0, args.num_envs):
         outcome = "none would be real" if args.real_ratio < 0.5 else "all would be real"
         numbers = f"--real-ratio {args.real_ratio}: of {args.num_envs} boards {outcome}"
@@ -1551,6 +1878,9 @@ def check_settings(args: Args, rules: GameRules) -> None:
     if args.team_reward and args.co_players != "self":
         message = "needs --co-players self: scripted co-players have no use for a reward"
         raise tracking.UsageError(f"--team-reward: {message}")
+    if args.om in ("gru", "liam") and (args.real_ratio < 1 or args.plan):
+        flag = "--plan" if args.plan else "--real-ratio below 1"
+        raise tracking.UsageError(f"--om {args.om}: plays real boards, without a search: leave out {flag}")
     if args.plan_train and (args.om, args.plan_search) != ("belief", "gumbel"):
         raise tracking.UsageError("--plan-train: needs --om belief and --plan-search gumbel")
 
@@ -1558,7 +1888,11 @@ def check_settings(args: Args, rules: GameRules) -> None:
 def check_info_size(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Module | None) -> None:
     """Raises: tracking.UsageError: --om gives another number of figures than the policy reads."""
     game = rules.game
-    sizes = dict(none=0, oracle=len(game.strategies))
+    team = co_players_of(args.co_players, args, rules)
+    strategies = team.size if isinstance(team, Population) else len(game.strategies)
+    sizes = dict(none=0, oracle=strategies)
+    if agent.memory:
+        sizes |= {args.om: agent.memory.hidden_size}
     if vae is not None:
         sizes |= dict(belief=vae.moa.num_goals, latent=vae.sizes["latent_dim"] + game.num_actions)
     size = sizes[args.om]
@@ -1607,7 +1941,7 @@ def check_saved(args: Args) -> None:
 
 def saved_agent(sizes: dict, args: Args) -> ActorCritic:
     """The network of a checkpoint's sizes; what is a setting, too, or the game's, is as there."""
-    return rebuild_agent(sizes | {"network": args.network}, load_rules(args)[0])
+    return rebuild_agent(sizes | {"network": args.network}, load_rules(args)[0], args.om)
 
 
 def make_optimizer(agent: ActorCritic, args: Args) -> torch.optim.Optimizer:
@@ -1645,6 +1979,7 @@ CHECKPOINT = tracking.Schema(
         "args": {
             "env_args": (),
             "cuda": True,
+            "population": "",
             "plan_search": "puct",
             "imagined_co_players": "same",
             "plan_train": False,
@@ -1662,9 +1997,10 @@ def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
 
 def check_shares(args: Args, world: tracking.World) -> None:
     """Raises: tracking.UsageError: the boards, real and imagined, do not divide evenly over the processes, or search."""
-    if args.plan_train and (world.size > 1 or world.device.type != "cpu"):
+    alone = "--plan-train" if args.plan_train else f"--om {args.om}" if args.om in ("gru", "liam") else ""
+    if alone and (world.size > 1 or world.device.type != "cpu"):
         raise tracking.UsageError(
-            "--plan-train: runs in one process on the CPU: give --no-cuda, without torchrun"
+            f"{alone}: runs in one process on the CPU: give --no-cuda, without torchrun"
         )
     real = round(args.real_ratio * args.num_envs)
     if real % world.size or args.num_envs % world.size:
@@ -1691,8 +2027,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     vae, world_model = load_networks(args, rules)
     tracking.seed_everything(args.seed, args.torch_deterministic)
 
-    collectors = make_collectors(args, rules, vae, world_model)
-    agent = make_agent(args.network, rules, collectors[0].opponents.info_size).to(world.device)
+    memory = make_memory(args.om, rules)
+    collectors = make_collectors(args, rules, vae, world_model, memory)
+    agent = make_agent(args.network, rules, collectors[0].opponents.info_size, memory).to(world.device)
     for collector in collectors if args.plan_train else ():
         cached = CachedWorldModel(world_model).on(rules.height, rules.width)
         collector.planner = Planner(agent, collector.envs, collector.opponents, args, vae, cached, "learned")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -34,7 +34,20 @@ EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws
 LAYOUTS = ("planes", "hop")
 EPISODES = ("learner", "board")
 
-CoPlayers = Sequence[str] | str | Callable[[Board], np.ndarray] | None
+
+
+@runtime_checkable
+class Policies(Protocol):
+    """Co-players that are handed in: `size` policies, of which each co-player of a new team is one, all equally likely."""
+
+    size: int
+
+    def __call__(self, core: Board, policy_ids: np.ndarray) -> np.ndarray:
+        """Action probabilities, float [B, A, 5 + k]; the learner's, LEARNER in policy_ids, int64 [B, A], are not used."""
+        ...
+
+
+CoPlayers = Sequence[str] | str | Callable[[Board], np.ndarray] | Policies | None
 
 
 def choose_rules(rules: GameRules | None, game: str | None, keywords: dict[str, Any]) -> GameRules:
@@ -194,7 +207,7 @@ class BoardVectorEnv(VectorEnv):
     - `action_mask` int8 [N, 5+k], the learner's legal actions; `seat` int64 [N], the learner's.
     - `tick`, `ticks_left` (see `Board.ticks_left`), `first_hunt`: int64 [N].
     - `active` bool [N, A], hunters on the board; `strategy_ids` int64 [N, A], index into
-      the game's strategies, LEARNER for learners and for co-players that are a function.
+      the game's strategies, LEARNER for learners and for co-players that are a bare function.
     - `new_team` bool [N]: this call has begun an episode with new seats and co-players.
     - `joint_actions` int8 [N, A], what was done in the last tick, also where SAME_STEP has
       reset; STAY after `reset`. `joint_rewards` float32 [N, A], what was earned in it.
@@ -215,8 +228,9 @@ class BoardVectorEnv(VectorEnv):
             names. A text such as "3NS" or "1NS2NH": so
             many of each strategy, in random seats. "mixed": each pursues one of the
             game's goals (NS or NH; ND or FIX), all equally likely.
-            "self": all are learners. A function of the core: it returns the actions of all
-            hunters, integers [B, A]; the learner's own are not used.
+            "self": all are learners. `Policies`: `strategy_ids` are then their numbers. Another
+            function of the core: it returns the actions of all hunters, integers [B, A]; the
+            learner's own are not used.
         epsilon: of the co-players, see `strategy_probs`.
         render_mode: None, "rgb_array" or "ansi".
         autoreset_mode: SAME_STEP or DISABLED.
@@ -398,7 +412,8 @@ class BoardVectorEnv(VectorEnv):
 
         Raises: ValueError: a number is out of its range.
         """
-        check_state(state, self.rules, self.team_episodes)
+        num_policies = self.co_players.size if isinstance(self.co_players, Policies) else None
+        check_state(state, self.rules, self.team_episodes, num_policies)
         arrays = {key: np.asarray(value).copy() for key, value in state.items()}
         core = {key[5:]: value for key, value in arrays.items() if key.startswith("core.")}
         self.core.set_state(State(**core))
@@ -470,9 +485,11 @@ class BoardVectorEnv(VectorEnv):
         draws = draws * 2.0**-53  # [n, A], in [0, 1)
         seats = (draws[:, 0] * hunters).astype(np.int64)
         self.seats[boards] = seats
-        if callable(self.co_players):
+        if isinstance(self.co_players, Policies):
+            others = (draws[:, 1:] * self.co_players.size).astype(np.int64)
+        elif callable(self.co_players):
             return
-        if self.co_players == "mixed":
+        elif self.co_players == "mixed":
             pursuers = self._ids_of(self._strategies)
             goal = (draws[:, 1:] * len(pursuers)).astype(np.int64)
             others = pursuers[::-1][goal]  # [n, A-1]; a number below 1/2 is the last of two goals
@@ -494,6 +511,9 @@ class BoardVectorEnv(VectorEnv):
 
     def _co_player_actions(self) -> np.ndarray:
         """Integers [B, A]: what each hunter does as a co-player; the learner's own entry is a filler."""
+        if isinstance(self.co_players, Policies):
+            uniform = self.core.uniform(self.rules.hunters)  # [B, A]
+            return sample_actions(self.co_players(self.core, self.strategy_ids), uniform)
         if callable(self.co_players):
             return np.array(self.co_players(self.core))
         uniform = self.core.uniform(self.rules.hunters)  # [B, A]

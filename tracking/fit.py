@@ -140,3 +140,40 @@ def check_oracle(folder: str, settings: dict, env_id: str, env_args: tuple[str, 
 def flags_of(om: str, env_id: str, env_args: tuple[str, ...]) -> str:
     """The settings of a run of hop_ppo.py that say what it knows, and of which game."""
     return " ".join(["--om", om, "--env-id", env_id, *(["--env-args"] if env_args else []), *env_args])
+
+
+def read_population(folder: str, env_id: str, env_args: tuple[str, ...]) -> dict[str, list[str]]:
+    """`train` and `held_out` of a folder's population.json: folders of runs, which lie in it. Raises: UsageError: there is
+    none, it is damaged or empty, or of another game."""
+    path = Path(folder) / "population.json"
+    make = "make one: python -m benchmarks.population"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UsageError(f"--population {folder}: no population.json there: {make}") from None
+    except ValueError as error:
+        raise UsageError(f"{path.as_posix()}: expected JSON, {error}: {make}") from None
+    game = content.get("game") if isinstance(content, dict) else None
+    if not isinstance(game, dict) or set(game) != {"id", "args"}:
+        raise UsageError(f"{path.as_posix()}: game: expected its id and args: {make}")
+    found = flags_of("none", str(game["id"]), tuple(game["args"]))
+    wanted = flags_of("none", env_id, env_args)
+    if found != wanted:
+        raise UsageError(f"--population {folder}: of {found}, the game is {wanted}: name one of this game")
+    runs = {}
+    for split in ("train", "held_out"):
+        names = content.get(split)
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise UsageError(
+                f"{path.as_posix()}: {split}: expected a list of run folders, found {names!r}: {make}"
+            )
+        runs[split] = [(Path(folder) / name).as_posix() for name in names]
+    return runs
+
+
+def check_partner(run: str, settings: dict, env_id: str, env_args: tuple[str, ...]) -> None:
+    """settings: of a policy of a population. Raises: UsageError: it is of another game, or needs to know something."""
+    wanted = flags_of("none", env_id, env_args)
+    found = flags_of(settings["om"], settings["env_id"], settings["env_args"])
+    if found != wanted:
+        raise UsageError(f"{run}: a co-player sees the board alone: needs {wanted}, this has {found}")
