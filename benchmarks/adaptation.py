@@ -11,11 +11,13 @@ planning     as `nothing`, and before each move a search with goals drawn from a
 imagined     beliefs, and half of the boards are imagined, with co-players that act by the goal heads
 both         as `imagined`, and the search
 oracle       as `imagined`, but it knows who they are, in imagination and among the strangers
+learning     as `imagined`, and PPO goes on among the strangers, on all of their boards at once
 
 Beside them, with each team: `response`, PPO trained against this team, which knows who sits where, the best response; and
 `script_told`, the script whose tick is chosen for this team. No script of `envs/` plays while the agents learn.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +42,7 @@ AGENTS: dict[str, Flags] = {
     "oracle": ("--om", "oracle", *IMAGINED),
 }
 PLANNED = {"planning": "nothing", "both": "imagined"}  # who searches, and whose agent it is
+LEARNING = {"learning": "imagined"}  # who goes on to learn, and whose agent it begins as
 
 
 @dataclass
@@ -103,6 +106,49 @@ def meet(args: Args, folder: str, team: str, search: bool) -> np.ndarray:
     return judge.play(agent, team, judge.final_seed, boards, args.episodes, plan=plan)["learner"]
 
 
+class Recorder:
+    """An environment that keeps the rewards of its rows, and where their episodes ended."""
+
+    def __init__(self, envs: hop_ppo.Envs):
+        self.envs = envs
+        self.rewards: list[np.ndarray] = []
+        self.ends: list[np.ndarray] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.envs, name)
+
+    def step(self, actions: np.ndarray) -> tuple:
+        result = self.envs.step(actions)
+        self.rewards.append(result[1].copy())
+        self.ends.append(result[2] | result[3])
+        return result
+
+    def returns(self, episodes: int) -> np.ndarray:
+        """[episodes, N], of the first ones of each row. Raises: ValueError: a row has not ended so many."""
+        ends = np.stack(self.ends)  # [T, N]
+        if ends.sum(0).min() < episodes:
+            raise ValueError(f"expected {episodes} episodes of each row, found {ends.sum(0).min()}")
+        episode = ends.cumsum(0) - ends  # [T, N]
+        returns = np.zeros((episodes + 1, ends.shape[1]))
+        rows = np.broadcast_to(np.arange(ends.shape[1]), ends.shape)
+        np.add.at(returns, (episode.clip(max=episodes), rows), np.stack(self.rewards))
+        return returns[:-1]
+
+
+def learn(args: Args, folder: str, team: str) -> np.ndarray:
+    """As `meet`, of an agent that PPO goes on to train: with its first learning rate, a rollout and an update in turn."""
+    agent, judge = load(folder, team_episodes=10**6, real_ratio=1.0, imagined_co_players="same")
+    settings = replace(judge.args, co_players=team, num_envs=args.boards)
+    torch.manual_seed(judge.final_seed)
+    envs = Recorder(hop_ppo.make_envs(judge.rules, args.boards, team, settings.team_episodes))
+    collector = hop_ppo.Collector(envs, settings, judge.vae, judge.final_seed, agent.memory)
+    optimizer = hop_ppo.make_optimizer(agent, settings)
+    for _ in range(math.ceil(args.episodes * judge.rules.horizon / settings.num_steps)):
+        batch = hop_ppo.rollout(agent, collector, settings, torch.zeros(3))
+        hop_ppo.update(agent, optimizer, batch, settings, 1.0)
+    return envs.returns(args.episodes)
+
+
 def script(args: Args, judge: hop_ppo.Evaluator, team: str) -> np.ndarray:
     """As `meet`, of the script whose tick is best with this team on other boards."""
     switch = best_switch(judge.play, judge.rules, team, hop_ppo.EVAL_SEED, args.boards)
@@ -124,16 +170,19 @@ def rows_of(name: str, seed: int, team: str, returns: np.ndarray, best: np.ndarr
 
 def judge_seed(args: Args, seed: int, teams: list[str], best: dict[str, np.ndarray], rows: Rows) -> None:
     folders: dict[str, str] = {}
-    wanted = args.only or (*AGENTS, *PLANNED)
+    wanted = args.only or (*AGENTS, *PLANNED, *LEARNING)
     for name in tqdm(wanted, unit=" agents", leave=False):
-        whose = PLANNED.get(name, name)
+        whose = (PLANNED | LEARNING).get(name, name)
         if whose not in AGENTS:
             continue
         if whose not in folders:
             flags = flags_of(args, seed, 512, "--co-players", "self", *AGENTS[whose])
             folders[whose] = run(*flags)
         for team in ["self", *teams] if name in AGENTS else teams:
-            returns = meet(args, folders[whose], team, name in PLANNED)
+            if name in LEARNING:
+                returns = learn(args, folders[whose], team)
+            else:
+                returns = meet(args, folders[whose], team, name in PLANNED)
             bound = best.get(team, returns)
             for row in rows_of(name, seed, team, returns, bound):
                 add(rows, row | dict(run=folders[whose]), args)

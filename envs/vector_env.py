@@ -35,7 +35,6 @@ LAYOUTS = ("planes", "hop")
 EPISODES = ("learner", "board")
 
 
-
 @runtime_checkable
 class Policies(Protocol):
     """Co-players that are handed in: `size` policies, of which each co-player of a new team is one, all equally likely."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hop_ppo
-from benchmarks import cleanrl_ppo
+from benchmarks import adaptation, cleanrl_ppo
 from benchmarks import hop_ppo as tables
 from envs import Rules
 from envs.stag_hunt import STAY
@@ -158,3 +158,27 @@ def test_every_rung_of_the_ladder_trains(kind, monkeypatch):
     assert rows and rows == sorted(rows)
     summary = tables.play(tables.default_evaluator(), policy, "mixed", 4, om="none")
     assert summary["episodes"] == 4
+
+
+def test_returns_by_episode_of_boards_that_go_on_by_hand():
+    """Two rows; the second ends its episodes sooner, and is then in its third."""
+
+    class Game:
+        num_envs = 2
+        tick = 0
+
+        def step(self, actions):
+            rewards = np.array([[1.0, 1.0], [0.0, 2.0], [4.0, 0.0], [5.0, 8.0], [6.0, 9.0]])[self.tick]
+            terminated = np.array([[0, 1], [0, 0], [1, 1], [0, 0], [0, 0]], bool)[self.tick]
+            truncated = np.array([[0, 0], [0, 0], [0, 0], [0, 0], [1, 0]], bool)[self.tick]
+            self.tick += 1
+            return None, rewards, terminated, truncated, {}
+
+    recorder = adaptation.Recorder(Game())
+    assert recorder.num_envs == 2
+    for _ in range(4):
+        recorder.step(None)
+    with pytest.raises(ValueError, match="expected 2 episodes of each row, found 1"):
+        recorder.returns(2)
+    recorder.step(None)
+    assert recorder.returns(2).tolist() == [[5.0, 1.0], [11.0, 2.0]]
