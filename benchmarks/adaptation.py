@@ -57,8 +57,10 @@ class Args:
     """discount"""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """of the agents"""
-    updates: int = 60
+    updates: int = 150
     """of each agent"""
+    response_updates: int = 60
+    """of each best response"""
     boards: int = 512
     """of strangers, the same for all"""
     plan_boards: int = 128
@@ -82,11 +84,11 @@ def strangers(rules: Any) -> list[str]:
     return shares + random
 
 
-def flags_of(args: Args, seed: int, boards: int, *flags: str | float) -> Flags:
+def flags_of(args: Args, seed: int, boards: int, updates: int, *flags: str | float) -> Flags:
     """Of a training of hop_ppo.py, on so many boards at once."""
     game = ("--env-id", args.env_id, "--team-episodes", 4, "--gamma", args.gamma)
     networks = [part for name in ("vae", "world_model") for part in named_flag(args, name)]
-    steps = ("--num-envs", boards, "--total-timesteps", args.updates * boards * 16)
+    steps = ("--num-envs", boards, "--total-timesteps", updates * boards * 16)
     return ("--seed", seed, *steps, *game, *networks, *flags)
 
 
@@ -176,7 +178,7 @@ def judge_seed(args: Args, seed: int, teams: list[str], best: dict[str, np.ndarr
         if whose not in AGENTS:
             continue
         if whose not in folders:
-            flags = flags_of(args, seed, 512, "--co-players", "self", *AGENTS[whose])
+            flags = flags_of(args, seed, 512, args.updates, "--co-players", "self", *AGENTS[whose])
             folders[whose] = run(*flags)
         for team in ["self", *teams] if name in AGENTS else teams:
             if name in LEARNING:
@@ -206,7 +208,8 @@ def main() -> None:
     best: dict[str, np.ndarray] = {}
     teams = strangers(rules)
     for team in tqdm(teams, unit=" best responses"):
-        folder = run(*flags_of(args, args.seeds[0], 1024, "--co-players", team, "--om", "oracle"))
+        flags = ("--co-players", team, "--om", "oracle")
+        folder = run(*flags_of(args, args.seeds[0], 1024, args.response_updates, *flags))
         best[team] = meet(args, folder, team, search=False)
         judge = load(folder)[1]
         scripted = script(args, judge, team)
