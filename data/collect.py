@@ -105,7 +105,7 @@ def collect(args: Args, progress: bool = False) -> Trajectories:
             bar.update(min(reached, target) - bar.n)
     columns = {key: log.pop(key).values for key in list(log)}
     blocks, hunters, prey = (columns.pop(key) for key in ("blocks", "hunters", "prey"))
-    obs = _draw(blocks, hunters, prey, columns["episode_lengths"], args.rules)
+    obs = draw_boards(blocks, hunters, prey, columns["episode_lengths"], args.rules)
     arrays = {key: obs if key == "obs" else columns[key] for key in SPEC}
     optional = {key: columns.get(key) for key in OPTIONAL}
     return Trajectories(**arrays, **optional, metadata=_metadata(args, arrays), path=args.out)
@@ -244,7 +244,7 @@ def _first_episodes(part: dict[str, np.ndarray], episodes: int) -> dict[str, np.
     return {key: value[: rows[key]] for key, value in part.items()}
 
 
-def _draw(
+def draw_boards(
     blocks: np.ndarray, hunters: np.ndarray, prey: np.ndarray, lengths: np.ndarray, rules: GameRules
 ) -> np.ndarray:
     """Cells, -1 for what has left, -> planes, uint8 [N+E, A, 3+k, H, W].

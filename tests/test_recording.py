@@ -1,0 +1,115 @@
+"""data/recording.py: episodes are kept as they were played, in the format of files, across stops."""
+
+import numpy as np
+import pytest
+import torch
+
+from data import trajectories
+from data.datasets import captured_goals, samples_of_episodes, transitions_of_episodes
+from data.recording import EpisodeRecorder
+from envs import Rules, snowdrift
+from hop_ppo import make_envs, to_tensors
+
+SMALL = Rules(height=4, width=5, blocks=3, hares=3, horizon=9)
+DRIFTS = snowdrift.Rules(height=4, width=4, drifts=3, horizon=9)
+
+
+def play(rules, team: str, ticks: int, recorder_size=(5, 40), seed: int = 1, stop_at: int = -1):
+    """Random play on seven boards. Returns: the recorder, and what each of its boards' episodes looked like."""
+    envs = make_envs(rules, 7, team)
+    rows = envs.rows_per_board
+    infos = to_tensors(envs.reset(seed=seed)[1])
+    recorder = EpisodeRecorder(rules, *recorder_size, rows)
+    recorder.reset(torch.ones(7, dtype=torch.bool), infos)
+    rng = np.random.default_rng(seed)
+    logs = [[envs.planes()[b].copy()] for b in range(7)]
+    steps = [[] for _ in range(7)]
+    ended = []
+    for tick in range(ticks):
+        if tick == stop_at:
+            resumed = EpisodeRecorder(rules, *recorder_size, rows)
+            resumed.load_state_dict(recorder.state_dict())
+            recorder = resumed
+        legal = infos["action_mask"].numpy() * rng.random(infos["action_mask"].shape)
+        _, _, terminated, truncated, infos = envs.step(legal.argmax(1))
+        infos = to_tensors(infos)
+        recorder.update(infos, torch.as_tensor(terminated))
+        over = terminated | truncated
+        for board in range(7):
+            logs[board].append(envs.planes()[board].copy())
+            row = board * rows
+            steps[board].append((infos["joint_actions"][row].tolist(), infos["joint_rewards"][row].tolist()))
+            if over[row]:
+                ended.append(
+                    (board, logs[board], steps[board], bool(terminated[row]), int(infos["seat"][row]))
+                )
+                logs[board], steps[board] = [], []
+        if over.any():
+            infos = to_tensors(envs.reset(options={"reset_mask": over})[1])
+            recorder.reset(torch.as_tensor(over[::rows]), infos)
+            for board in np.flatnonzero(over[::rows]):
+                logs[board] = [envs.planes()[board].copy()]
+    return recorder, [episode for episode in ended if episode[0] < recorder.boards]
+
+
+@pytest.mark.parametrize(("rules", "team"), [(SMALL, "mixed"), (SMALL, "self"), (DRIFTS, "self")])
+def test_whole_episodes_are_what_was_played(rules, team, tmp_path):
+    recorder, ended = play(rules, team, 30)
+    assert recorder.count == len(ended) > 12
+    t, learner = recorder.trajectories(1000)
+    assert t.episode_lengths.tolist() == [len(steps) for _, _, steps, _, _ in ended]
+    np.testing.assert_array_equal(t.obs, np.concatenate([np.stack(log) for _, log, *_ in ended]))
+    np.testing.assert_array_equal(t.actions, [a for _, _, steps, *_ in ended for a, _ in steps])
+    np.testing.assert_array_equal(t.rewards, np.float32([r for _, _, steps, *_ in ended for _, r in steps]))
+    assert t.terminated.tolist() == [terminated for *_, terminated, _ in ended]
+    assert learner.tolist() == ([seat for *_, seat in ended] if team == "mixed" else [-1] * len(ended))
+    trajectories.save_arrays(tmp_path / "x.npz", t.arrays())
+    read = trajectories.load(tmp_path / "x.npz")
+    assert read.rules == rules and read.strategy_names == ["unknown"]
+    samples = samples_of_episodes(read, split=False)
+    assert (captured_goals(samples) >= 0).any()
+    assert len(transitions_of_episodes(read, split=False)) == len(t.actions)
+
+
+def test_the_last_episodes_are_kept_the_oldest_first():
+    recorder, ended = play(SMALL, "mixed", 40, recorder_size=(5, 6))
+    assert recorder.count > 12
+    for last, expected in ((4, 4), (6, 6), (99, 6)):
+        t, _ = recorder.trajectories(last)
+        assert t.episode_lengths.tolist() == [len(steps) for _, _, steps, *_ in ended[-expected:]]
+        first = np.concatenate([log[:1] for _, log, *_ in ended[-expected:]])
+        starts = np.cumsum(t.episode_lengths + 1) - t.episode_lengths - 1
+        np.testing.assert_array_equal(t.obs[starts], first)
+
+
+def test_a_stop_in_the_middle_of_episodes_changes_nothing():
+    whole, stopped = play(SMALL, "mixed", 20)[0], play(SMALL, "mixed", 20, stop_at=13)[0]
+    assert whole.trajectories(99)[0].fingerprint == stopped.trajectories(99)[0].fingerprint
+    torch.testing.assert_close(whole.state_dict(), stopped.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("key", "value"), [("kept.cells", 21), ("playing.length", 10), ("kept.learner", 4)])
+def test_numbers_out_of_range_are_refused(key, value):
+    recorder = EpisodeRecorder(SMALL, 2, 3)
+    state = recorder.state_dict()
+    state[key][0] = value
+    with pytest.raises(ValueError, match=f"{key}: expected numbers from"):
+        recorder.load_state_dict(state)
+
+
+def test_boards_that_are_over_stand_still():
+    """Played to the end of every board: what is asked of boards that have ended is in no episode."""
+    envs = make_envs(SMALL, 6, "mixed", episode="board")
+    infos = to_tensors(envs.reset(seed=2)[1])
+    recorder = EpisodeRecorder(SMALL, 6, 6)
+    recorder.reset(torch.ones(6, dtype=torch.bool), infos)
+    for _ in range(SMALL.horizon + 3):
+        mask = infos["action_mask"].numpy()
+        _, _, terminated, _, infos = envs.step(6 - mask[:, ::-1].argmax(1))  # hunts whatever it can
+        infos = to_tensors(infos)
+        recorder.update(infos, torch.as_tensor(terminated))
+    assert recorder.count == 0
+    recorder.finish()
+    t, _ = recorder.trajectories(6)
+    assert t.episode_lengths.tolist() == infos["tick"].tolist() and len(t.episode_lengths) == 6
+    trajectories.check(t.arrays())
