@@ -12,6 +12,7 @@ import tracking  # first: from here on Ctrl-C is one line, also while torch is i
 import contextlib
 import copy
 import functools
+import hashlib
 import math
 import re
 import time
@@ -30,7 +31,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data import DataError, memory
-from data.datasets import first_boards
+from data.datasets import Batches, Samples, first_boards, samples_of_episodes
+from data.recording import EpisodeRecorder
 from data.trajectories import file_of
 from envs import DATA_EPSILON, REGISTERED, make_rules
 from envs.core import Board, Cells, GameRules, first_hunt_after, kind_slices, legal_cells, step_cells
@@ -43,7 +45,22 @@ from metrics import returns
 from metrics.comparison import adapt, compare, standard_teams
 from metrics.predictions import PredictionStats
 from metrics.rivals import describe_script, uniform_policy
-from pretrain_vae import OpponentTracker, TabularMOA, filter_step, load_vae
+from metrics.scores import score
+from metrics.vae_reports import predict
+from pretrain_vae import KIND as VAE_KIND
+from pretrain_vae import (
+    VAE,
+    BeliefLaw,
+    OpponentTracker,
+    TabularMOA,
+    add_none,
+    choose_belief_law,
+    filter_step,
+    load_vae,
+    loss_sums,
+    make_batches,
+)
+from pretrain_vae import Args as VAEArgs
 from search import gumbel_search, root_policy, search
 from tracking import checkpoints, figures, fit
 from train_world_model import CachedWorldModel, JointState, load_world_model
@@ -54,6 +71,14 @@ MASKED = -1e9  # the logit of an illegal action
 FIRST, SECOND = 0, 1  # goals, and among the game's strategies the ones that pursue them; a later one has none
 PRIOR_COUNT = 0.5  # of each goal before the first episode (Krichevsky & Trofimov 1981); not tuned
 TREE_BOARDS = 1024  # imagined at once, to fit the network for search trees
+MOA_BOARDS = 256  # real boards that --moa-update records
+MOA_EPISODES = 512  # the last ones that it learns from
+MOA_MINIBATCHES = 16  # of an update
+MOA_BATCH_SIZE = 256  # samples on average: a minibatch holds whole episodes
+MOA_JUDGED = 64  # new episodes that judge the MOA before it learns from them
+MOA_LAW_EPISODES = 256  # that the prior of none and the hazard of a belief are chosen on
+MOA_LEARNING_RATE = 3e-3  # of AdamW, falls linearly to zero
+MOA_KL_COEF = 1e-3  # weight of the KL term
 EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts are chosen
 FINAL_SEED = 3001  # of the boards that judge at the end
 HIDDEN_FINAL_SEED = 4001  # those of a hidden game: it was chosen on other boards
@@ -97,6 +122,8 @@ class Args:
     """folder of the pretrained VAE; the newest in vae_ckpts/ by default"""
     belief_discount: float = 0.9
     """weight of the beliefs of an earlier episode about the same co-players"""
+    moa_update: Literal["off", "pretrained", "empty"] = "off"
+    """train the MOA while playing, by what co-players do and capture on real boards: the pretrained VAE, or a new one"""
 
     network: Literal["objects", "cnn"] = "objects"
     """objects: distances, legality and which move leads to which prey are built in; cnn: convolutions on planes"""
@@ -643,16 +670,20 @@ class GoalBelief(NoInfo):
     def __init__(self, infos: Infos, rows_per_board: int, vae: nn.Module, rules: GameRules, discount: float):
         super().__init__(infos, rows_per_board)
         self.rules = rules
+        self.vae = vae
         self.goal_policy = GoalPolicy(vae, rules.prey_counts)
         self.discount = discount
         self.info_size = vae.moa.num_goals
         self.named_goals = not vae.moa.free_goals  # only of these is it known whether a belief is right
-        self.hazard = vae.belief_law.hazard
-        self.first_prior = vae.belief_law.prior(self.info_size)  # float [G + 1], the last one none
         self.prior = self.first_prior.expand(*self.per_board("active").shape, -1).clone()  # [B, A, G + 1]
         self.log_belief = self.prior.log().clamp(min=MASKED)  # finite, as what a checkpoint holds has to be
         self.counts = torch.zeros_like(self.prior)
         self.stats = PredictionStats(rules.horizon)
+
+    @property
+    def first_prior(self) -> Tensor:
+        """float [G + 1], the last one none. --moa-update chooses the law again."""
+        return self.vae.belief_law.prior(self.info_size)
 
     def board_features(self) -> Tensor:
         """float [B, A, G]: what is left of 1 is P(none)."""
@@ -675,7 +706,8 @@ class GoalBelief(NoInfo):
         self.stats.add(predicted, actions, playing, tick, strategies, first)
         at = actions[..., None, None].expand(-1, -1, self.probs.shape[2], 1)
         likelihood = self.probs.gather(3, at)[..., 0]  # [B, A, G + 1]
-        after = filter_step(self.log_belief, likelihood.clamp(min=1e-20).log(), self.hazard, self.prior)
+        hazard = self.vae.belief_law.hazard
+        after = filter_step(self.log_belief, likelihood.clamp(min=1e-20).log(), hazard, self.prior)
         self.log_belief = torch.where(playing[..., None], after, self.log_belief)
 
     def reset(self, boards: Tensor, infos: Infos) -> None:
@@ -973,6 +1005,7 @@ class Collector:
         self.infos = to_tensors(infos)
         self.opponents = make_opponents(args, envs, self.infos, vae, memory)
         self.planner: Planner | None = None
+        self.recorder: EpisodeRecorder | None = None
         self.episode_returns = torch.zeros(envs.num_envs)
         self.starts = self.boards()
 
@@ -991,6 +1024,8 @@ class Collector:
         self.infos = to_tensors(infos)
         boards = dones[:: self.envs.rows_per_board]
         self.opponents.reset(boards, self.infos)
+        if self.recorder:
+            self.recorder.reset(boards, self.infos)
         pairs = zip(self.boards(), self.starts, strict=True)
         self.starts = tuple(torch.where(boards[:, None], new, old) for new, old in pairs)
 
@@ -1066,6 +1101,191 @@ def own_collectors(
     for collector, of_all in zip(collectors, whole, strict=True):
         collector.load_state_dict(map_boards(of_all.state_dict(), world.own))
     return collectors
+
+
+# ---- the MOA, trained while playing
+
+
+class MOALearner:
+    """`--moa-update`: trains a VAE + MOA on what the co-players of real boards do; in self-play on all hunters.
+
+    Nothing says who a hunter is. Its goal is what it captured last in its episode (Huang et al. 2024, HOP): one that took
+    nothing teaches the goal heads nothing. Free goals need no captures.
+    """
+
+    def __init__(self, vae: VAE, collector: Collector, seed: int):
+        """collector: of real boards, which are recorded from now on."""
+        envs = collector.envs
+        self.vae = vae
+        self.rules = envs.rules
+        self.seed = seed
+        self.optimizer = torch.optim.AdamW(vae.parameters(), lr=MOA_LEARNING_RATE, weight_decay=0.01)
+        boards = min(MOA_BOARDS, envs.num_boards)
+        self.recorder = EpisodeRecorder(envs.rules, boards, MOA_EPISODES, envs.rows_per_board)
+        self.recorder.reset(torch.ones(envs.num_boards, dtype=torch.bool), collector.infos)
+        collector.recorder = self.recorder
+        self.learnt = 0  # of all episodes that have ended, how many it has learnt from
+        self.nll = 0.0  # of actions before they were learnt from
+        self.goal_counts = torch.zeros(vae.moa.num_goals, dtype=torch.int64)  # samples with each goal
+        self.action_counts = torch.zeros(vae.moa.num_actions, dtype=torch.int64)
+
+    def samples(self, episodes: int) -> tuple[Samples, Batches]:
+        """What the co-players did in so many of the last episodes."""
+        recorded, learner = self.recorder.trajectories(episodes)
+        co_player = np.arange(self.rules.hunters) != learner[recorded.episode, None]  # [N, A]
+        recorded = replace(recorded, active=recorded.active & co_player)
+        samples = samples_of_episodes(recorded, split=False)
+        goals = "free" if self.vae.moa.free_goals else "captured"
+        return samples, make_batches(samples, torch.device("cpu"), self.vae.loss, goals)
+
+    def update(self, frac: float, collectors: list[Collector]) -> dict[str, float]:
+        """Learn, if episodes have ended since the last time.
+
+        Args: frac: share of the training that is left. collectors: all that use the MOA; what they have computed with the
+        weights of before is forgotten.
+        Returns: top1, top3 and nll of new actions, nll given the goal, all before they were learnt from; and the mean loss.
+        """
+        new = min(self.recorder.count - self.learnt, MOA_EPISODES)
+        if not new:
+            return {}
+        self.learnt = self.recorder.count
+        samples, batches = self.samples(MOA_EPISODES)
+        first_new = int(samples.episodes[-1]) + 1 - new
+        is_new = samples.episodes >= first_new
+        self.count(samples, batches, is_new)
+        judged = is_new & (samples.episodes < first_new + MOA_JUDGED)
+        figures = self.judge(samples, batches, np.flatnonzero(judged))
+
+        self.optimizer.param_groups[0]["lr"] = MOA_LEARNING_RATE * frac
+        groups = torch.randperm(len(batches.start)).numpy()
+        num_minibatches = min(len(groups), math.ceil(len(samples) / MOA_BATCH_SIZE))
+        minibatches = np.array_split(groups, num_minibatches)[:MOA_MINIBATCHES]
+        losses = [self.step(batches, minibatch) for minibatch in minibatches]
+        figures["loss"] = float(torch.stack(losses).mean())
+        for collector in collectors:
+            collector.load_state_dict(collector.state_dict())
+        return {f"moa_update_{name}": value for name, value in figures.items()}
+
+    def step(self, batches: Batches, minibatch: np.ndarray) -> Tensor:
+        """One step on whole episodes, each turned or mirrored. Returns: the loss in nats per action."""
+        symmetry = torch.randint(len(batches.cell_permutation), (len(minibatch),))
+        batch = batches.take(minibatch, symmetry)
+        count = len(batch.action)
+        noise = torch.randn(count, self.vae.sizes["latent_dim"])
+        sums = loss_sums(self.vae(batch, noise), batch, mixed_goals=self.vae.moa.free_goals)
+        goal_count = count if self.vae.moa.free_goals else max(1, int((batch.goal >= 0).sum()))
+        loss = (sums["moa"] + sums["recon"] + MOA_KL_COEF * sums["kl"]) / count + sums["goal"] / goal_count
+
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def count(self, samples: Samples, batches: Batches, new: np.ndarray) -> None:
+        """new: bool [M], samples that it has not learnt from."""
+        goals = batches.goals[torch.as_tensor(new)]
+        self.goal_counts += goals[goals >= 0].bincount(minlength=len(self.goal_counts))
+        self.action_counts += torch.as_tensor(
+            np.bincount(samples.actions[new], minlength=len(self.action_counts))
+        )
+
+    def judge(self, samples: Samples, batches: Batches, index: np.ndarray) -> dict[str, float]:
+        """Of the samples `index`, whole episodes; goal_nll: given the goal that a hunter turned out to have."""
+        predictions = predict(self.vae, batches, index)
+        figures = score(predictions.probs, samples.actions[index])
+        self.nll = figures["nll"]
+        goals = batches.goals.numpy()[index]
+        known = np.flatnonzero(goals >= 0)
+        figures = {name: figures[name] for name in ("top1", "top3", "nll")}
+        if len(known):
+            by_goal = predictions.goal_probs[known, goals[known]]
+            figures["goal_nll"] = score(by_goal, samples.actions[index][known])["nll"]
+        return figures
+
+    def choose_law(self) -> None:
+        """What a belief assumes of hunters without a goal and of changes of mind, as `pretrain_vae.py` chooses it."""
+        if not self.goals_trained:
+            return
+        samples, batches = self.samples(MOA_LAW_EPISODES)
+        goal_probs = predict(self.vae, batches, np.arange(len(samples))).goal_probs  # [M, G, n]
+        legal = goal_probs.max(1) > 0
+        uniform = (legal / legal.sum(1, keepdims=True)).astype(np.float32)
+        history = (samples.actions, samples.hunters, samples.ticks)
+        self.vae.belief_law = choose_belief_law(add_none(goal_probs, uniform), *history, self.seed)
+
+    @property
+    def goals_trained(self) -> int:
+        """Samples with a goal; 0 if a goal has none."""
+        if self.vae.moa.free_goals:
+            return int(self.action_counts.sum())
+        return int(self.goal_counts.sum()) if self.goal_counts.min() > 0 else 0
+
+    def save(self, folder: Path, names: tuple[str, ...], run: str) -> None:
+        """As `pretrain_vae.py` saves a VAE, so that all that reads one can read this one."""
+        settings = VAEArgs(
+            seed=self.seed,
+            loss=self.vae.loss,
+            goals="free" if self.vae.moa.free_goals else "captured",
+            context=self.vae.context,
+            data=f"real boards of {run}",
+            epochs=1,
+            batch_size=MOA_BATCH_SIZE,
+            learning_rate=MOA_LEARNING_RATE,
+            kl_coef=MOA_KL_COEF,
+            latent_dim=self.vae.sizes["latent_dim"],
+        )
+        learnt = tracking.learnt(self.vae, self.optimizer)
+        steps = [int(moments["step"]) for moments in learnt["optimizer"]["state"].values()]
+        history = [dict(epoch=0, val_nll=self.nll)] if steps else []
+        digest = hashlib.sha256(self.recorder.kept["cells"].numpy().tobytes()).hexdigest()
+        checkpoint = dict(kind=VAE_KIND, run=run, args=asdict(settings), fingerprint=digest)
+        checkpoint |= dict(epoch=len(history), step=max(steps, default=0), history=history)
+        checkpoint |= dict(best=self.nll if steps else math.inf, seconds=0.0, train_seconds=0.0)
+        checkpoint |= dict(goals_trained=self.goals_trained, belief=self.vae.belief_law._asdict())
+        checkpoint |= dict(game=self.rules.game.metadata(), rules=dict(vars(self.rules)))
+        checkpoint |= dict(strategies=[], table=None, pairs=None, counts=self.action_counts.tolist())
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            tracking.save_checkpoint(folder / name, checkpoint | learnt)
+
+    def state_dict(self) -> dict:
+        numbers = dict(learnt=self.learnt, nll=self.nll, law=self.vae.belief_law)
+        return dict(
+            model=self.vae.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            recorder=self.recorder.state_dict(),
+            numbers={name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()},
+            goal_counts=self.goal_counts,
+            action_counts=self.action_counts,
+        )
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises: ValueError: it is not as `state_dict` gives."""
+        own = self.state_dict()
+        checkpoints.check_keys("moa", state, own)
+        for name, value in own.items():
+            if name != "optimizer":
+                checkpoints.check_like(f"moa.{name}", state[name], value)
+        checkpoints.check_optimizer(state["optimizer"], self.vae, self.optimizer)
+        self.vae.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.recorder.load_state_dict(state["recorder"])
+        self.learnt = int(state["numbers"]["learnt"])
+        self.nll = float(state["numbers"]["nll"])
+        none, hazard = state["numbers"]["law"].tolist()
+        if not 0 <= none < 1 or not 0 <= hazard < 1:
+            raise ValueError(f"moa.numbers.law: expected two probabilities, found {none} and {hazard}")
+        self.vae.belief_law = BeliefLaw(none, hazard)
+        self.goal_counts = state["goal_counts"].clone()
+        self.action_counts = state["action_counts"].clone()
+
+
+def new_vae(args: Args, rules: GameRules) -> VAE:
+    """With its first weights."""
+    game = rules.game
+    with kept_rng():
+        torch.manual_seed(args.seed)
+        return VAE(rules.height, rules.width, rules.horizon, kinds=game.kinds, goal_kinds=game.goal_kinds)
 
 
 # ---- PPO
@@ -1197,6 +1417,8 @@ def rollout(
         if history:
             history.add(infos)
         opponents.update(infos)
+        if collector.recorder:
+            collector.recorder.update(infos, torch.as_tensor(terminated))
 
         reward = torch.as_tensor(reward)
         rewards[step] = reward
@@ -1815,7 +2037,9 @@ def load_networks(args: Args, rules: GameRules) -> tuple[nn.Module | None, nn.Mo
         "--real-ratio below 1 without --imagined-co-players goals": names_co_players,
     }
     needs_names = [flag for flag, used in name_users.items() if used]
-    if needs_goals or args.om == "latent":
+    if args.moa_update == "empty":
+        vae = new_vae(args, rules)
+    elif needs_goals or args.om == "latent" or args.moa_update == "pretrained":
         args.vae = args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix()
         vae, checkpoint = load_vae(args.vae)
         fit.check_vae(args.vae, vae, checkpoint, rules, needs_goals, needs_names)
@@ -1881,6 +2105,8 @@ def check_settings(args: Args, rules: GameRules) -> None:
     if args.om in ("gru", "liam") and (args.real_ratio < 1 or args.plan):
         flag = "--plan" if args.plan else "--real-ratio below 1"
         raise tracking.UsageError(f"--om {args.om}: plays real boards, without a search: leave out {flag}")
+    if args.moa_update != "off" and args.real_ratio == 0:
+        raise tracking.UsageError("--moa-update: learns from real boards, of which --real-ratio 0 has none")
     if args.plan_train and (args.om, args.plan_search) != ("belief", "gumbel"):
         raise tracking.UsageError("--plan-train: needs --om belief and --plan-search gumbel")
 
@@ -1927,7 +2153,8 @@ def estimate_memory(args: Args, rules: GameRules) -> int:
     simulations = max(args.plan * (args.plan_simulations + args.plan_samples), args.oracle_simulations)
     trees = args.plan_boards * simulations * node
     boards = max(rows, args.eval_boards, args.plan_boards) * board
-    return 2 * samples * observation + activations + boards + trees
+    recorded = (args.moa_update != "off") * 2 * MOA_EPISODES * rules.horizon * A * K * (3 + rules.game.kinds)
+    return 2 * samples * observation + activations + boards + trees + recorded
 
 
 # ---- checkpoints
@@ -1958,6 +2185,11 @@ def goal_of(args: dict) -> str:
     return "team" if args["co_players"] == "self" else "learner"
 
 
+def is_moa_state(value: Any, saved: dict) -> bool:
+    """`MOALearner.load_state_dict` looks into it."""
+    return isinstance(value, dict) if saved["args"]["moa_update"] != "off" else value is None
+
+
 CHECKPOINT = tracking.Schema(
     kind=KIND,
     args_type=Args,
@@ -1973,10 +2205,13 @@ CHECKPOINT = tracking.Schema(
         selection_steps=checkpoints.WHOLE_NUMBER,
         evaluations=checkpoints.EVALUATIONS,
         collectors=checkpoints.STATES,
+        moa=checkpoints.Expected("a state of what --moa-update trains, or None", is_moa_state),
     ),
     former_names={"known": "info_size", "games": "collectors", "stags": ""},
     added={
+        "": {"moa": None},
         "args": {
+            "moa_update": "off",
             "env_args": (),
             "cuda": True,
             "population": "",
@@ -2002,6 +2237,8 @@ def check_shares(args: Args, world: tracking.World) -> None:
         raise tracking.UsageError(
             f"{alone}: runs in one process on the CPU: give --no-cuda, without torchrun"
         )
+    if args.moa_update != "off" and world.size > 1:
+        raise tracking.UsageError("--moa-update: runs in one process, without torchrun")
     real = round(args.real_ratio * args.num_envs)
     if real % world.size or args.num_envs % world.size:
         boards = f"--num-envs {args.num_envs}: {real} real and {args.num_envs - real} imagined boards"
@@ -2034,13 +2271,15 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         cached = CachedWorldModel(world_model).on(rules.height, rules.width)
         collector.planner = Planner(agent, collector.envs, collector.opponents, args, vae, cached, "learned")
     optimizer = make_optimizer(agent, args)
+    learner = MOALearner(vae, collectors[0], args.seed) if args.moa_update != "off" else None
     evaluator = Evaluator(args, rules, vae, world_model)
     batch_size = args.num_envs * args.num_steps
     num_updates = count_updates(args)
     real_batch_size = round(args.real_ratio * args.num_envs) * args.num_steps
     goal = goal_of(vars(args))
-    # Nothing real is to choose it, or what is real says nothing of the other teams that it learns for.
-    keep_last = not real_batch_size or args.imagined_co_players != "same"
+    # Nothing real is to choose it, or what is real says nothing of the other teams that it learns for; or it belongs to
+    # the MOA of the same moment.
+    keep_last = not real_batch_size or args.imagined_co_players != "same" or learner is not None
 
     state = dict(update=0, best=-math.inf, selection_steps=0, seconds=0.0, train_seconds=0.0)
     state |= dict(history=[], evaluations=[])
@@ -2050,6 +2289,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         state = {key: resumed[key] for key in state}
         path = folder / "last.pt"
         tracking.load_states(path, CHECKPOINT, "collectors", resumed["collectors"], collectors)
+        if learner:
+            with checkpoints.one_line(path, CHECKPOINT):
+                learner.load_state_dict(resumed["moa"])
         tracking.restore(path, resumed, agent, optimizer)
     else:
         run_name = tracking.new_run(args.exp_name, "ppo_ckpts") if world.rank == 0 else ""
@@ -2064,6 +2306,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         checkpoint["seconds"] += time.perf_counter() - start
         checkpoint |= tracking.learnt(agent, optimizer)
         checkpoint["collectors"] = [map_boards(part, world.gather) for part in own]
+        checkpoint["moa"] = learner.state_dict() if learner else None
+        if learner:
+            learner.save(folder / "moa", names, run_name)
         for name in names if world.rank == 0 else ():
             tracking.save_checkpoint(folder / name, checkpoint)
         # Go on from what a resumed run begins with: tables are built again, so that both round alike.
@@ -2102,13 +2347,16 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         batch = Batch.cat(batches)
         losses = update(agent, optimizer, batch, args, frac, world)
         losses["explained_variance"] = explained_variance(batch)
+        moa = learner.update(frac, collectors) if learner else {}
 
         global_step = (now + 1) * batch_size
         losses = {name: float(value) for name, value in losses.items()}
         trained = {name: losses[name] for name in ("policy_loss", "value_loss")}
         tracking.check_finite(trained, optimizer, f"update {now + 1}")
+        if moa:
+            tracking.check_finite(moa, learner.optimizer, f"update {now + 1}")
         seconds = time.perf_counter() - update_start
-        charts = {}
+        charts = dict(moa)
         episodes, episode_returns, episode_lengths = world.sum(episode_stats).tolist()
         if episodes:
             charts["episodic_return"] = episode_returns / episodes
@@ -2132,6 +2380,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
             save()
             continue
 
+        if learner:
+            learner.choose_law()
         results = evaluator.play(copy.deepcopy(agent).cpu(), args.co_players, EVAL_SEED)
         if real_batch_size:  # real boards choose `best`: their ticks count, too
             selection_steps = int(results["length"].sum())
@@ -2179,6 +2429,14 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     print(f"[PPO] {speed}; metrics.json: {folder.as_posix()}")
 
 
+def with_own_moa(args: Args, folder: str | Path, checkpoint: dict) -> Args:
+    """The settings that judge a run: with the MOA that --moa-update left beside it, if no other is named."""
+    if args.moa_update == "off":
+        return args
+    named = args.vae != checkpoint["args"]["vae"]
+    return replace(args, moa_update="off", vae=args.vae if named else (Path(folder) / "moa").as_posix())
+
+
 def evaluate_run(args: Args) -> None:
     """--evaluate: judge a run again, with other settings of the search."""
     folder = tracking.find_folder(args.evaluate)
@@ -2188,6 +2446,7 @@ def evaluate_run(args: Args) -> None:
     args = tracking.resumed_args(args, checkpoint, free=free)
     check_oracle(args)
     rules, _ = load_rules(args)
+    args = with_own_moa(args, folder, checkpoint)
     vae, world_model = load_networks(args, rules)
     check_info_size(agent, args, rules, vae)
     check_memory(args, rules)

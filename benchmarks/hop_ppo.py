@@ -107,6 +107,7 @@ def load(folder: str, **settings) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluato
     """The agent of a run, and who judges it. settings: other than the run's own."""
     agent, checkpoint = hop_ppo.load_agent(folder)
     run_args = replace(hop_ppo.Args(**checkpoint["args"]), **settings)
+    run_args = hop_ppo.with_own_moa(run_args, folder, checkpoint)
     rules, _ = hop_ppo.load_rules(run_args)
     vae, world_model = hop_ppo.load_networks(run_args, rules)
     return agent, hop_ppo.Evaluator(run_args, rules, vae, world_model)

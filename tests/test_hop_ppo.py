@@ -1561,6 +1561,7 @@ def test_the_cnn_plays_everything(flags, workplace, monkeypatch):
             "--plan-samples",
             2,
         ),
+        ("--co-players", "self", "--om", "belief", "--moa-update", "empty"),
     ],
 )
 def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
@@ -1593,7 +1594,7 @@ def test_resumed_equals_uninterrupted(flags, workplace, tmp_path, monkeypatch):
     for name in ("progress.csv", "evaluations.csv", "metrics_teams.csv", "metrics_adaptation.csv"):
         assert (part / name).read_bytes() == (whole / name).read_bytes(), name
     resumed, uninterrupted = load_last(part), load_last(whole)
-    for key in ("model", "optimizer", "collectors", "rng"):
+    for key in ("model", "optimizer", "collectors", "moa", "rng"):
         torch.testing.assert_close(resumed[key], uninterrupted[key], rtol=0, atol=0)
 
 
@@ -1674,6 +1675,7 @@ DRIFTS = ("--env-id", "Snowdrift-v0")
         (("--resume", "vae_ckpts/vae__1"), "expected a checkpoint of hop_ppo.py, found one of pretrain_vae"),
         (("--plan-train",), "--plan-train: needs --om belief and --plan-search gumbel"),
         (("--imagined-co-players", "goals"), "--imagined-co-players: no board is imagined"),
+        (("--moa-update", "empty", "--real-ratio", "0"), "--moa-update: learns from real boards, of which"),
     ],
 )
 def test_invalid_settings_end_with_one_line(flags, message, workplace, monkeypatch, capsys):
