@@ -33,7 +33,7 @@ from tqdm import tqdm
 from data import DataError, memory
 from data.datasets import Batches, Samples, first_boards, samples_of_episodes
 from data.recording import EpisodeRecorder
-from data.trajectories import file_of
+from data.trajectories import Trajectories, check_output, file_of, save_arrays
 from envs import DATA_EPSILON, REGISTERED, make_rules
 from envs.core import Board, Cells, GameRules, first_hunt_after, kind_slices, legal_cells, step_cells
 from envs.game import STAY
@@ -196,6 +196,8 @@ class Args:
     """go on with the run in this folder; its settings come from its checkpoint"""
     evaluate: str = ""
     """train nothing: judge the best checkpoint of the run in this folder; --plan.. and --eval-boards may be given again"""
+    record: str = ""
+    """with --evaluate: judge nothing, but write games of the run, one on each of --eval-boards boards, to this .npz file"""
 
 
 # ---- observations
@@ -1820,12 +1822,14 @@ def evaluate(
     episodes: int = 1,
     planner: Planner | None = None,
     frames: list[dict] | None = None,
+    recorder: EpisodeRecorder | None = None,
 ) -> dict[str, np.ndarray]:
     """Whole boards, played until they end, `episodes` in a row with the same teams.
 
     policy: (Observation, opponent_info) -> (log pi, V). planner: chooses the actions instead of the policy. frames: what the
-    first board shows at each tick is appended. Returns: arrays [episodes, B]: learner (its return; self-play: that of seat
-    0), team (mean return of all hunters), length, and how many of each kind of prey were captured: stags, hares or drifts.
+    first board shows at each tick is appended. recorder: of the only episode. Returns: arrays [episodes, B]: learner (its
+    return; self-play: that of seat 0), team (mean return of all hunters), length, and how many of each kind of prey were
+    captured: stags, hares or drifts.
     """
     rows, rules = envs.rows_per_board, envs.rules
     trackers = [opponents] if planner is None else [opponents, planner]
@@ -1851,6 +1855,8 @@ def evaluate(
             joint_returns += infos["joint_rewards"][::rows]
             for tracker in trackers:
                 tracker.update(infos)
+            if recorder:
+                recorder.update(infos, torch.as_tensor(terminated))
         if frames is not None:
             frames.append(film_frame(envs, infos, opponents, joint_returns))
         captured = infos["prey"][::rows] == rules.cells
@@ -1860,6 +1866,30 @@ def evaluate(
         for kind, part in zip(kinds, kind_slices(rules.prey_counts), strict=True):
             results[kind].append(captured[:, part].sum(1))
     return {key: torch.stack(values).numpy() for key, values in results.items()}
+
+
+def with_random_moves(policy: Callable) -> Callable:
+    """A policy that acts uniformly over legal actions as often as the scripts of recorded files do."""
+
+    def mixed(obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs, values = policy(obs, opponent_info)
+        uniform = obs.action_mask / obs.action_mask.sum(1, keepdim=True)
+        return torch.lerp(logprobs.exp(), uniform, DATA_EPSILON).log().clamp(min=MASKED), values
+
+    return mixed
+
+
+def record_games(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Module | None) -> Trajectories:
+    """Games of a run's team, learners and all, on boards of the seed of its training; who is who is not recorded."""
+    torch.manual_seed(args.seed)
+    envs = make_envs(rules, args.eval_boards, args.co_players, episode="board")
+    infos = to_tensors(envs.reset(seed=args.seed)[1])
+    recorder = EpisodeRecorder(rules, envs.num_boards, envs.num_boards, envs.rows_per_board)
+    recorder.reset(torch.ones(envs.num_boards, dtype=torch.bool), infos)
+    opponents = make_opponents(args, envs, infos, vae)
+    evaluate(with_random_moves(agent), envs, infos, opponents, recorder=recorder)
+    recorder.finish()
+    return recorder.trajectories(envs.num_boards)[0]
 
 
 def film_frame(envs: Envs, infos: Infos, opponents: NoInfo, joint_returns: Tensor) -> dict:
@@ -2212,6 +2242,7 @@ CHECKPOINT = tracking.Schema(
         "": {"moa": None},
         "args": {
             "moa_update": "off",
+            "record": "",
             "env_args": (),
             "cuda": True,
             "population": "",
@@ -2442,14 +2473,21 @@ def evaluate_run(args: Args) -> None:
     folder = tracking.find_folder(args.evaluate)
     agent, checkpoint = load_agent(folder)
     search_flags = [field.name for field in fields(Args) if field.name.startswith(("plan", "oracle"))]
-    free = ("resume", "evaluate", "eval_boards", "vae", "world_model", "cuda", "torch_threads", *search_flags)
-    args = tracking.resumed_args(args, checkpoint, free=free)
+    free = ("resume", "evaluate", "record", "eval_boards", "vae", "world_model", "cuda", "torch_threads")
+    args = tracking.resumed_args(args, checkpoint, free=(*free, *search_flags))
     check_oracle(args)
     rules, _ = load_rules(args)
     args = with_own_moa(args, folder, checkpoint)
     vae, world_model = load_networks(args, rules)
     check_info_size(agent, args, rules, vae)
     check_memory(args, rules)
+    if args.record:
+        recorded = record_games(agent, args, rules, vae)
+        save_arrays(args.record, recorded.arrays())
+        counts = recorded.metadata
+        numbers = f"{counts['total_episodes']} episodes, {counts['active_samples']} active samples"
+        print(f"[DATA] {numbers} of {checkpoint['run']}: {args.record}")
+        return
     evaluator = Evaluator(args, rules, vae, world_model)
     steps = checkpoint["update"] * args.num_envs * args.num_steps
     head = dict(run=checkpoint["run"], seed=args.seed, args=asdict(args), steps=steps)
@@ -2460,6 +2498,10 @@ def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
     check_ranges(args)
     torch.set_num_threads(args.torch_threads)
+    if args.record:
+        check_output(args.record)
+        if not args.evaluate:
+            raise tracking.UsageError("--record: needs --evaluate RUN, whose games are recorded")
     if args.evaluate:
         with tracking.join_world(args.cuda) as world:
             if world.rank == 0:

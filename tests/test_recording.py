@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from commands import run_script
 
+import hop_ppo
+import pretrain_vae
+import train_world_model
 from data import trajectories
 from data.datasets import captured_goals, samples_of_episodes, transitions_of_episodes
 from data.recording import EpisodeRecorder
@@ -113,3 +117,52 @@ def test_boards_that_are_over_stand_still():
     t, _ = recorder.trajectories(6)
     assert t.episode_lengths.tolist() == infos["tick"].tolist() and len(t.episode_lengths) == 6
     trajectories.check(t.arrays())
+
+
+def test_games_of_a_run_are_a_file_that_both_networks_learn_from(tmp_path, monkeypatch, capsys):
+    """In self-play no script plays: goals are what was captured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hop_ppo.Evaluator, "report", lambda *args: None)
+    flags = ("--co-players", "self", "--env-args", "height=4", "width=4", "blocks=0", "horizon=12")
+    assert run_script(monkeypatch, hop_ppo, *flags, "--num-envs", 4, "--total-timesteps", 64) == 0
+    (run,) = (tmp_path / "ppo_ckpts").iterdir()
+    record = ("--evaluate", run, "--record", "x.npz", "--eval-boards", 40)
+    assert run_script(monkeypatch, hop_ppo, *record) == 0
+    assert "[DATA] 40 episodes, " in capsys.readouterr().out
+    recorded = trajectories.load("x.npz")
+    assert len(recorded.episode_lengths) == 40 and recorded.episode_lengths.max() <= 12
+    assert (
+        recorded.terminated.tolist() == (recorded.episode_lengths < 12).tolist() or recorded.terminated.any()
+    )
+    assert (recorded.rewards > 0).any() and set(recorded.actions[recorded.active]) >= {0, 1, 2, 3, 4}
+    assert not (run / "evaluate.json").exists()
+    first = (tmp_path / "x.npz").read_bytes()
+    assert run_script(monkeypatch, hop_ppo, *record) == 0
+    assert (tmp_path / "x.npz").read_bytes() == first
+    goals = pretrain_vae.make_batches(
+        pretrain_vae.read_samples(pretrain_vae.Args(data="x.npz")), torch.device("cpu"), "moa", "captured"
+    ).goals
+    assert (goals >= 0).any()
+    assert len(train_world_model.load_transitions("x.npz")) == len(recorded.actions)
+
+
+def test_random_moves_are_legal():
+    """Of a policy that is sure of one action: nine times in ten, or as the scripts do, it takes that one."""
+    mask = torch.tensor([[True, False, True, True, True, False, False]])
+    logprobs = torch.tensor([[0.0] + [hop_ppo.MASKED] * 6])
+    obs = type("Obs", (), dict(action_mask=mask))
+    mixed, _ = hop_ppo.with_random_moves(lambda obs, info: (logprobs, None))(obs, None)
+    random = hop_ppo.DATA_EPSILON / 4
+    expected = [1 - hop_ppo.DATA_EPSILON + random, 0, random, random, random, 0, 0]
+    torch.testing.assert_close(mixed.exp(), torch.tensor([expected]))
+    assert mixed.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [((), "--record: needs --evaluate RUN"), (("--evaluate", "x"), "x: no")]
+)
+def test_a_record_needs_a_run(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_script(monkeypatch, hop_ppo, "--record", "x.npz", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.strip().count("\n") == 0
