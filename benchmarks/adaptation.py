@@ -12,6 +12,8 @@ imagined     beliefs, and half of the boards are imagined, with co-players that 
 both         as `imagined`, and the search
 oracle       as `imagined`, but it knows who they are, in imagination and among the strangers
 learning     as `imagined`, and PPO goes on among the strangers, on all of their boards at once
+strict       as `imagined`, without an offline file: its world model learns from games of `nothing`, and its MOA, which
+             starts with its first weights, from its own games; goals are what was captured
 
 Beside them, with each team: `response`, PPO trained against this team, which knows who sits where, the best response; and
 `script_told`, the script whose tick is chosen for this team. No script of `envs/` plays while the agents learn.
@@ -29,7 +31,7 @@ from tqdm import tqdm
 import hop_ppo
 import tracking
 from benchmarks import machine
-from benchmarks.hop_ppo import SEARCHES, Flags, Rows, add, load, run
+from benchmarks.hop_ppo import SEARCHES, Flags, Rows, add, call, load, run
 from metrics.comparison import best_switch
 from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy
@@ -40,7 +42,9 @@ AGENTS: dict[str, Flags] = {
     "beliefs": ("--om", "belief"),
     "imagined": ("--om", "belief", *IMAGINED),
     "oracle": ("--om", "oracle", *IMAGINED),
+    "strict": ("--om", "belief", "--moa-update", "empty", *IMAGINED),
 }
+GAMES = 4096  # of self-play, that a world model learns from
 PLANNED = {"planning": "nothing", "both": "imagined"}  # who searches, and whose agent it is
 LEARNING = {"learning": "imagined"}  # who goes on to learn, and whose agent it begins as
 
@@ -95,6 +99,14 @@ def flags_of(args: Args, seed: int, boards: int, updates: int, *flags: str | flo
 def named_flag(args: Args, name: str) -> tuple[str, ...]:
     value = getattr(args, name)
     return (f"--{name.replace('_', '-')}", value) if value else ()
+
+
+def learn_world(args: Args, seed: int) -> str:
+    """A world model that has seen games of self-play alone. Returns: its folder."""
+    folder = run(*flags_of(replace(args, vae="", world_model=""), seed, 512, "--co-players", "self"))
+    games = f"{folder}/games.npz"
+    call("hop_ppo.py", "--evaluate", folder, "--record", games, "--eval-boards", GAMES)
+    return call("train_world_model.py", "--data", games, "--seed", seed)
 
 
 def meet(args: Args, folder: str, team: str, search: bool) -> np.ndarray:
@@ -178,7 +190,10 @@ def judge_seed(args: Args, seed: int, teams: list[str], best: dict[str, np.ndarr
         if whose not in AGENTS:
             continue
         if whose not in folders:
-            flags = flags_of(args, seed, 512, args.updates, "--co-players", "self", *AGENTS[whose])
+            networks = (
+                replace(args, vae="", world_model=learn_world(args, seed)) if whose == "strict" else args
+            )
+            flags = flags_of(networks, seed, 512, args.updates, "--co-players", "self", *AGENTS[whose])
             folders[whose] = run(*flags)
         for team in ["self", *teams] if name in AGENTS else teams:
             if name in LEARNING:

@@ -96,11 +96,17 @@ def add(rows: Rows, row: dict, args: Args) -> None:
 def run(*flags: str | float) -> str:
     """One training, judged little by the script itself. Returns: its folder."""
     few = ("--eval-boards", "256", "--plan-boards", "16", "--eval-every", "1000000")
-    command = [sys.executable, "hop_ppo.py", *few, *map(str, flags)]
+    return call("hop_ppo.py", *few, *flags)
+
+
+def call(script: str, *flags: str | float) -> str:
+    """A script of this repository. Returns: the folder of its run, "" if it saves none."""
+    command = [sys.executable, script, *map(str, flags)]
     print("$ python", *command[1:], file=sys.stderr, flush=True)
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     output = subprocess.run(command, text=True, check=True, **pipes).stdout
-    return re.search(r"model saved to: (\S+)", output)[1]
+    saved = re.search(r"model saved to: (\S+)", output)
+    return saved[1] if saved else ""
 
 
 def load(folder: str, **settings) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluator]:

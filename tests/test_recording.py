@@ -7,7 +7,9 @@ from commands import run_script
 
 import hop_ppo
 import pretrain_vae
+import tracking
 import train_world_model
+from benchmarks import adaptation
 from data import trajectories
 from data.datasets import captured_goals, samples_of_episodes, transitions_of_episodes
 from data.recording import EpisodeRecorder
@@ -131,9 +133,8 @@ def test_games_of_a_run_are_a_file_that_both_networks_learn_from(tmp_path, monke
     assert "[DATA] 40 episodes, " in capsys.readouterr().out
     recorded = trajectories.load("x.npz")
     assert len(recorded.episode_lengths) == 40 and recorded.episode_lengths.max() <= 12
-    assert (
-        recorded.terminated.tolist() == (recorded.episode_lengths < 12).tolist() or recorded.terminated.any()
-    )
+    at_horizon = recorded.episode_lengths == 12
+    assert recorded.terminated[~at_horizon].all() and not recorded.terminated[at_horizon].all()
     assert (recorded.rewards > 0).any() and set(recorded.actions[recorded.active]) >= {0, 1, 2, 3, 4}
     assert not (run / "evaluate.json").exists()
     first = (tmp_path / "x.npz").read_bytes()
@@ -166,3 +167,32 @@ def test_a_record_needs_a_run(flags, message, tmp_path, monkeypatch, capsys):
     assert run_script(monkeypatch, hop_ppo, "--record", "x.npz", *flags) == 2
     error = capsys.readouterr().err
     assert message in error and error.strip().count("\n") == 0
+
+
+def test_strict_agents_learn_from_self_play_alone(monkeypatch):
+    """`python -m benchmarks.adaptation --only strict`: no offline network, and no co-player but learners on real boards."""
+    asked: list[tuple] = []
+
+    def called(script, *flags):
+        asked.append((script, *map(str, flags)))
+        return f"run{len(asked)}"
+
+    def met(args, folder, team, search):
+        assert folder == "run4" and not search
+        return np.ones((2, 3))
+
+    monkeypatch.setattr(adaptation, "call", called)
+    monkeypatch.setattr(adaptation, "run", lambda *flags: called("hop_ppo.py", *flags))
+    monkeypatch.setattr(adaptation, "meet", met)
+    rows = []
+    args = adaptation.Args(only=("strict",), vae="offline", world_model="offline")
+    adaptation.judge_seed(args, 5, ["3NH"], {"3NH": np.ones((2, 3))}, rows)
+    assert [row["team"] for row in rows] == ["self", "self", "3NH", "3NH"]
+    first, games, world, last = asked
+    assert games[1:5] == ("--evaluate", "run1", "--record", "run1/games.npz")
+    assert world[:3] == ("train_world_model.py", "--data", "run1/games.npz")
+    for _, *flags in (first, last):
+        settings = tracking.parse_args(hop_ppo.Args, "", flags)
+        assert (settings.co_players, settings.seed, settings.vae) == ("self", 5, "")
+    assert (settings.world_model, settings.moa_update, settings.om) == ("run3", "empty", "belief")
+    assert (settings.real_ratio, settings.imagined_co_players) == (0.5, "goals")
