@@ -21,7 +21,8 @@ import tracking
 from benchmarks import kills
 from benchmarks.bad_flags import CKPTS, TRAIN
 
-FREE_TEXT = ("exp_name", "data", "vae", "world_model", "oracle", "resume", "evaluate")  # settings of any text
+# Settings of any text
+FREE_TEXT = ("exp_name", "data", "vae", "world_model", "oracle", "resume", "evaluate", "record")
 ABSENT = object()  # in place of a value: the field is left out
 FLIPS = 60  # of a file
 
