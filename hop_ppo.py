@@ -79,6 +79,7 @@ MOA_JUDGED = 64  # new episodes that judge the MOA before it learns from them
 MOA_LAW_EPISODES = 256  # that the prior of none and the hazard of a belief are chosen on
 MOA_LEARNING_RATE = 3e-3  # of AdamW, falls linearly to zero
 MOA_KL_COEF = 1e-3  # weight of the KL term
+FILMED_EPISODES = 5  # with the same strangers: the first and the last are filmed
 EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts are chosen
 FINAL_SEED = 3001  # of the boards that judge at the end
 HIDDEN_FINAL_SEED = 4001  # those of a hidden game: it was chosen on other boards
@@ -2035,6 +2036,34 @@ class Evaluator:
             evaluate(agent, envs, infos, opponents, frames=frames)
         shows_belief = isinstance(opponents, GoalBelief) and opponents.named_goals
         figures.play_film(frames, self.rules.game, shows_belief, path)
+        if shows_belief:
+            self.film_strangers(agent, path)
+
+    def film_strangers(self, agent: ActorCritic, path: Path) -> None:
+        """The first and the last of some episodes with the same co-players, who all have the second goal, on the same board:
+        what differs is what is believed of them. Saved beside `path`."""
+        second_goal = list(self.rules.game.goals.values())[SECOND]
+        team = f"{self.rules.hunters - 1}{second_goal}"
+        everywhere = np.ones(1, bool)
+        with kept_rng():
+            torch.manual_seed(self.args.seed)
+            envs = make_envs(self.rules, 1, team, FILMED_EPISODES, episode="board")
+            infos = to_tensors(envs.reset(seed=self.final_seed)[1])
+            first_board = envs.state_dict()
+            opponents = make_opponents(self.args, envs, infos, self.vae)
+            for episode in range(1, FILMED_EPISODES + 1):
+                if episode > 1:
+                    infos = to_tensors(envs.reset(options={"reset_mask": everywhere})[1])
+                if episode == FILMED_EPISODES:
+                    envs.load_state_dict(first_board)
+                    infos = to_tensors(envs.reset(options={"reset_mask": ~everywhere})[1])
+                if episode > 1:
+                    opponents.reset(torch.as_tensor(everywhere), infos)
+                frames: list[dict] = []
+                evaluate(agent, envs, infos, opponents, frames=frames)
+                if episode in (1, FILMED_EPISODES):
+                    film = path.with_stem(f"{path.stem}_strangers{episode}")
+                    figures.play_film(frames, self.rules.game, True, film)
 
 
 # ---- the run

@@ -1392,6 +1392,8 @@ def check_files(run: FinishedRun):
         "metrics_adaptation.png",
         "ppo_curve.png",
         "metrics_episode.gif",
+        "metrics_episode_strangers1.gif",
+        "metrics_episode_strangers5.gif",
     }
 
 

@@ -221,3 +221,32 @@ def test_a_run_leaves_a_vae_that_all_can_read(tmp_path, monkeypatch, capsys):
     after, _ = pretrain_vae.load_vae(second / "moa")
     change = (after.moa.code - before.moa.code).abs().max()
     assert 0 < change < 0.3
+
+
+# ---- films of strangers
+
+
+def test_films_of_strangers_show_the_same_board_with_more_known(tmp_path, monkeypatch):
+    """The belief about three hare hunters is carried over from four episodes; who sits where, and on which board, stays."""
+    films = {}
+    monkeypatch.setattr(
+        hop_ppo.figures,
+        "play_film",
+        lambda frames, game, shows_belief, path: films.update({path.name: frames}),
+    )
+    args = Args(om="belief", team_episodes=1)
+    vae = new_vae(args, SMALL)
+    evaluator = hop_ppo.Evaluator(args, SMALL, vae, None)
+    agent = hop_ppo.make_agent("objects", SMALL, 2)
+    before = torch.get_rng_state()
+    evaluator.film(agent, tmp_path / "x.gif")
+    assert films.keys() == {"x.gif", "x_strangers1.gif", "x_strangers5.gif"}
+    first, last = films["x_strangers1.gif"], films["x_strangers5.gif"]
+    np.testing.assert_array_equal(first[0]["joint"], last[0]["joint"])
+    assert (first[0]["learner"], first[0]["strategy_ids"]) == (last[0]["learner"], last[0]["strategy_ids"])
+    assert sorted(first[0]["strategy_ids"]) == [-1, 1, 1, 1] and first[0]["tick"] == last[0]["tick"] == 0
+    others = [seat for seat in range(4) if seat != first[0]["learner"]]
+    assert [first[0]["belief"][seat] for seat in others] == [0.5] * 3
+    assert all(last[0]["belief"][seat] != 0.5 for seat in others)
+    assert len(first) > 1 and len(last) > 1 and first[-1]["tick"] == len(first) - 1
+    assert (torch.get_rng_state() == before).all()
