@@ -1883,11 +1883,11 @@ def with_random_moves(policy: Callable) -> Callable:
 def record_games(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Module | None) -> Trajectories:
     """Games of a run's team, learners and all, on boards of the seed of its training; who is who is not recorded."""
     torch.manual_seed(args.seed)
-    envs = make_envs(rules, args.eval_boards, args.co_players, episode="board")
+    envs = make_envs(rules, args.eval_boards, co_players_of(args.co_players, args, rules), episode="board")
     infos = to_tensors(envs.reset(seed=args.seed)[1])
     recorder = EpisodeRecorder(rules, envs.num_boards, envs.num_boards, envs.rows_per_board)
     recorder.reset(torch.ones(envs.num_boards, dtype=torch.bool), infos)
-    opponents = make_opponents(args, envs, infos, vae)
+    opponents = make_opponents(args, envs, infos, vae, agent.memory)
     evaluate(with_random_moves(agent), envs, infos, opponents, recorder=recorder)
     recorder.finish()
     return recorder.trajectories(envs.num_boards)[0]

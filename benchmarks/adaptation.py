@@ -103,7 +103,9 @@ def named_flag(args: Args, name: str) -> tuple[str, ...]:
 
 def learn_world(args: Args, seed: int) -> str:
     """A world model that has seen games of self-play alone. Returns: its folder."""
-    folder = run(*flags_of(replace(args, vae="", world_model=""), seed, 512, "--co-players", "self"))
+    folder = run(
+        *flags_of(replace(args, vae="", world_model=""), seed, 512, args.updates, "--co-players", "self")
+    )
     games = f"{folder}/games.npz"
     call("hop_ppo.py", "--evaluate", folder, "--record", games, "--eval-boards", GAMES)
     return call("train_world_model.py", "--data", games, "--seed", seed)
