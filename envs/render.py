@@ -10,6 +10,7 @@ import argparse
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,12 @@ from envs.scripted import sample_actions, strategy_probs
 RENDER_MODES = ("rgb_array", "ansi")
 Layer = tuple[np.ndarray, str]  # (signed distance, colour): what a sprite is painted from, back to front
 
-# Okabe & Ito (2008): distinct with every common colour blindness
-HUNTER_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#555555")
+# Searched so that any two of these differ by a Delta E (CIE76) of at least 20 in normal vision, with deuteranopia and with
+# protanopia (Machado et al. 2009), and the first four seats and all kinds of things by as much in CIEDE2000: see the tests.
+HUNTER_COLOURS = ("#0873ce", "#c35f13", "#023c01", "#d58694", "#daa400", "#2b93b8", "#ffec2b", "#672989")
+THING_COLOURS = {"BLOCKS": "#161b22", "STAGS": "#6f5659", "HARES": "#f4d18c", "DRIFTS": "#9fcefa"}
 PAPER, CELL, GRID, FRAME, INK = "#ffffff", "#fbfaf6", "#e4e0d6", "#b9b3a6", "#22252b"
+INVISIBLE = 0.02  # the opacity below which nothing is drawn
 
 
 def draw(
@@ -36,29 +40,62 @@ def draw(
     Args:
         state, rules: `env.state`, `env.rules`.
         board: which board of the batch.
-        cell: pixels a cell; from 24 on numbers can be read.
+        cell: pixels a cell; from 16 on numbers can be read.
         ring: a seat to mark by a ring, None for nobody.
     Returns: uint8 [h, w, 3], h = rules.height * cell + 2 * margin(cell), w likewise.
     """
+    planes = np.zeros((rules.hunters + 1 + rules.game.kinds, rules.cells), np.uint8)
+    planes[rules.hunters] = state.blocks[board]
+    hunter_cells, prey_cells = state.hunters[board], state.prey[board]
+    on_board = hunter_cells >= 0
+    planes[np.flatnonzero(on_board), hunter_cells[on_board]] = 1
+    kind = np.repeat(np.arange(rules.game.kinds), rules.prey_counts)
+    on_board = prey_cells >= 0
+    planes[rules.hunters + 1 + kind[on_board], prey_cells[on_board]] = 1
+    return draw_planes(planes.reshape(-1, rules.height, rules.width), rules.game.prey, cell, ring)
+
+
+def draw_planes(
+    planes: np.ndarray, prey: Sequence[str], cell: int = 64, ring: int | None = None
+) -> np.ndarray:
+    """Draw a joint board, as a world model predicts it, too: what is there with probability p has opacity p.
+
+    Args:
+        planes: [A+1+k, H, W] in [0, 1]: a plane a seat, blocks, each kind of prey.
+        prey: names of the planes of the k kinds.
+        cell, ring: as `draw` has them.
+    Returns: uint8 [H * cell + 2 * margin(cell), W * cell + 2 * margin(cell), 3].
+    """
+    hunters = len(planes) - 1 - len(prey)
+    height, width = planes.shape[1:]
+    shades = np.clip(planes.reshape(len(planes), -1), 0.0, 1.0)  # [A+1+k, K]
     edge = margin(cell)
-    h = rules.height * cell + 2 * edge
-    w = rules.width * cell + 2 * edge
-    image = np.empty((h, w, 3), np.float32)
+    image = _empty_board(height, width, cell).copy()
+    later = []  # discs, the ring last
+    for k in range(height * width):
+        top, left = edge + k // width * cell, edge + k % width * cell
+        if shades[hunters, k] > INVISIBLE:
+            _paint(image, _block, left + 0.5 * cell, top + 0.5 * cell, 0.5 * cell, shades[hunters, k])
+        kinds = np.flatnonzero(shades[hunters + 1 :, k] > INVISIBLE)
+        seats = np.flatnonzero(shades[:hunters, k] > INVISIBLE).tolist()
+        spots = [(left + x * cell, top + y * cell, r * cell) for x, y, r in _spots(len(kinds), len(seats))]
+        for kind, spot in zip(kinds, spots[: len(kinds)], strict=True):
+            sprite = SPRITES.get(prey[kind], _thing)
+            _paint(image, sprite, *spot, shades[hunters + 1 + kind, k])
+        later += [
+            (seat, spot, shades[seat, k]) for seat, spot in zip(seats, spots[len(kinds) :], strict=True)
+        ]
+    for seat, spot, shade in sorted(later, key=lambda disc: disc[0] == ring):
+        _paint(image, _disc(seat, seat == ring), *spot, shade)
+    return np.round(image * 255.0).astype(np.uint8)
+
+
+def icon(name: str | int, size: int, ring: bool = False) -> np.ndarray:
+    """A thing by itself, for legends. name: a seat, BLOCKS, or a plane of prey. Returns: uint8 [size, size, 3]."""
+    image = np.empty((size, size, 3), np.float32)
     image[:] = _rgb(PAPER)
-    _paint_board(image, rules, cell, edge)
-    for k in np.flatnonzero(state.blocks[board]):
-        row, col = divmod(int(k), rules.width)
-        x = edge + (col + 0.5) * cell
-        y = edge + (row + 0.5) * cell
-        _paint(image, _block, x, y, 0.5 * cell)
-    prey, hunters = places(state, rules, board, cell)
-    planes = prey_planes(rules)
-    for slot, (x, y, radius) in prey.items():
-        _paint(image, SPRITES[planes[slot]], x, y, radius)
-    ring_last = sorted(hunters, key=lambda seat: seat == ring)  # the ring on top
-    for seat in ring_last:
-        x, y, radius = hunters[seat]
-        _paint(image, _disc(seat, seat == ring), x, y, radius)
+    sprite = _disc(name, ring) if isinstance(name, int) else SPRITES.get(name, _thing)
+    _paint(image, sprite, size / 2, size / 2, size / (2.7 if ring else 2.1))
     return np.round(image * 255.0).astype(np.uint8)
 
 
@@ -88,24 +125,26 @@ def places(state: State, rules: GameRules, board: int = 0, cell: int = 64) -> tu
         top = margin(cell) + row * cell
         spots = [
             (left + x * cell, top + y * cell, radius * cell)
-            for x, y, radius in _spots(bool(slots), len(seats))
+            for x, y, radius in _spots(len(slots), len(seats))
         ]
         prey.update(zip(slots, spots[: len(slots)], strict=True))
         hunters.update(zip(seats, spots[len(slots) :], strict=True))
     return prey, hunters
 
 
-def _spots(with_prey: bool, hunters: int) -> list[tuple[float, float, float]]:
-    """(x, y, radius) in a cell of size 1 for a prey, if there is one, then for each hunter."""
-    if not with_prey:
-        return _grid(hunters, 0.0, 0.0, 1.0, 1.0, 0.33)
-    if not hunters:
+def _spots(prey: int, hunters: int) -> list[tuple[float, float, float]]:
+    """(x, y, radius) in a cell of size 1 for each prey, then for each hunter."""
+    if not prey and hunters == 2:
+        return [(0.29, 0.29, 0.28), (0.71, 0.71, 0.28)]
+    if not prey:
+        return _grid(hunters, 0.0, 0.0, 1.0, 1.0, 0.38)
+    if prey == 1 and not hunters:
         return [(0.5, 0.5, 0.42)]
-    if hunters == 1:
-        return [(0.36, 0.36, 0.32), (0.71, 0.71, 0.23)]
-    if hunters == 2:
-        return [(0.5, 0.29, 0.27), (0.26, 0.76, 0.19), (0.74, 0.76, 0.19)]
-    return _grid(1 + hunters, 0.02, 0.02, 0.96, 0.96, 0.27)
+    if prey == 1 and hunters == 1:
+        return [(0.33, 0.33, 0.30), (0.69, 0.69, 0.28)]
+    if prey == 1 and hunters == 2:
+        return [(0.5, 0.27, 0.26), (0.26, 0.74, 0.24), (0.74, 0.74, 0.24)]
+    return _grid(prey + hunters, 0.02, 0.02, 0.96, 0.96, 0.27)
 
 
 def _grid(
@@ -144,7 +183,12 @@ def _blend(image: np.ndarray, distance: np.ndarray, colour: str) -> None:
 
 
 def _paint(
-    image: np.ndarray, sprite: Callable[..., Iterator[Layer]], x: float, y: float, radius: float
+    image: np.ndarray,
+    sprite: Callable[..., Iterator[Layer]],
+    x: float,
+    y: float,
+    radius: float,
+    opacity: float = 1.0,
 ) -> None:
     """Paint a sprite, which lives in [-1, 1] x [-1, 1] (y down), with its centre at pixel (x, y)."""
     reach = 1.35 * radius + 1.0
@@ -154,14 +198,20 @@ def _paint(
     rows, cols = np.ogrid[: part.shape[0], : part.shape[1]]
     u = (cols + left + 0.5 - x) / radius
     v = (rows + top + 0.5 - y) / radius
+    painted = part.copy()
     for distance, colour in sprite(*np.broadcast_arrays(u, v)):
-        _blend(part, distance * radius, colour)
+        _blend(painted, distance * radius, colour)
+    part += opacity * (painted - part)
 
 
-def _paint_board(image: np.ndarray, rules: GameRules, cell: int, edge: int) -> None:
-    """The cells, the lines between them and a frame around them."""
-    h = rules.height * cell
-    w = rules.width * cell
+@lru_cache(maxsize=8)
+def _empty_board(height: int, width: int, cell: int) -> np.ndarray:
+    """The cells, the lines between them and a frame around them; float32 [h, w, 3], not to be written to."""
+    h = height * cell
+    w = width * cell
+    edge = margin(cell)
+    image = np.empty((h + 2 * edge, w + 2 * edge, 3), np.float32)
+    image[:] = _rgb(PAPER)
     rows, cols = np.ogrid[: image.shape[0], : image.shape[1]]
     rows = rows + 0.5 - edge  # the centre of each pixel, from the board's corner
     cols = cols + 0.5 - edge
@@ -171,12 +221,13 @@ def _paint_board(image: np.ndarray, rules: GameRules, cell: int, edge: int) -> N
     _blend(image, _box(x, y, w / 2 + 2 * line, h / 2 + 2 * line, 0.12 * cell), FRAME)
     _blend(image, _box(x, y, w / 2, h / 2, 0.1 * cell), CELL)
     shape = image.shape[:2]
-    for k in range(1, rules.width):
+    for k in range(1, width):
         distance = np.broadcast_to(np.abs(cols - k * cell) - line / 2, shape)
         _blend(image[edge : edge + h], distance[edge : edge + h], GRID)
-    for k in range(1, rules.height):
+    for k in range(1, height):
         distance = np.broadcast_to(np.abs(rows - k * cell) - line / 2, shape)
         _blend(image[:, edge : edge + w], distance[:, edge : edge + w], GRID)
+    return image
 
 
 # ---- distances
@@ -251,8 +302,8 @@ def _drop(
 
 
 def _block(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
-    yield _box(x, y - 0.03, 0.86, 0.86, 0.24), "#2b303b"
-    yield _box(x, y + 0.03, 0.86, 0.83, 0.24), "#4a5262"
+    yield _box(x, y, 0.86, 0.86, 0.2), THING_COLOURS["BLOCKS"]
+    yield _box(x, y + 0.78, 0.68, 0.025, 0.02), "#5a6270"
 
 
 _BEAM = [(0.10, -0.16), (0.24, -0.34), (0.50, -0.44), (0.68, -0.66), (0.66, -0.94)]
@@ -270,12 +321,12 @@ def _stag(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
     ears = _ellipse(m, y, 0.46, 0.0, 0.24, 0.115, -0.25)
     head = _drop(x, y, 0.10, 0.33, 0.72, 0.20)
     outline = np.minimum(np.minimum(ears, head), antlers) - 0.05
-    yield outline, "#3d2412"
-    yield antlers, "#c99a5b"
-    yield ears, "#8a5227"
-    yield _ellipse(m, y, 0.47, 0.0, 0.15, 0.055, -0.25), "#d9a87c"
-    yield head, "#9a5f30"
-    yield _drop(x, y, 0.60, 0.15, 0.76, 0.15), "#e2c29b"
+    yield outline, "#2e2022"
+    yield antlers, THING_COLOURS["STAGS"]
+    yield ears, THING_COLOURS["STAGS"]
+    yield _ellipse(m, y, 0.47, 0.0, 0.15, 0.055, -0.25), "#c3a9a6"
+    yield head, THING_COLOURS["STAGS"]
+    yield _drop(x, y, 0.62, 0.13, 0.76, 0.13), "#c9b3ae"
     yield _ellipse(x, y, 0.0, 0.76, 0.11, 0.075), "#241610"
     yield _circle(m, y, 0.17, 0.17, 0.06), "#1c120c"
 
@@ -286,12 +337,12 @@ def _hare(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
     head = _ellipse(x, y, 0.0, 0.36, 0.46, 0.42)
     cheeks = _ellipse(m, y, 0.22, 0.5, 0.30, 0.27)
     outline = np.minimum(np.minimum(ears, head), cheeks) - 0.05
-    yield outline, "#5c5650"
-    yield ears, "#b9b0a4"
-    yield _ellipse(m, y, 0.23, -0.44, 0.065, 0.33, 0.12), "#efb8b4"
-    yield np.minimum(head, cheeks), "#cdc5b9"
-    yield _ellipse(m, y, 0.13, 0.56, 0.16, 0.13), "#f7f3ec"
-    yield _ellipse(x, y, 0.0, 0.45, 0.085, 0.06), "#d4736f"
+    yield outline, "#6b4f1d"
+    yield ears, THING_COLOURS["HARES"]
+    yield _ellipse(m, y, 0.23, -0.44, 0.055, 0.31, 0.12), "#d39a55"
+    yield np.minimum(head, cheeks), THING_COLOURS["HARES"]
+    yield _ellipse(m, y, 0.13, 0.56, 0.15, 0.12), "#fff6e0"
+    yield _ellipse(x, y, 0.0, 0.45, 0.085, 0.06), "#8a4b2a"
     yield _circle(m, y, 0.22, 0.24, 0.065), "#2a2624"
 
 
@@ -300,14 +351,23 @@ def _drift(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
     ground = y - 0.66
     high = np.maximum(_ellipse(x, y, -0.2, 0.66, 0.66, 1.14), ground)
     low = np.maximum(_ellipse(x, y, 0.42, 0.66, 0.52, 0.68), ground)
-    yield np.minimum(high, low) - 0.06, "#4f7298"
-    yield high, "#a5c4e2"
-    yield np.maximum(_ellipse(x, y, -0.3, 0.66, 0.52, 1.1), high + 0.03), "#eef6fd"
-    yield low, "#8fb3d6"
-    yield np.maximum(_ellipse(x, y, 0.35, 0.66, 0.42, 0.62), low + 0.03), "#dcebf8"
+    yield np.minimum(high, low) - 0.06, "#2f5f8f"
+    yield high, THING_COLOURS["DRIFTS"]
+    yield np.maximum(_ellipse(x, y, -0.34, -0.02, 0.14, 0.3, 0.35), high + 0.1), "#eef6fd"
+    yield np.maximum(low - 0.06, ground), "#2f5f8f"
+    yield low, THING_COLOURS["DRIFTS"]
+    yield np.maximum(_ellipse(x, y, 0.30, 0.33, 0.1, 0.17, 0.35), low + 0.1), "#eef6fd"
 
 
-SPRITES = {"STAGS": _stag, "HARES": _hare, "DRIFTS": _drift}  # of each plane of prey
+def _thing(x: np.ndarray, y: np.ndarray) -> Iterator[Layer]:
+    """Of a kind that has no sprite of its own."""
+    diamond = (np.abs(x) + np.abs(y) - 0.8) * 0.7071
+    yield diamond, INK
+    yield diamond + 0.12, "#e8e8f0"
+
+
+# of each plane of things
+SPRITES = {"BLOCKS": _block, "STAGS": _stag, "HARES": _hare, "DRIFTS": _drift}
 
 
 def _disc(seat: int, ringed: bool) -> Callable[..., Iterator[Layer]]:
@@ -355,14 +415,14 @@ _DIGITS: dict[str, list[list[tuple[float, float]]]] = {  # strokes in a box of 0
 def _number(x: np.ndarray, y: np.ndarray, number: int) -> np.ndarray:
     """The distance to a number in the middle of a disc of radius 1."""
     digits = str(number)
-    size = 1.0 if len(digits) == 1 else 0.8
+    size = 1.2 if len(digits) == 1 else 0.85
     width = 0.6 + 0.85 * (len(digits) - 1)
     distance = np.full(np.shape(x), np.inf)
     for i, digit in enumerate(digits):
         a = x / size + width / 2 - 0.85 * i
         b = y / size + 0.5
         for points in _DIGITS[digit]:
-            stroke = _stroke(a, b, points, 0.085) * size
+            stroke = _stroke(a, b, points, 0.095) * size
             distance = np.minimum(distance, stroke)
     return distance
 

@@ -7,7 +7,21 @@ import numpy as np
 import pytest
 
 from envs import GAMES, Rules, StagHunt, make_core, snowdrift
-from envs.render import HUNTER_COLOURS, INK, SPRITES, draw, main, margin, places, png, text
+from envs.render import (
+    HUNTER_COLOURS,
+    INK,
+    PAPER,
+    SPRITES,
+    THING_COLOURS,
+    draw,
+    draw_planes,
+    icon,
+    main,
+    margin,
+    places,
+    png,
+    text,
+)
 from envs.stag_hunt import STAY, UP
 
 RULES = Rules(height=3, width=4, hunters=3, stags=1, hares=2, blocks=2)
@@ -161,8 +175,9 @@ def test_the_snowdrift_is_drawn_and_written():
     ])  # fmt: skip
     image = draw(env.state, rules)
     edge = margin(64)
-    shows_drift = pixels(image[edge + 64 : edge + 128, edge + 64 : edge + 128], "#eef6fd")
-    assert shows_drift > 200 and pixels(image[edge + 128 :], "#eef6fd") < 20
+    drift = THING_COLOURS["DRIFTS"]
+    shows_drift = pixels(image[edge + 64 : edge + 128, edge + 64 : edge + 128], drift)
+    assert shows_drift > 200 and pixels(image[edge + 128 :], drift) < 20
     assert pixels(draw(env.state, rules, ring=2), INK) > 100 > pixels(image, INK)
     assert all(pixels(image, colour) > 60 for colour in HUNTER_COLOURS[:3])
 
@@ -170,6 +185,118 @@ def test_the_snowdrift_is_drawn_and_written():
 def test_each_kind_of_prey_of_each_game_has_a_sprite():
     for rules in GAMES.values():
         assert set(rules.game.prey) <= set(SPRITES)
+
+
+# ---- colours, as they are seen
+
+VISION = {  # Machado et al. (2009), severity 1: on linear RGB
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+}  # fmt: skip
+RGB_TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175],
+                       [0.0193339, 0.119192, 0.9503041]])  # fmt: skip
+
+
+def lab_of(colours, vision):
+    """CIELAB [n, 3] (D65) of sRGB [n, 3] in [0, 1]."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(VISION[vision]), 0, 1)
+    x = seen @ RGB_TO_XYZ.T / RGB_TO_XYZ.sum(1)
+    f = np.where(x > (6 / 29) ** 3, np.cbrt(x), x / (3 * (6 / 29) ** 2) + 4 / 29)
+    differences = 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])
+    return np.stack([116 * f[:, 1] - 16, *differences], 1)
+
+
+def ciede2000(one, other):
+    """Sharma, Wu & Dalal (2005). one, other: CIELAB."""
+    (l1, a1, b1), (l2, a2, b2) = one, other
+    mean = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    g = 1.5 - 0.5 * np.sqrt(mean**7 / (mean**7 + 25**7))
+    c1, c2 = np.hypot(a1 * g, b1), np.hypot(a2 * g, b2)
+    h1, h2 = (np.degrees(np.arctan2(b, a * g)) % 360 for a, b in ((a1, b1), (a2, b2)))
+    turn = (h2 - h1 + 180) % 360 - 180
+    hue = (h1 + turn / 2) % 360
+    dh = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2))
+    light, chroma = (l1 + l2) / 2, (c1 + c2) / 2
+    waves = ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.2, 4, -63))
+    t = 1 + sum(weight * np.cos(np.radians(k * hue + phase)) for weight, k, phase in waves)
+    dl = (l2 - l1) / (1 + 0.015 * (light - 50) ** 2 / np.sqrt(20 + (light - 50) ** 2))
+    dc = (c2 - c1) / (1 + 0.045 * chroma)
+    dh = dh / (1 + 0.015 * chroma * t)
+    bend = np.sin(np.radians(60 * np.exp(-(((hue - 275) / 25) ** 2))))
+    return np.sqrt(dl**2 + dc**2 + dh**2 - 2 * np.sqrt(chroma**7 / (chroma**7 + 25**7)) * bend * dc * dh)
+
+
+def main_colour(planes, prey):
+    """The colour that covers most of the only cell, beside the floor; float [3]. Of an empty one, the floor's."""
+    image = draw_planes(planes, prey)[margin(64) :, margin(64) :][:64, :64]
+    colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
+    is_floor = (np.abs(colours.astype(int) - rgb("#fbfaf6")) <= 3).all(1)
+    if planes.any():
+        counts = np.where(is_floor, 0, counts)
+    return colours[counts.argmax()] / 255
+
+
+def test_ciede2000_is_that_of_its_paper():
+    assert ciede2000((50, 2.6772, -79.7751), (50, 0, -82.7485)) == pytest.approx(2.0425, abs=1e-4)
+    assert ciede2000((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387)) == pytest.approx(
+        1.2644, abs=1e-4
+    )
+    assert ciede2000((2.0776, 0.0795, -1.135), (0.9033, -0.0636, -0.5514)) == pytest.approx(0.9082, abs=1e-4)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_any_two_things_differ_in_colour(vision):
+    """As drawn. CIE76: eight seats, blocks, each kind of prey, the floor. CIEDE2000: the same with the first four seats."""
+    prey = [name for name in SPRITES if name != "BLOCKS"]
+    kinds = len(HUNTER_COLOURS) + 1 + len(prey)
+    boards = np.concatenate([np.eye(kinds), np.zeros((1, kinds))])[..., None, None]
+    labs = lab_of(np.array([main_colour(board, prey) for board in boards]), vision)
+    distances = np.linalg.norm(labs[:, None] - labs, axis=-1)
+    assert distances[np.triu_indices(len(labs), 1)].min() >= 20
+    few = [*labs[:4], *labs[len(HUNTER_COLOURS) :]]
+    assert min(ciede2000(a, b) for i, a in enumerate(few) for b in few[:i]) >= 20
+
+
+def test_numbers_stand_out_from_their_discs():
+    """WCAG's contrast of 3 for large text."""
+
+    def luminance(pixel):
+        return lab_of(pixel[None] / 255, "normal")[0, 0]
+
+    for seat in range(len(HUNTER_COLOURS)):
+        disc = icon(seat, 64).astype(float)
+        number = min((PAPER, INK), key=lambda colour: -pixels(disc[20:44, 20:44], colour))
+        light = [((luminance(rgb(c).astype(float)) + 16) / 116) ** 3 for c in (number, HUNTER_COLOURS[seat])]
+        assert pixels(disc, number) > 100 and (max(light) + 0.05) / (min(light) + 0.05) >= 3, seat
+
+
+# ---- predicted boards
+
+
+def test_a_probability_is_an_opacity():
+    planes = np.zeros((6, 1, 1))
+    empty, whole, half, faint = (draw_planes(planes + p * np.eye(6)[2][:, None, None], ("STAGS", "HARES"))
+                                 for p in (0, 1, 0.5, 0.01))  # fmt: skip
+    np.testing.assert_allclose(half, (whole.astype(int) + empty) / 2, atol=1)
+    assert (whole != empty).any() and (faint == empty).all()
+
+
+def test_a_cell_may_hold_all_there_is():
+    """As a regression predicts: nothing is left out, whatever else is on the cell."""
+    for plane in range(7):
+        all_there = np.full((7, 1, 1), 0.5)
+        less = all_there.copy()
+        less[plane] = 0
+        changed = draw_planes(less, ("STAGS", "HARES")) != draw_planes(all_there, ("STAGS", "HARES"))
+        assert changed.any(), plane
+
+
+def test_the_thing_of_an_unknown_game_is_drawn():
+    planes = np.zeros((3, 1, 1))
+    planes[2] = 1
+    assert pixels(draw_planes(planes, ("WOLVES",)), INK) > 100
 
 
 def test_two_digit_seats_stay_apart():
