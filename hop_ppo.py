@@ -1894,7 +1894,7 @@ def record_games(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Modul
 
 
 def film_frame(envs: Envs, infos: Infos, opponents: NoInfo, joint_returns: Tensor) -> dict:
-    """The first board, and what is believed of its hunters."""
+    """The first board, what was done last, and what is believed of its hunters."""
     learned = isinstance(envs.co_players, Population)  # policies have no names to show
     return dict(
         joint=planes_to_joint(np.array(envs.planes()[0])),  # uint8 [A + 3, H, W]
@@ -1903,6 +1903,7 @@ def film_frame(envs: Envs, infos: Infos, opponents: NoInfo, joint_returns: Tenso
         learner=int(infos["seat"][0]),
         tick=int(infos["tick"][0]),
         returns=joint_returns[0].tolist(),
+        actions=infos["joint_actions"][0].tolist(),
     )
 
 

@@ -612,7 +612,7 @@ def make_figures(model: nn.Module, judged: Judged, arrays: Arrays) -> dict[str, 
         expected = prediction.expected.clamp(0, 1).cpu().numpy().reshape(before.shape)
         heads = [f"transition {i}, tick {tick}" for i, tick in zip(part.index, part.ticks, strict=True)]
         if "nll" in steps:
-            heads = [f"{head}, NLL {nll:.3g}" for head, nll in zip(heads, steps["nll"][rows], strict=True)]
+            heads = [f"{head}\nNLL {nll:.3g}" for head, nll in zip(heads, steps["nll"][rows], strict=True)]
         drawn[name] = figures.predicted_boards(
             before,
             part.after,
@@ -662,7 +662,7 @@ def save_film(model: nn.Module, judged: Judged, path: Path) -> None:
     before, after = part.before, part.after
     shape = before.shape[1:]
     boards = {name: [before[0]] for name in ("real", "most likely", "sampled")}
-    titles = ["the start"]
+    titles, happened = ["the start"], [""]
     for i in range(len(part)):
         actions = torch.as_tensor(part.given_actions[i : i + 1], device=judged.device)
         likely = torch.as_tensor(boards["most likely"][-1], device=judged.device).flatten(1)[None]
@@ -674,7 +674,8 @@ def save_film(model: nn.Module, judged: Judged, path: Path) -> None:
         boards["sampled"].append(next_sampled.cpu().numpy().reshape(shape))
         text = figures.transition_text(part.given_actions[i], part.rewards[i], labels)
         titles.append(f"after tick {part.ticks[i]}: {text}")
-    figures.joint_film(boards, titles, path, labels=labels)
+        happened.append(figures.event_text(before[i], after[i], part.actions[i], part.rewards[i], labels))
+    figures.joint_film(boards, titles, path, happened, labels)
 
 
 @torch.no_grad()

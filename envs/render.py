@@ -137,9 +137,9 @@ def _spots(prey: int, hunters: int) -> list[tuple[float, float, float]]:
     if not prey and hunters == 2:
         return [(0.29, 0.29, 0.28), (0.71, 0.71, 0.28)]
     if not prey:
-        return _grid(hunters, 0.0, 0.0, 1.0, 1.0, 0.38)
+        return _grid(hunters, 0.0, 0.0, 1.0, 1.0, 0.41)
     if prey == 1 and not hunters:
-        return [(0.5, 0.5, 0.42)]
+        return [(0.5, 0.5, 0.44)]
     if prey == 1 and hunters == 1:
         return [(0.33, 0.33, 0.30), (0.69, 0.69, 0.28)]
     if prey == 1 and hunters == 2:

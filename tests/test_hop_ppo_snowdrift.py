@@ -1,11 +1,13 @@
 """hop_ppo.py on the games besides the default one, through its command line, with networks that are not trained."""
 
 from dataclasses import asdict
+from itertools import pairwise
 
 import pandas as pd
 import pytest
 import torch
 from hidden_game import call, newest
+from PIL import Image
 from saved import whole_checkpoint, write_run
 
 import hop_ppo
@@ -95,17 +97,22 @@ def test_a_small_stag_hunt_is_played_with_other_rules(tmp_path, monkeypatch):
 
 
 def test_a_film_of_the_snowdrift_shows_its_planes(tmp_path, monkeypatch):
-    """Four agents, a block and a drift a cell; what is believed is named by the first goal."""
-    shown = {}
-    monkeypatch.setattr(
-        figures, "joint_film", lambda boards, titles, path, *rest: shown.update(boards=boards, rest=rest)
-    )
+    """Four agents, and a drift a cell; each removal is named."""
+    shown = []
+    monkeypatch.setattr(figures, "play_page", lambda *args: shown.append(args) or Image.new("RGB", (4, 4)))
     args = hop_ppo.Args(env_id="Snowdrift-4x4-v0", om="oracle", team_episodes=1)
     agent = hop_ppo.make_agent("objects", RULES, 3)
     hop_ppo.Evaluator(args, RULES, None, None).film(agent, tmp_path / "film.gif")
-    (frames,) = shown["boards"].values()
-    assert frames[0].shape == (6, 4, 4) and frames[0].sum() == 4 + 6
-    assert shown["rest"][1] == figures.BoardLabels(prey=("drift",), takes=("remove",))
+    frame, strategies, labels, belief, event, _ = shown[0]
+    assert belief == "", "an oracle believes nothing"
+    assert frame["joint"].shape == (6, 4, 4) and frame["joint"].sum() == 4 + 6
+    assert strategies == ["ND", "FIX", "RANDOM"] and event == ""
+    assert labels == figures.BoardLabels(prey=("drift",), takes=("remove",), planes=("DRIFTS",))
+    removals = [frame["joint"][5].sum() for frame, *_ in shown]
+    assert [bool(event) for *_, event, _ in shown[1:]] == [b < a for a, b in pairwise(removals)], (
+        "actions tell of each"
+    )
+    assert any("removed a drift: " in event for *_, event, _ in shown)
 
 
 @pytest.mark.parametrize(

@@ -379,15 +379,12 @@ def test_kinds_and_their_pay_must_fit():
 # ---- pictures
 
 
-def test_drifts_fill_the_lower_third_of_a_cell():
-    planes = np.zeros((4, 1, 2))
-    planes[3, 0, 1] = 1
-    image = figures.joint_picture(planes, kinds=1)
-    painted = (image != 1).any(2)
-    assert painted[8:, 12:].all() and not painted[:8].any() and not painted[:, :12].any()
+def test_words_for_drifts():
     labels = figures.BoardLabels.of(GAME)
-    assert labels == (("drift",), ("remove",))
-    assert figures.transition_text([UP, REMOVE, -1], [6.0, 2.0, 0.0], labels) == "↑ remove ?\npaid 6 2 0"
+    assert labels == (("drift",), ("remove",), ("DRIFTS",))
+    assert (
+        figures.transition_text([UP, REMOVE, -1], [6.0, 2.0, 0.0], labels) == "0 ↑  1 remove  2 ?\npaid 6 2 0"
+    )
     assert figures.BoardLabels.of(HuntRules.game) == figures.BoardLabels()
 
 

@@ -16,6 +16,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tracking
+from envs.render import HUNTER_COLOURS
+from envs.stag_hunt import GAME
 from tracking import figures
 
 
@@ -244,46 +246,94 @@ def test_random_state_goes_round():
 # ---- pictures of joint boards
 
 
-def test_a_joint_board_is_drawn_in_shades():
-    board = np.zeros((5, 2, 3))  # two hunters
-    board[0, 0, 1], board[1, 0, 1], board[2, 1, 2], board[3, 1, 0] = 0.5, 1.0, 1.0, 0.25
-    image = figures.joint_picture(board)
-    cells = image.reshape(2, 12, 3, 12, 3).swapaxes(1, 2)  # [row, column, y, x, colour]
-    colour = [np.array(to_rgb(c)) for c in (*figures.COLOURS[:2], "#444444", "#8C2D04")]
-    assert image.shape == (24, 36, 3) and (cells[0, 0] == 1).all()
-    assert np.allclose(cells[0, 1, 0, 0], (1 + colour[0]) / 2), "half a hunter is half a shade"
-    assert np.allclose(cells[0, 1, 0, 11], colour[1]) and (cells[0, 1, 11] == 1).all()
-    assert np.allclose(cells[1, 2], colour[2]) and np.allclose(cells[1, 0, 11, 0], 0.75 + 0.25 * colour[3])
-    board[0, 1, 2] = 1.0
-    shown = figures.joint_picture(board).reshape(2, 12, 3, 12, 3)[1, :, 2]
-    assert np.allclose(shown[0, 0], colour[0]), "a hunter in a block shows"
-    board[:] = -0.5
-    assert (figures.joint_picture(board) == 1).all()
+def hunt(hunters, stag=0, hare=3):
+    """A joint board of 2 x 2 with hunters on these cells, None: gone."""
+    board = np.zeros((len(hunters) + 3, 4), np.uint8)
+    for plane, cell in enumerate([*hunters, None, stag, hare]):
+        if cell is not None:
+            board[plane, cell] = 1
+    return board.reshape(-1, 2, 2)
 
 
-@pytest.mark.parametrize("hunters", [1, 4, 6, 9])
-def test_each_plane_has_its_place(hunters):
-    for plane in range(hunters + 3):
-        board = np.zeros((hunters + 3, 1, 1))
-        board[plane] = 1
-        seen = (figures.joint_picture(board) != 1).any(2)
-        assert seen.any() and seen.all() == (plane == hunters)
-        if plane != hunters:
-            rest = np.ones_like(board)
-            rest[[plane, hunters]] = 0
-            assert not (seen & (figures.joint_picture(rest) != 1).any(2)).any()
+def test_a_capture_is_named_by_who_took_what_and_earned_what():
+    before = hunt([0, 3, 0, 1])
+    after = hunt([None, None, None, 1], None, None)
+    said = figures.event_text(before, after, [5, 6, 5, 4], [5.0, 1.0, 5.0, 0.0])
+    assert said == "seats 0, 2 captured a stag: 5 each; seat 1 captured a hare: 1"
+
+
+def test_a_hunt_that_fails_is_no_event():
+    board = hunt([0, 3, 1, 1])
+    assert figures.event_text(board, board, [5, 4, 4, 4], [0.0] * 4) == ""
+    after = hunt([0, None, 1, 1], 0, None)
+    assert figures.event_text(board, after, [5, 6, -1, 4], [0.0, 1.0, 0.0, 0.0]) == "", (
+        "an action is not known"
+    )
+
+
+def test_a_prey_that_steps_onto_the_cell_of_a_captured_one_hides_nothing():
+    before = hunt([0, 0, 3, 3])
+    after = hunt([None, None, 3, 3], 0)
+    assert (
+        figures.event_text(before, after, [5, 5, 4, 4], [5.0, 5.0, 0.0, 0.0])
+        == "seats 0, 1 captured a stag: 5 each"
+    )
+
+
+def test_a_removal_pays_the_others_too():
+    labels = figures.BoardLabels(prey=("drift",), takes=("remove",), planes=("DRIFTS",))
+    before, after = hunt([0, 0, 1, 2])[:6], hunt([0, 0, 1, 2], None)[:6]
+    said = figures.event_text(before, after, [5, 4, 4, 4], [2.0, 6.0, 6.0, 6.0], labels)
+    assert said == "seat 0 removed a drift: 2; the others: 6 each"
+
+
+def film_colours(path, frame):
+    with Image.open(path) as film:
+        film.seek(frame)
+        return np.asarray(film.convert("RGB")).astype(int)
+
+
+def count(image, colour):
+    rgb = [255 * c for c in to_rgb(colour)]
+    return int((np.abs(image - rgb).max(2) < 12).sum())
+
+
+def test_a_film_of_play_shows_the_belief_the_learner_and_who_has_left(tmp_path):
+    first = dict(joint=hunt([0, 1, 0, 2]), belief=[0.0, 0.9, 0.5, 0.5], strategy_ids=[-1, 1, 0, 0], learner=0, tick=3,
+                 returns=[0.0] * 4, actions=[4] * 4)  # fmt: skip
+    surer = first | dict(belief=[0.0, 0.1, 0.5, 0.5])
+    last = first | dict(
+        joint=hunt([None, 1, None, 2], None), returns=[5.0, 0.0, 5.0, 0.0], actions=[5, 4, 5, 4]
+    )
+    figures.play_film([first, surer, last], GAME, True, tmp_path / "x.gif", scale=1)
+    shown = [film_colours(tmp_path / "x.gif", i) for i in range(3)]
+    assert shown[0].shape[1] == figures.FILM_WIDTH
+    bar = np.abs(shown[0] - shown[1]).max(2) > 40
+    assert bar.any() and bar[:, :280].sum() == 0, "beliefs stand beside the board"
+    assert count(shown[0], HUNTER_COLOURS[1]) - count(shown[1], HUNTER_COLOURS[1]) > 0.7 * 0.8 * 100 * 6
+    assert [count(image, figures.EVENT_COLOUR) > 100 for image in shown] == [False, False, True]
+    assert count(shown[2][:, :280], HUNTER_COLOURS[0]) == 0 < count(shown[0][:, :280], HUNTER_COLOURS[0])
+    with Image.open(tmp_path / "x.gif") as film:
+        film.seek(2)
+        assert film.info["duration"] == 3000
+    figures.play_film([first], GAME, False, tmp_path / "y.gif", scale=1)
+    without = film_colours(tmp_path / "y.gif", 0)
+    assert (np.abs(without - shown[0]).max(2)[:, 290:] > 40).sum() > 500, "no belief, no bars"
 
 
 def test_titles_of_transitions():
-    assert figures.transition_text([0, 5, -1], [0.0, 5.0, 1 / 3]) == "↑ stag ?\npaid 0 5 0.333"
-    assert figures.transition_text([4], [float("nan")]) == "stay\npaid nan"
+    assert figures.transition_text([0, 5, -1], [0.0, 5.0, 1 / 3]) == "0 ↑  1 stag  2 ?\npaid 0 5 0.333"
+    assert figures.transition_text([4], [float("nan")]) == "0 stay\npaid nan"
 
 
 def test_a_film_and_figures_of_predictions(tmp_path):
     boards = np.random.default_rng(0).random((2, 3, 6, 4, 5))
-    figures.joint_film({"real": boards[0], "imagined": boards[1]}, ["a", "b", "c"], tmp_path / "x.gif")
+    films = {"real": boards[0], "imagined": boards[1]}
+    figures.joint_film(films, ["a", "b", "c"], tmp_path / "x.gif", ["", "seat 0 captured a hare: 1", ""])
     with Image.open(tmp_path / "x.gif") as film:
         assert film.n_frames == 3
+    said = [count(film_colours(tmp_path / "x.gif", i), figures.EVENT_COLOUR) > 100 for i in range(3)]
+    assert said == [False, True, False]
     curve = np.array([[0.0, 0.4, 1.0], [0.0, 0.5, 1.0], [9.0, 2.0, 3.0]])
     drawn = figures.of_predictions(
         {"hunter 0": curve, "reward > 0": curve}, {"MSE": {0: 0.1}}, {"MSE": [0.1, 0.2]}, "title"
@@ -292,6 +342,9 @@ def test_a_film_and_figures_of_predictions(tmp_path):
     assert [axis.get_title() for axis in drawn["calibration"].axes] == ["cells, by channel", "reward > 0"]
     acts, paid = np.zeros((3, 3), int), np.zeros((3, 3))
     figure = figures.predicted_boards(*boards[[0, 1, 0]], acts, paid, paid, ["x", "y", "z"], "title")
+    titles = [axis.get_title() for axis in figure.axes[:5]]
+    assert titles == ["", "before", "true next", "predicted next", "error"], "side by side"
+    assert figure.axes[0].texts[0].get_text() == "x\n0 ↑  1 ↑  2 ↑\npaid 0 0 0\npredicted 0 0 0"
     for name, one in (drawn | {"boards": figure}).items():
         figures.save(one, tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 1000

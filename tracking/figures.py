@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import get_data_path
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch.utils.tensorboard import SummaryWriter
 
+from envs.render import HUNTER_COLOURS, INK, THING_COLOURS, draw_planes, icon
 from tracking import write_bytes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito, 2008
@@ -168,7 +170,7 @@ def of_returns(results: dict[str, dict[str, dict]], adaptation: dict[str, list[d
 
 # ---- boards as one hunter sees them
 
-PLANE_COLOURS = ("#0072B2", "#E69F00", "#444444", "#D55E00", "#009E73", "#CC79A7")
+PLANE_COLOURS = (*HUNTER_COLOURS[:2], *THING_COLOURS.values())
 """SELF, OTHERS, BLOCKS, each kind of prey"""
 
 
@@ -230,92 +232,75 @@ def show_board(axis: Axes, image: np.ndarray, size: tuple[int, int], grid: dict)
 # ---- joint boards: each hunter has a plane
 
 
-PREY_COLOURS = ("#8C2D04", "#9BB814", "#56B4E9")
-
-
 class BoardLabels(NamedTuple):
     """Words for what is drawn: by default the stag hunt's."""
 
     prey: tuple[str, ...] = ("stag", "hare")
     takes: tuple[str, ...] = ("stag", "hare")
     """the action that takes each"""
+    planes: tuple[str, ...] = ("STAGS", "HARES")
+    """as `envs.render.SPRITES` has them"""
 
     @classmethod
     def of(cls, game: Any) -> BoardLabels:
         """game: envs.game.Game"""
         prey = tuple(plane.lower().removesuffix("s") for plane in game.prey)
-        return cls(prey, tuple(take.lower().removeprefix("hunt_") for take in game.takes))
+        return cls(prey, tuple(take.lower().removeprefix("hunt_") for take in game.takes), tuple(game.prey))
 
 
 STAG_HUNT = BoardLabels()
 
 
-def joint_picture(board: np.ndarray, pixels: int = 12, kinds: int = 2) -> np.ndarray:
-    """A joint board, float [A+1+kinds, H, W] in [0, 1], as an image [H * pixels, W * pixels, 3]; shades are never rounded.
+def event_text(
+    before: np.ndarray,
+    after: np.ndarray,
+    actions: Sequence[int],
+    rewards: Sequence[float],
+    labels: BoardLabels = STAG_HUNT,
+) -> str:
+    """What was taken in a tick, by whom, and what all were paid, such as `seats 0, 2 captured a stag: 5 each`; or nothing.
 
-    A block fills its cell. Each hunter has a place of its own in the upper two thirds, row by row in seat order; the
-    kinds of prey are beside each other in the lower third.
+    Args:
+        before, after: [A+1+k, H, W], joint boards of 0 and 1. actions, rewards: [A]; nothing is said where an action is -1,
+            not known.
     """
-    planes, height, width = board.shape
-    hunters = planes - 1 - kinds
-    areas = areas_in_cell(hunters, pixels, kinds)
-    colours = joint_colours(hunters, kinds)
-    image = np.ones((height, pixels, width, pixels, 3))
-    for i in (
-        hunters,
-        *range(hunters),
-        *range(hunters + 1, planes),
-    ):  # blocks first: what stands in a block shows
-        rows, columns = areas[i]
-        shade = np.clip(board[i], 0, 1)[:, None, :, None, None]
-        image[:, rows, :, columns] = blend(image[:, rows, :, columns], colours[i], shade)
-    return image.reshape(height * pixels, width * pixels, 3)
-
-
-def areas_in_cell(hunters: int, pixels: int, kinds: int) -> list[tuple[slice, slice]]:
-    """Where in a cell each plane of a joint board is drawn: rows and columns of its pixels."""
-    num_columns = int(np.ceil(np.sqrt(hunters)))
-    num_rows = -(-hunters // num_columns)
-    lower = 2 * pixels // 3
-    x = np.linspace(0, pixels, num_columns + 1).astype(int)
-    y = np.linspace(0, lower, num_rows + 1).astype(int)
-    areas = []
+    if min(actions) < 0:
+        return ""
+    hunters = len(before) - 1 - len(labels.prey)
+    teams: dict[tuple[int, int], list[int]] = {}  # (kind, cell) -> seats that try to take it
     for seat in range(hunters):
-        row, column = divmod(seat, num_columns)
-        areas.append((slice(y[row], y[row + 1]), slice(x[column], x[column + 1])))
-    areas.append((slice(0, pixels), slice(0, pixels)))  # blocks
-    for kind in range(kinds):
-        columns = slice(kind * pixels // kinds, (kind + 1) * pixels // kinds)
-        areas.append((slice(lower, pixels), columns))
-    return areas
+        cell = before[seat].argmax()
+        kind = actions[seat] - len(ARROWS)
+        if kind >= 0 and before[seat].any() and before[hunters + 1 + kind].flat[cell]:
+            teams.setdefault((kind, int(cell)), []).append(seat)
+    events, others = [], set(range(hunters))
+    for (kind, cell), seats in teams.items():
+        is_gone = not after[hunters + 1 + kind].flat[cell]
+        if not is_gone and all(after[seat].any() for seat in seats):
+            continue  # one hunter alone does not take a stag; where prey moves, another may have stepped here
+        others -= set(seats)
+        verb = (
+            "captured"
+            if labels.takes[kind] == labels.prey[kind]
+            else f"{labels.takes[kind].removesuffix('e')}ed"
+        )
+        events.append(f"{seats_text(seats)} {verb} a {labels.prey[kind]}: {shares_text(seats, rewards)}")
+    paid = [seat for seat in sorted(others) if rewards[seat] and not np.isnan(rewards[seat])]
+    if events and paid:
+        events.append(f"the others: {shares_text(paid, rewards)}")
+    return "; ".join(events)
 
 
-def joint_colours(hunters: int, kinds: int) -> list[str]:
-    """Of each plane of a joint board."""
-    seats = [COLOURS[seat % 6] for seat in range(hunters)]
-    return [*seats, "#444444", *PREY_COLOURS[:kinds]]
+def seats_text(seats: Sequence[int]) -> str:
+    return f"seat{'s' if len(seats) > 1 else ''} {', '.join(map(str, seats))}"
 
 
-def show_joint(axis: Axes, board: np.ndarray, kinds: int, pixels: int = 12) -> None:
-    """Draw a joint board, with the seats' numbers."""
-    hunters = len(board) - 1 - kinds
-    image = joint_picture(board, pixels, kinds)
-    show_board(axis, image, board.shape[1:], grid={"color": "0.85", "lw": 0.4})
-    style = {"color": "white", "fontsize": 4.5, "ha": "center", "va": "center"}
-    for seat, (rows, columns) in enumerate(areas_in_cell(hunters, pixels, kinds)[:hunters]):
-        right = (columns.start + columns.stop) / 2 / pixels
-        down = (rows.start + rows.stop) / 2 / pixels
-        for y, x in np.argwhere(board[seat] > 0.15):  # where there is shade enough to read a number on
-            axis.text(x - 0.5 + right, y - 0.5 + down, seat, **style)
-
-
-def joint_legend(figure: Figure, hunters: int, labels: BoardLabels) -> None:
-    """Colours of the planes, below the boards."""
-    names = [*(f"hunter {seat}" for seat in range(hunters)), "block", *labels.prey]
-    colours = joint_colours(hunters, len(labels.prey))
-    handles = [Patch(color=c, label=name) for name, c in zip(names, colours, strict=True)]
-    place = "outside lower center" if figure.get_layout_engine() else "lower center"
-    figure.legend(handles=handles, loc=place, ncols=min(len(names), 9), fontsize=7)
+def shares_text(seats: Sequence[int], rewards: Sequence[float]) -> str:
+    """What these seats earn, once if it is the same."""
+    amounts = [f"{rewards[seat]:.3g}" for seat in seats]
+    if len(set(amounts)) > 1:
+        return ", ".join(amounts)
+    return amounts[0] + (" each" if len(seats) > 1 else "")
 
 
 def joint_boards(
@@ -324,104 +309,173 @@ def joint_boards(
     title: str,
     labels: BoardLabels = STAG_HUNT,
 ) -> Figure:
-    """Joint boards beside each other.
+    """n cases below each other, the boards of a case beside each other, drawn by `envs.render`.
 
     Args:
-        rows: rows[label] are n boards, float [A+1+k, H, W].
-        columns: titles of the n columns.
+        rows: rows[label] are n boards, float [A+1+k, H, W]: what is there with probability p has opacity p.
+        columns: what is written beside each case.
     """
-    n, kinds = len(columns), len(labels.prey)
-    figure = Figure(figsize=(2.3 * n + 0.6, 2.25 * len(rows) + 1.3), layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    axes = figure.subplots(len(rows), n, squeeze=False)
-    for line, (label, boards) in zip(axes, rows.items(), strict=True):
-        for axis, board in zip(line, boards, strict=True):
-            show_joint(axis, board, kinds)
-        line[0].set_ylabel(label, fontsize=9)
-    for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name, fontsize=6.5)
-    first_row = next(iter(rows.values()))
-    joint_legend(figure, len(first_row[0]) - 1 - kinds, labels)
+    n = len(columns)
+    figure = Figure(figsize=(2.05 * len(rows) + 2.1, 2.05 * n + 0.75), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(n, 1 + len(rows), squeeze=False)
+    for i, (line, text) in enumerate(zip(axes, columns, strict=True)):
+        line[0].text(0.0, 0.5, text, fontsize=9, va="center", transform=line[0].transAxes)
+        line[0].set_axis_off()
+        for axis, (label, boards) in zip(line[1:], rows.items(), strict=True):
+            axis.imshow(draw_planes(boards[i], labels.planes, 32))
+            axis.set_axis_off()
+            if i == 0:
+                axis.set_title(label, fontsize=11)
     return figure
+
+
+# ---- films
+
+FILM_WIDTH = 400  # pixels at scale 1
+EVENT_COLOUR, FAINT = "#8a1c00", "#5b6068"
+
+
+class Page:
+    """A frame of a film, in units of which it is FILM_WIDTH wide, at `scale` pixels a unit."""
+
+    def __init__(self, height: int, scale: float):
+        self.scale = scale
+        self.image = Image.new("RGB", (round(FILM_WIDTH * scale), round(height * scale)), "white")
+        self.canvas = ImageDraw.Draw(self.image)
+
+    def write(self, x: float, y: float, text: str, size: float, colour: str = INK, **style: Any) -> None:
+        """style: `bold`; `anchor`, as PIL has it: by default `lm`, x is the left end and y the middle."""
+        font = film_font(size * self.scale, style.get("bold", False))
+        at = (x * self.scale, y * self.scale)
+        self.canvas.text(at, text, colour, font, anchor=style.get("anchor", "lm"))
+
+    def paste(self, x: float, y: float, picture: np.ndarray) -> None:
+        self.image.paste(Image.fromarray(picture), (round(x * self.scale), round(y * self.scale)))
+
+    def bar(self, x: float, y: float, width: float, share: float, colour: str) -> None:
+        """A bar, filled to a share in [0, 1]."""
+        top, bottom = y * self.scale, (y + 8) * self.scale
+        box = [x * self.scale, top, (x + width) * self.scale, bottom]
+        self.canvas.rectangle(box, "#ebe8e0")
+        if share * width * self.scale >= 1:
+            self.canvas.rectangle([box[0], top, (x + share * width) * self.scale, bottom], colour)
+        self.canvas.rectangle(box, outline=INK)
+
+    def sentence(self, y: float, text: str, size: float = 12, colour: str = EVENT_COLOUR) -> None:
+        """A line over the whole width; smaller where it is too long."""
+        while (
+            size > 8 and film_font(size * self.scale, True).getlength(text) > (FILM_WIDTH - 12) * self.scale
+        ):
+            size -= 1
+        self.write(6, y, text, size, colour, bold=True)
+
+
+@lru_cache(maxsize=32)
+def film_font(pixels: float, bold: bool) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), pixels)
+
+
+def save_film(pages: Sequence[Image.Image], seconds: Sequence[float], path: str | Path) -> None:
+    """As GIF, each page for so long."""
+    buffer = io.BytesIO()
+    durations = [round(1000 * second) for second in seconds]
+    pages[0].save(
+        buffer, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=True
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def fit_board(board: np.ndarray, labels: BoardLabels, pixels: float, ring: int | None = None) -> np.ndarray:
+    """A picture of a joint board, about so many pixels wide or high."""
+    cell = max(int(pixels / (max(board.shape[1:]) + 1 / 3)), 4)
+    return draw_planes(board, labels.planes, cell, ring)
 
 
 def joint_film(
     boards: Mapping[str, Sequence[np.ndarray]],
     titles: Sequence[str],
     path: str | Path,
-    notes: Sequence[dict] | None = None,
+    events: Sequence[str] | None = None,
     labels: BoardLabels = STAG_HUNT,
+    scale: float = 1.5,
 ) -> None:
     """A GIF of joint boards side by side.
 
     Args:
         boards: boards[label][i], float [A+1+k, H, W], stands in frame i.
-        titles: of the frames.
-        notes: notes[i] is written beside hunters on the first board of frame i, {seat: text}.
+        titles: of the frames, of one line or two. events: what happened, in words.
     """
-    frames = []
+    pages, seconds = [], []
+    width = (FILM_WIDTH - 6) / len(boards)
     for i, title in enumerate(titles):
-        frame_boards = {label: film[i] for label, film in boards.items()}
-        frames.append(film_frame(frame_boards, title, notes[i] if notes is not None else {}, labels))
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=600, loop=0)
-    write_bytes(path, buffer.getvalue())
+        pictures = {label: fit_board(film[i], labels, (width - 6) * scale) for label, film in boards.items()}
+        height = max(picture.shape[0] for picture in pictures.values()) / scale
+        page = Page(round(height) + 84, scale)
+        for k, line in enumerate(title.split("\n")):
+            page.write(6, 12 + 16 * k, line, 12, bold=k == 0)
+        for k, (label, picture) in enumerate(pictures.items()):
+            x = 6 + k * width
+            page.write(x + picture.shape[1] / scale / 2, 48, label, 12, bold=True, anchor="mm")
+            page.paste(x, 56, picture)
+        event = events[i] if events is not None else ""
+        page.sentence(height + 68, event)
+        pages.append(page.image)
+        seconds.append(1.6 if event else 0.8)
+    save_film(pages, seconds, path)
 
 
-def play_film(frames: Sequence[dict], game: Any, with_belief: bool, path: str | Path) -> None:
-    """A GIF of one board; beside each co-player what is believed of it and, in brackets, who it is.
+def play_film(
+    frames: Sequence[dict], game: Any, with_belief: bool, path: str | Path, scale: float = 1.5
+) -> None:
+    """A GIF of one board; beside it each hunter, who it is, what it has earned, and what is believed of a co-player.
 
     Args:
-        frames: joint uint8 [A+1+k, H, W]; by hunter belief, strategy_ids (-1: a learner) and returns; learner and tick.
+        frames: joint uint8 [A+1+k, H, W]; by hunter belief, strategy_ids (-1: a learner), returns and actions, those of the
+            tick before; learner and tick.
         game: envs.game.Game. with_belief: of its first goal.
     """
-    names = list(game.strategies)
-    titles, notes = [], []
-    for frame in frames:
-        who = {seat: names[k] for seat, k in enumerate(frame["strategy_ids"]) if k >= 0}
-        learner = f"the learner is hunter {frame['learner']}" if who else "all hunters learn"
-        earned = ", ".join(f"{value:g}" for value in frame["returns"])
-        titles.append(f"tick {frame['tick']}, {learner}\nreturns {earned}")
-        beliefs = {seat: f"{frame['belief'][seat]:.2f} " if with_belief else "" for seat in who}
-        notes.append({seat: f"{beliefs[seat]}({name})" for seat, name in who.items()})
-    label = f"P({next(iter(game.goals))}) (who it is)" if with_belief else "(who it is)"
-    joint_film({label: [frame["joint"] for frame in frames]}, titles, path, notes, BoardLabels.of(game))
+    labels = BoardLabels.of(game)
+    belief = f"P({next(iter(game.goals))})" if with_belief else ""
+    pages, seconds = [], []
+    for i, frame in enumerate(frames):
+        event = ""
+        if i:
+            earned = np.subtract(frame["returns"], frames[i - 1]["returns"])
+            event = event_text(frames[i - 1]["joint"], frame["joint"], frame["actions"], earned, labels)
+        pages.append(play_page(frame, list(game.strategies), labels, belief, event, scale))
+        seconds.append(1.8 if event else 0.7)
+    seconds[-1] = 3.0
+    save_film(pages, seconds, path)
 
 
-def film_frame(
-    boards: Mapping[str, np.ndarray], title: str, notes: dict[int, str], labels: BoardLabels = STAG_HUNT
+def play_page(
+    frame: dict, strategies: Sequence[str], labels: BoardLabels, belief: str, event: str, scale: float
 ) -> Image.Image:
-    """One picture of a film."""
-    side = 3.0 if len(boards) > 1 else 6.0  # one board alone is as wide as the legend
-    figure = Figure(figsize=(side * len(boards), side + 0.9), dpi=80)
-    # Fixed margins: a layout that is solved for each frame takes most of the time.
-    figure.subplots_adjust(0.02, 0.14, 0.98, 0.83, 0.06)
-    canvas = FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=8)
-    axes = row_of_axes(figure, len(boards))
-    for axis, (label, board) in zip(axes, boards.items(), strict=True):
-        show_joint(axis, board, len(labels.prey))
-        axis.set_title(label, fontsize=8)
-    first = next(iter(boards.values()))
-    write_notes(axes[0], first, notes)
-    joint_legend(figure, len(first) - 1 - len(labels.prey), labels)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def write_notes(axis: Axes, board: np.ndarray, notes: dict[int, str]) -> None:
-    """Write under the cell of each hunter (above it in the last row), those that share a cell below each other."""
-    lines: dict[tuple[int, int], int] = {}  # written at a cell so far
-    box = {"fc": "white", "alpha": 0.75, "lw": 0, "pad": 0.6}
-    style = {"fontsize": 6.5, "weight": "bold", "ha": "center", "va": "center", "bbox": box}
-    last_row = board.shape[1] - 1
-    for seat, text in notes.items():
-        for y, x in np.argwhere(board[seat] > 0.5):
-            line = lines.get((y, x), 0)
-            lines[y, x] = line + 1
-            direction = -1 if y == last_row else 1
-            height = y + direction * (0.68 + 0.36 * line)
-            axis.text(x, height, text, color=COLOURS[seat % 6], **style)
+    """A frame of `play_film`. belief: what the bars are called; nothing: there are none."""
+    learner = frame["learner"] if max(frame["strategy_ids"]) >= 0 else None
+    board = fit_board(frame["joint"], labels, 276 * scale, learner)
+    seats = len(frame["strategy_ids"])
+    space = max(board.shape[0] / scale / seats, 62)
+    page = Page(round(max(board.shape[0] / scale, space * seats)) + 58, scale)
+    page.write(8, 14, f"tick {frame['tick']}", 15, bold=True)
+    page.paste(4, 28, board)
+    x = 12 + board.shape[1] / scale
+    for seat, k in enumerate(frame["strategy_ids"]):
+        y = 30 + seat * space
+        page.paste(x, y, icon(seat, round(28 * scale), seat == learner))
+        page.write(x + 34, y + 7, strategies[k] if k >= 0 else "learner", 13, bold=True)
+        gone = "" if frame["joint"][seat].any() else "left, "
+        page.write(x + 34, y + 22, f"{gone}earned {frame['returns'][seat]:.3g}", 11, FAINT)
+        if belief and k >= 0:
+            right = FILM_WIDTH - 8
+            page.write(x, y + 38, belief, 11, FAINT)
+            page.write(right, y + 38, f"{frame['belief'][seat]:.2f}", 13, bold=True, anchor="rm")
+            page.bar(x, y + 47, right - x, frame["belief"][seat], HUNTER_COLOURS[seat % len(HUNTER_COLOURS)])
+    page.sentence(page.image.height / scale - 14, event)
+    return page.image
 
 
 # ---- predicted transitions
@@ -433,13 +487,10 @@ LOGIT_TICK_NAMES = ("0", ".001", ".1", ".5", ".9", ".999", "1")
 
 
 def transition_text(actions: Sequence[int], rewards: Sequence[float], labels: BoardLabels = STAG_HUNT) -> str:
-    """One transition in two lines."""
+    """What each seat does and is paid, in two lines."""
     words = (*ARROWS, *labels.takes, "?")  # -1, not known, is the last
-    arrows = " ".join(words[action] for action in actions)
+    arrows = "  ".join(f"{seat} {words[action]}" for seat, action in enumerate(actions))
     return f"{arrows}\npaid {number_text(rewards)}"
-
-
-told_and_paid = transition_text  # its earlier name, still in use
 
 
 def number_text(values: Sequence[float]) -> str:
@@ -505,7 +556,8 @@ def predicted_boards(
     titles = []
     for i, head in enumerate(heads):
         text = transition_text(actions[i], rewards[i], labels)
-        titles.append(f"{head}\n{text}\npredicted {number_text(predicted[i])}")
+        event = event_text(before[i], after[i], actions[i], rewards[i], labels).replace("; ", "\n")
+        titles.append(f"{head}\n{text}\npredicted {number_text(predicted[i])}\n{event}".strip())
     return joint_boards(rows, titles, title, labels)
 
 
