@@ -101,6 +101,8 @@ class Args:
     """PPO's network and batches on a GPU, if there is one; boards, beliefs and evaluations stay on the CPU"""
     torch_threads: int = 1
     """CPU threads"""
+    capture_video: bool = False
+    """films of the learner at each evaluation, in videos/<run>/"""
 
     env_id: str = "StagHunt-v0"
     """the game: StagHunt-v0, StagHunt-hidden-v0 (it pays to know who the others are), Snowdrift-v0, or a smaller one"""
@@ -2023,6 +2025,8 @@ class Evaluator:
         content = head | dict(eval_seed=EVAL_SEED, final_seed=seed, oracle=None, oracle_search=None)
         tracking.write_json(folder / f"{stem}.json", content | results | {"adaptation": by_episode})
         self.film(agent, folder / f"{stem}_episode.gif")
+        if self.args.om == "belief" and not self.vae.moa.free_goals:
+            self.film_strangers(agent, folder / f"{stem}_episode.gif")
 
     def film(self, agent: ActorCritic, path: Path) -> None:
         """An episode; beside each co-player what is believed of it, P(first goal), and, in brackets, who it is. Found goals
@@ -2037,8 +2041,6 @@ class Evaluator:
             evaluate(agent, envs, infos, opponents, frames=frames)
         shows_belief = isinstance(opponents, GoalBelief) and opponents.named_goals
         figures.play_film(frames, self.rules.game, shows_belief, path)
-        if shows_belief:
-            self.film_strangers(agent, path)
 
     def film_strangers(self, agent: ActorCritic, path: Path) -> None:
         """The first and the last of some episodes with the same co-players, who all have the second goal, on the same board:
@@ -2443,7 +2445,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 
         if learner:
             learner.choose_law()
-        results = evaluator.play(copy.deepcopy(agent).cpu(), args.co_players, EVAL_SEED)
+        judged_agent = copy.deepcopy(agent).cpu()
+        results = evaluator.play(judged_agent, args.co_players, EVAL_SEED)
+        if args.capture_video:
+            evaluator.film(judged_agent, Path("videos", run_name, f"{global_step}.gif"))
         if real_batch_size:  # real boards choose `best`: their ticks count, too
             selection_steps = int(results["length"].sum())
             state["selection_steps"] += selection_steps

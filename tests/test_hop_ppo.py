@@ -1544,6 +1544,24 @@ def test_the_cnn_plays_everything(flags, workplace, monkeypatch):
 
 
 @pytest.mark.slow
+def test_films_of_a_training_change_nothing_of_it(tmp_path, monkeypatch):
+    film = hop_ppo.Evaluator.film
+    shorten_report(monkeypatch)
+    monkeypatch.setattr(hop_ppo.Evaluator, "film", film)
+    quick = (*TINY, "--env-id", "StagHunt-4x4-v0", "--total-timesteps", 384, "--eval-every", 1)
+    runs = []
+    for flags in (("--capture-video",), ()):
+        assert run_script(monkeypatch, tmp_path, *quick, *flags) == 0
+        runs.append(newest_run(tmp_path))
+    filmed, plain = runs
+    names = sorted(path.relative_to(tmp_path / "videos").as_posix() for path in tmp_path.glob("videos/*/*"))
+    assert names == [f"{filmed.name}/{step}.gif" for step in (128, 256, 384)]
+    assert (tmp_path / "videos" / names[0]).read_bytes()[:4] == b"GIF8"
+    for key in ("model", "optimizer", "collectors", "rng"):
+        torch.testing.assert_close(load_last(filmed)[key], load_last(plain)[key], rtol=0, atol=0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -385,6 +385,7 @@ def save_film(pages: Sequence[Image.Image], seconds: Sequence[float], path: str 
     pages[0].save(
         buffer, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=True
     )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
 
 
