@@ -2019,7 +2019,7 @@ class Evaluator:
         script = describe_script(self.rules)
         for line in returns.lines(results, adaptation, script, EVAL_SEED, seed):
             print(line if line.startswith(" ") else f"[PPO] {line}")
-        for name, figure in figures.of_returns(results, adaptation).items():
+        for name, figure in figures.of_returns(results, adaptation, args.plan_boards).items():
             figures.save(figure, folder / f"{stem}_{name}.png", writer, step)
         by_episode = {team: [row["learner"] for row in rows] for team, rows in adaptation.items()}
         content = head | dict(eval_seed=EVAL_SEED, final_seed=seed, oracle=None, oracle_search=None)
@@ -2473,12 +2473,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     print(f"\n[PPO] model saved to: {folder.as_posix()}")
     chosen = "the last" if keep_last else f"the best on boards of seed {EVAL_SEED}"
     print(f"[PPO] judged: update {best['update']}, {chosen}")
-    names = ("episodic_return", "episodic_length", "entropy", "explained_variance")
-    panels = {
-        name: {args.co_players: [row.get(name, math.nan) for row in state["history"]]} for name in names
-    }
     final_step = num_updates * batch_size + 1  # a resumed run removes what is logged after its checkpoint
-    curves = figures.curves(panels, {}, f"update of {batch_size} steps")
+    curves = figures.of_ppo(state["history"], state["evaluations"], args.co_players)
     figures.save(curves, folder / "ppo_curve.png", writer, final_step)
     head = dict(
         run=run_name,

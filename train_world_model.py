@@ -1702,11 +1702,24 @@ def mean_losses(sums: dict[str, Tensor], steps: int, world: tracking.World) -> d
     return dict(zip(sums, means.tolist(), strict=True))
 
 
+CURVE_LABELS = {
+    "nll": "NLL, nats per transition",
+    "obs_mse": "MSE of the boards",
+    "reward_mse": "MSE of the rewards",
+    "exact_transitions": "share of exact transitions",
+    "exact_rewards": "share of exact rewards",
+}
+
+
 def loss_curves(history: list[dict]) -> dict[str, dict[str, list]]:
     """The panels of wm_loss_curve.png."""
     columns = {key: [row[key] for row in history] for key in history[0] if key != "epoch"}
     training = {key: values for key, values in columns.items() if not key.startswith("val_")}
-    validation = {key: {"val": values} for key, values in columns.items() if key.startswith("val_")}
+    validation = {
+        f"validation: {label}": {"val": columns[f"val_{key}"]}
+        for key, label in CURVE_LABELS.items()
+        if f"val_{key}" in columns
+    }
     return {"training loss": training} | validation
 
 

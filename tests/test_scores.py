@@ -175,7 +175,7 @@ def test_a_report_of_bayes_as_the_model(samples):
     assert "KL(bayes || MOA) 0.0000 nats" in text and "who is it, at tick 5: probe" in text
     drawn = figures.of_actions(report["arrays"], [str(a) for a in range(7)], "here")
     panel = drawn["by_tick"].axes[1]
-    assert panel.get_title() == "NLL, nats" and len(panel.lines) == 4
+    assert panel.get_ylabel() == "NLL, nats" and len(panel.lines) == 4
     assert drawn["reliability"].axes[0].lines[1].get_label() == "MOA"
 
 

@@ -328,6 +328,7 @@ def test_titles_of_transitions():
 
 def test_a_film_and_figures_of_predictions(tmp_path):
     boards = np.random.default_rng(0).random((2, 3, 6, 4, 5))
+    boards = np.where(boards < 0.9, 0.0, boards)
     films = {"real": boards[0], "imagined": boards[1]}
     figures.joint_film(films, ["a", "b", "c"], tmp_path / "x.gif", ["", "seat 0 captured a hare: 1", ""])
     with Image.open(tmp_path / "x.gif") as film:

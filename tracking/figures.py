@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch.utils.tensorboard import SummaryWriter
 
@@ -40,63 +40,148 @@ def row_of_axes(figure: Figure, n: int) -> list[Axes]:
     return list(np.atleast_1d(figure.subplots(1, n)))
 
 
+def new_panels(n: int) -> tuple[Figure, list[Axes]]:
+    """n axes, at most three beside each other."""
+    rows = -(-n // 3)
+    columns = -(-n // rows)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in axes[n:]:
+        axis.remove()
+    return figure, list(axes[:n])
+
+
+def finish(axis: Axes, xlabel: str, ylabel: str) -> None:
+    """Labels, a grid, whole numbers on an axis that counts, and a legend, if there is more than one thing to name."""
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.grid(alpha=0.25)
+    if xlabel.startswith(COUNTED):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    elif xlabel == STEPS:
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if len(axis.get_legend_handles_labels()[1]) > 1:
+        axis.legend(fontsize=8)
+
+
 # ---- curves and bars
+
+COUNTED = ("epoch", "episode", "tick", "step of a rollout")
+STEPS = "steps (ticks of all boards)"
+LOG_RANGE = 30.0  # a loss that falls to less than a 30th is drawn by its logarithm
 
 
 def curves(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     lines: Mapping[str, Mapping[str, float]],
     xlabel: str,
+    half_widths: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> Figure:
-    """One panel a unit, so that each term can be read.
+    """One panel a unit, so that each term can be read; one without a number is left out.
 
     Args:
-        panels: panels[title][label] is a curve; its first point is at 1.
-        lines: lines[title][label] is the height of a horizontal line.
+        panels: panels[ylabel][label] is a curve; its first point is at 1.
+        lines: lines[ylabel][label] is the height of a horizontal line.
+        half_widths: of the intervals, as `panels`.
     """
-    figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
-    axes = row_of_axes(figure, len(panels))
-    for axis, (title, series) in zip(axes, panels.items(), strict=True):
-        for colour, (label, values) in zip(COLOURS, series.items(), strict=False):
+    shown = {name: series for name, series in panels.items() if any(map(has_number, series.values()))}
+    figure, axes = new_panels(len(shown))
+    for axis, (name, series) in zip(axes, shown.items(), strict=True):
+        intervals = (half_widths or {}).get(name, {})
+        for i, (label, values) in enumerate(series.items()):
             x = np.arange(1, len(values) + 1)
-            axis.plot(x, values, "o-", ms=3, color=colour, label=label)
-        levels = lines.get(title, {})
+            style = {"ms": 3, "color": COLOURS[i % len(COLOURS)], "label": label}
+            if label in intervals:
+                shift = 0.3 * ((i + 0.5) / len(series) - 0.5)  # so that no interval hides another
+                axis.errorbar(x + shift, values, intervals[label], fmt="o-", lw=1, elinewidth=1, **style)
+            else:
+                axis.plot(x, values, "o-", **style)
+        levels = lines.get(name, {})
         for style, (label, level) in zip(LINE_STYLES, levels.items(), strict=False):
             axis.axhline(level, color="0.35", lw=1, ls=style, label=f"{label} {level:.3f}")
-        axis.set(title=title, xlabel=xlabel)
-        axis.grid(alpha=0.25)
-        axis.legend(fontsize=8)
+        if not intervals and not levels:
+            set_scale(axis, [value for values in series.values() for value in values])
+        finish(axis, xlabel, name)
+    if half_widths and (legend := axes[0].get_legend()):
+        legend.remove()  # intervals leave no room for it
+        figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=6, loc="outside lower center")
     return figure
 
 
-def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], ylabel: str, title: str) -> Figure:
-    """Grouped bars: series[label][i] belongs to groups[i]; NaN is drawn as 0."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+def set_scale(axis: Axes, values: Sequence[float]) -> None:
+    """Logarithmic where values fall far; what is 0 is drawn at 0."""
+    positive = np.array([value for value in values if value > 0 and np.isfinite(value)])
+    if len(positive) and np.nanmin(values) >= 0 and positive.max() > LOG_RANGE * positive.min():
+        axis.set_yscale("symlog", linthresh=positive.min())
+        axis.yaxis.set_major_formatter("{x:g}")
+
+
+def has_number(values: Sequence[float]) -> bool:
+    return bool(np.isfinite(np.asarray(values, float)).any())
+
+
+def of_ppo(history: Sequence[dict], evaluations: Sequence[dict], co_players: str) -> Figure:
+    """A training of hop_ppo.py by its steps. history, evaluations: rows of progress.csv and evaluations.csv."""
+    labels = {
+        "episodic_return": "return of an episode",
+        "episodic_length": "length of an episode, ticks",
+        "entropy": "entropy of the policy, nats",
+        "explained_variance": "explained variance of V",
+    }
+    columns = {key: [row.get(key, np.nan) for row in history] for key in ("steps", *labels)}
+    shown = [key for key in labels if has_number(columns[key])]
+    figure, axes = new_panels(len(shown))
+    for axis, key in zip(axes, shown, strict=True):
+        axis.plot(columns["steps"], columns[key], color=COLOURS[0], lw=1.2, label="training")
+        if key == "episodic_return" and evaluations:
+            judged = {
+                name: [row[name] for row in evaluations] for name in ("steps", "learner", "learner_ci95")
+            }
+            label = f"fresh boards, {evaluations[0]['episodes']:,} episodes each, 95%"
+            style = {"fmt": "o", "ms": 4, "capsize": 3, "color": COLOURS[1], "label": label}
+            axis.errorbar(judged["steps"], judged["learner"], judged["learner_ci95"], **style)
+        finish(axis, STEPS, labels[key])
+    figure.suptitle(f"co-players: {co_players}", fontsize=10)
+    return figure
+
+
+def bars(
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    ylabel: str,
+    title: str,
+    half_widths: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
+    """Grouped bars: series[label][i] belongs to groups[i], NaN: no bar; half_widths: of their intervals."""
+    figure = Figure(figsize=(9, 4.0), layout="constrained")
     axis = figure.subplots()
     width = 0.8 / len(series)
     for i, (label, values) in enumerate(series.items()):
         x = np.arange(len(groups)) + (i - (len(series) - 1) / 2) * width
-        heights = np.nan_to_num(np.asarray(values, float))
-        axis.bar(x, heights, width * 0.92, color=COLOURS[i], label=label)
+        style = {"color": COLOURS[i % len(COLOURS)], "label": label}
+        intervals = None if half_widths is None else half_widths[label]
+        axis.bar(x, values, width * 0.92, yerr=intervals, error_kw={"lw": 1, "capsize": 2}, **style)
     axis.set(xticks=range(len(groups)), xticklabels=groups, ylabel=ylabel, title=title)
     axis.grid(axis="y", alpha=0.25)
     axis.set_axisbelow(True)
-    axis.legend(fontsize=8, ncols=len(series))
+    if len(series) > 1:
+        figure.legend(fontsize=8, ncols=min(len(series), 5), loc="outside lower center")  # never over a bar
     return figure
 
 
 def by_tick(panels: Mapping[str, Mapping[str, Mapping[int, float]]], title: str) -> Figure:
-    """One panel a figure of merit, one curve a predictor: panels[title][label][tick]."""
-    figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
+    """One panel a figure of merit, one curve a predictor: panels[ylabel][label][tick]."""
+    shown = {
+        name: series
+        for name, series in panels.items()
+        if any(has_number(list(values.values())) for values in series.values())
+    }
+    figure, axes = new_panels(len(shown))
     figure.suptitle(title, fontsize=9)
-    axes = row_of_axes(figure, len(panels))
-    for axis, (name, series) in zip(axes, panels.items(), strict=True):
+    for axis, (name, series) in zip(axes, shown.items(), strict=True):
         for i, (label, values) in enumerate(series.items()):
             style = "-o" if i == 0 else "--"
             axis.plot(values.keys(), values.values(), style, ms=3, color=COLOURS[i], label=label)
-        axis.set(title=name, xlabel="tick")
-        axis.grid(alpha=0.25)
-        axis.legend(fontsize=8)
+        finish(axis, "tick", name)
     return figure
 
 
@@ -144,27 +229,51 @@ def of_actions(arrays: dict, names: Sequence[str], title: str) -> dict[str, Figu
 
     Args: arrays: `confusion`, `recall`, `reliability` and `by_tick`, as the functions of these names take them.
     """
+    counts = arrays["confusion"].sum(1)
+    groups = [f"{name}\nn = {count:,}" for name, count in zip(names, counts, strict=True)]
+    half_widths = {
+        label: 1.96 * np.sqrt(np.multiply(recall, np.subtract(1, recall)) / np.maximum(counts, 1))
+        for label, recall in (
+            (label, np.asarray(values, float)) for label, values in arrays["recall"].items()
+        )
+    }
+    recall_title = f"recall per action and its 95% interval, {title}"
     return {
         "confusion_matrix": confusion(arrays["confusion"], names, f"MOA, {title}"),
-        "recall": bars(names, arrays["recall"], "recall", f"recall per action, {title}"),
+        "recall": bars(groups, arrays["recall"], "recall", recall_title, half_widths),
         "reliability": reliability(arrays["reliability"], title),
         "by_tick": by_tick(arrays["by_tick"], title),
     }
 
 
-def of_returns(results: dict[str, dict[str, dict]], adaptation: dict[str, list[dict]]) -> dict[str, Figure]:
-    """Returns of the learner, file name -> figure. results[policy][team]: figures, of which `learner` is drawn;
-    adaptation[team]: one row an episode."""
+def of_returns(
+    results: dict[str, dict[str, dict]], adaptation: dict[str, list[dict]], boards: int = 0
+) -> dict[str, Figure]:
+    """Returns of the learner and their 95% intervals, file name -> figure.
+
+    Args:
+        results: results[policy][team], figures of which `learner`, `learner_ci95` and `episodes` are drawn.
+        adaptation: adaptation[team], one row an episode: `learner`, `learner_ci95`. boards: of each, 0: not said.
+    """
     teams = list(results["teams"])
-    drawn = {kind: by_team for kind, by_team in results.items() if kind != "untrained"}
-    heights = {
-        kind: [by_team.get(team, {}).get("learner", np.nan) for team in teams]
-        for kind, by_team in drawn.items()
-    }
-    figures = {"teams": bars(teams, heights, "return of the learner", "with each team")}
+    heights, half_widths = {}, {}
+    for kind, by_team in results.items():
+        if kind == "untrained":
+            continue
+        label = f"{kind}, n = {next(iter(by_team.values()))['episodes']:,}"
+        heights[label] = [by_team.get(team, {}).get("learner", np.nan) for team in teams]
+        half_widths[label] = [by_team.get(team, {}).get("learner_ci95", np.nan) for team in teams]
+    ylabel = "return of the learner per episode"
+    title = "with each team: mean and 95% interval, n episodes"
+    figures = {"teams": bars(teams, heights, ylabel, title, half_widths)}
     if adaptation:
         series = {team: [row["learner"] for row in rows] for team, rows in adaptation.items()}
-        figures["adaptation"] = curves({"return of the learner": series}, {}, "episode")
+        intervals = {team: [row["learner_ci95"] for row in rows] for team, rows in adaptation.items()}
+        xlabel = "episode with the same co-players"
+        drawn = curves({ylabel: series}, {}, xlabel, {ylabel: intervals})
+        drawn.set_size_inches(6.4, 4.2)
+        drawn.suptitle("mean and 95% interval" + (f", n = {boards:,} boards" if boards else ""), fontsize=10)
+        figures["adaptation"] = drawn
     return figures
 
 
@@ -601,19 +710,24 @@ def of_vae(
     """
     column = {key: [row[key] for row in history] for key in history[0]}
     action, frame = "action loss, nats per action", "reconstruction, nats per frame"
-    panels = {"total": {"train": column["total"]}}
+    panels = {"total loss, nats": {"train": column["total"]}}
     levels: dict[str, dict[str, float]] = {}
     if "moa" in column:
         panels[action] = {"train": column["moa"], "val": column["val_nll"]}
         drawn: tuple[str, ...] = ("uniform", "table", "bayes")
         levels[action] = {name: bounds[name] for name in drawn if name in bounds}
+        if "bayes" in bounds:
+            gap = "held-out NLL above bayes, nats per action"
+            panels[gap] = {"val": [nll - bounds["bayes"] for nll in column["val_nll"]]}
+            levels[gap] = {"bayes": 0.0}
     if "recon" in column:
         panels[frame] = {"train": column["recon"], "val": column["val_recon_nll"]}
     panels["KL of z, nats per frame"] = {"train": column["kl"], "val": column["val_kl"]}
     shares = {
         split: np.bincount(taken, minlength=len(names)) / len(taken) for split, taken in actions.items()
     }
+    numbers = ", ".join(f"{split} {len(taken):,} samples" for split, taken in actions.items())
     return {
         "vae_loss_curve": curves(panels, levels, "epoch"),
-        "class_distribution": bars(names, shares, "share of samples", "actions in the data"),
+        "class_distribution": bars(names, shares, "share of samples", f"actions in the data: {numbers}"),
     }
