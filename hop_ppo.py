@@ -92,7 +92,7 @@ Infos = dict[str, Tensor]  # of a vector environment, as tensors, N rows each
 @dataclass
 class Args:
     exp_name: str = "ppo"
-    """the run is called <exp-name>__<unix seconds>"""
+    """name of the run, followed by __<env-id>__<om>__<seed>__<unix seconds>"""
     seed: int = 1
     """seed of the boards, the weights and the batches"""
     torch_deterministic: bool = True
@@ -122,7 +122,7 @@ class Args:
     """what the policy knows of the others: nothing, z and action probabilities, P(goal) of each goal, what a GRU remembers
     of them (gru: trained by PPO's loss; liam: to predict them), who they are"""
     vae: str = ""
-    """folder of the pretrained VAE; the newest in vae_ckpts/ by default"""
+    """folder of the pretrained VAE; `newest`, or if empty: the newest in vae_ckpts/"""
     belief_discount: float = 0.9
     """weight of the beliefs of an earlier episode about the same co-players"""
     moa_update: Literal["off", "pretrained", "empty"] = "off"
@@ -163,7 +163,7 @@ class Args:
     imagined_co_players: Literal["same", "goals"] = "same"
     """on imagined boards: same, as --co-players says; goals: each has a goal of the MOA, or none, that is drawn"""
     world_model: str = ""
-    """folder of the world model; the newest in wm_ckpts/ by default"""
+    """folder of the world model; `newest`, or if empty: the newest in wm_ckpts/"""
     data: str = ""
     """with --real-ratio 0: the file whose first observations imagined boards begin from; by default that of the game"""
 
@@ -187,7 +187,7 @@ class Args:
     plan_boards: int = 256
     """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each"""
     oracle: str = ""
-    """folder of a run trained with --om oracle: its policy is the oracle of the evaluation"""
+    """folder of a run trained with --om oracle, or `newest`: its policy is the oracle of the evaluation"""
     oracle_simulations: int = 0
     """above 0: in the evaluation also search before each move in the real rules, knowing who the others are"""
     eval_every: int = 20
@@ -196,9 +196,9 @@ class Args:
     """fresh boards of an evaluation"""
 
     resume: str = ""
-    """go on with the run in this folder; its settings come from its checkpoint"""
+    """folder of a run to go on with, or `newest`; its settings come from its checkpoint"""
     evaluate: str = ""
-    """train nothing: judge the best checkpoint of the run in this folder; --plan.. and --eval-boards may be given again"""
+    """folder of a run, or `newest`: train nothing, judge its best checkpoint, with the --plan.. given"""
     record: str = ""
     """with --evaluate: judge nothing, but write games of the run, one on each of --eval-boards boards, to this .npz file"""
 
@@ -2102,13 +2102,13 @@ def load_networks(args: Args, rules: GameRules) -> tuple[nn.Module | None, nn.Mo
     if args.moa_update == "empty":
         vae = new_vae(args, rules)
     elif needs_goals or args.om == "latent" or args.moa_update == "pretrained":
-        args.vae = args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix()
+        args.vae = tracking.named_run(args.vae or "newest", "vae_ckpts", "pretrain_vae.py")
         vae, checkpoint = load_vae(args.vae)
         fit.check_vae(args.vae, vae, checkpoint, rules, needs_goals, needs_names)
         print(*fit.describe_vae(args.vae, checkpoint, rules, args.env_id), sep="\n")
     if args.real_ratio < 1 or args.plan_train or (args.plan and args.plan_model == "learned"):
-        newest = args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix()
-        args.world_model = newest
+        named = args.world_model or "newest"
+        args.world_model = tracking.named_run(named, "wm_ckpts", "train_world_model.py")
         world_model, checkpoint = load_world_model(args.world_model)
         fit.check_world_model(args.world_model, world_model, checkpoint, rules, args.env_id)
         print(f"[WM] {args.world_model}: trained on {checkpoint['args']['data']}")
@@ -2192,6 +2192,10 @@ def check_info_size(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Mo
 
 def check_oracle(args: Args) -> None:
     """Raises: tracking.UsageError: --oracle names a run that is none."""
+    command = f"hop_ppo.py --om oracle --env-id {args.env_id}"
+    args.oracle = tracking.named_run(
+        args.oracle, "ppo_ckpts", command, pattern=f"*__{args.env_id}__oracle__*"
+    )
     if args.oracle:
         fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id, args.env_args)
 
@@ -2357,7 +2361,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
                 learner.load_state_dict(resumed["moa"])
         tracking.restore(path, resumed, agent, optimizer)
     else:
-        run_name = tracking.new_run(args.exp_name, "ppo_ckpts") if world.rank == 0 else ""
+        name = tracking.name_run(args.exp_name, args.env_id, args.om, args.seed)
+        run_name = tracking.new_run(name, "ppo_ckpts") if world.rank == 0 else ""
         folder = tracking.lock_run(Path("ppo_ckpts") / run_name)
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
     collectors = own_collectors(collectors, args, rules, vae, world_model, world)
@@ -2528,6 +2533,8 @@ def evaluate_run(args: Args) -> None:
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
     check_ranges(args)
+    args.evaluate = tracking.named_run(args.evaluate, "ppo_ckpts", "hop_ppo.py")
+    args.resume = tracking.named_run(args.resume, "ppo_ckpts", "hop_ppo.py", "last.pt")
     torch.set_num_threads(args.torch_threads)
     if args.record:
         check_output(args.record)

@@ -75,7 +75,7 @@ LOG_STEPS = 50  # TensorBoard gets means of so many minibatches, and of an epoch
 @dataclass
 class Args:
     exp_name: str = "vae"
-    """the run is called <exp-name>__<unix seconds>"""
+    """name of the run, followed by __<unix seconds>"""
     seed: int = 1
     """seed of the weights, the batches and the noise of z"""
     torch_deterministic: bool = True
@@ -85,9 +85,9 @@ class Args:
     torch_threads: int = 1
     """CPU threads of a process"""
     resume: str = ""
-    """continue the run in this folder; its settings come from its checkpoint"""
+    """folder of a run to go on with, or `newest`; its settings come from its checkpoint"""
     evaluate: str = ""
-    """train nothing: evaluate the best checkpoint of this run on the whole of --data"""
+    """folder of a run, or `newest`: train nothing, evaluate its best checkpoint on the whole of --data"""
 
     network: Literal["moa", "plain"] = "moa"
     """*moa* knows moves, blocks and prey of the family of games; *plain*, convolutions and a GRU, knows
@@ -2044,6 +2044,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
     check_ranges(args)
+    args.evaluate = tracking.named_run(args.evaluate, "vae_ckpts", "pretrain_vae.py")
+    args.resume = tracking.named_run(args.resume, "vae_ckpts", "pretrain_vae.py", "last.pt")
     resumed = None
     if args.resume:
         folder = tracking.lock_run(tracking.find_folder(args.resume))

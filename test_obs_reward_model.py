@@ -66,7 +66,7 @@ MAX_COMBINATIONS = 500_000  # of unknown actions, in all: with many hunters the 
 @dataclass
 class Args:
     checkpoint: str = ""
-    """folder of a run, such as wm_ckpts/wm__1758375079; the newest in wm_ckpts/ if empty"""
+    """folder of a run, such as wm_ckpts/wm__1758375079; `newest`, or if empty: the newest in wm_ckpts/"""
     data: str = DEFAULT_DATA
     """trajectories or a flat file in a HOP layout; the default file, `fresh` and `unmasked` are
     collected on first use"""
@@ -755,7 +755,8 @@ def main() -> None:
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
 
     # Model and data
-    folder = tracking.find_folder(args.checkpoint or tracking.newest_run("wm_ckpts", "train_world_model.py"))
+    named = tracking.named_run(args.checkpoint or "newest", "wm_ckpts", "train_world_model.py")
+    folder = tracking.find_folder(named)
     model, checkpoint = load_world_model(folder, device)
     data, index, where = read_transitions(args, checkpoint)
     check_model_fits(args, model, checkpoint, data, index)

@@ -59,7 +59,7 @@ FIRST_SIZES = dict(kinds=2, leaves=True, public_pay=(0.0, 0.0))  # that checkpoi
 @dataclass
 class Args:
     exp_name: str = "wm"
-    """the run is called <exp-name>__<unix seconds>"""
+    """name of the run, followed by __<game>__<model>__<seed>__<unix seconds>"""
     seed: int = 1
     """seed of the weights and the batches"""
     torch_deterministic: bool = True
@@ -93,7 +93,7 @@ class Args:
     """weight of an InfoNCE loss against next states that break a rule; for `moves`"""
 
     resume: str = ""
-    """go on with the run in this folder; its settings come from its checkpoint"""
+    """folder of a run to go on with, or `newest`; its settings come from its checkpoint"""
 
 
 # ---- what both models give
@@ -1752,7 +1752,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         state = {key: resumed[key] for key in state}
         tracking.restore(folder / "last.pt", resumed, model, optimizer)
     else:
-        run_name = tracking.new_run(args.exp_name, "wm_ckpts") if world.rank == 0 else ""
+        name = tracking.name_run(args.exp_name, data.game.id, args.model, args.seed)
+        run_name = tracking.new_run(name, "wm_ckpts") if world.rank == 0 else ""
         folder = tracking.lock_run(Path("wm_ckpts") / run_name)
     settings = asdict(args) | {"resume": ""}  # so that a resumed run's files equal an uninterrupted one's
     fixed = dict(
@@ -1841,6 +1842,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
     check_ranges(args)
+    args.resume = tracking.named_run(args.resume, "wm_ckpts", "train_world_model.py", "last.pt")
     resumed = None
     if args.resume:
         folder = tracking.lock_run(tracking.find_folder(args.resume))

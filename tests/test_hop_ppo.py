@@ -1340,7 +1340,7 @@ def shorten_report(monkeypatch) -> None:
 
 
 def newest_run(folder: Path) -> Path:
-    return max((folder / "ppo_ckpts").iterdir(), key=lambda path: int(path.name.split("__")[1]))
+    return max((folder / "ppo_ckpts").iterdir(), key=lambda path: int(path.name.split("__")[-1]))
 
 
 def load_last(folder: Path) -> dict:
@@ -1378,6 +1378,7 @@ def check_printed(run: FinishedRun):
     scores = "top1 0.7874, top3 0.9638, nll 0.5832 on the offline test split of x"
     assert f"[MOA] vae_ckpts/vae__1: {scores}" in run.printed
     assert f"[PPO] model saved to: ppo_ckpts/{run.folder.name}\n" in run.printed
+    assert run.folder.name.split("__")[:4] == ["ppo", "StagHunt-v0", "belief", "1"]
 
 
 def check_files(run: FinishedRun):
@@ -1493,7 +1494,7 @@ def test_what_a_run_prints_and_saves_and_evaluate_judges_again(workplace, monkey
     check_curves(run)
 
     shorten_report(monkeypatch)
-    assert run_script(monkeypatch, workplace, "--evaluate", folder, "--eval-boards", 4) == 0
+    assert run_script(monkeypatch, workplace, "--evaluate", "newest", "--eval-boards", 4) == 0
     again = read_json(folder / "evaluate.json")
     assert again["teams"]["mixed"]["episodes"] == 4
     assert again["steps"] == run.metrics["steps"]

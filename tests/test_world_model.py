@@ -629,7 +629,7 @@ def call(monkeypatch, *flags):
 
 
 def run_folder(cwd: Path) -> Path:
-    (folder,) = (cwd / "wm_ckpts").glob("wm__*")
+    (folder,) = (cwd / "wm_ckpts").glob("wm__StagHunt-v0__*__1__*")
     return folder
 
 

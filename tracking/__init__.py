@@ -12,6 +12,7 @@ from tracking import interrupt  # first, before torch: from here on a signal end
 # isort: split
 import atexit
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -60,6 +61,8 @@ __all__ = [
     "load_weights",
     "lock_run",
     "log_scalars",
+    "name_run",
+    "named_run",
     "new_run",
     "newest_run",
     "open_log",
@@ -77,6 +80,7 @@ __all__ = [
     "write_json",
 ]
 
+NEWEST = "newest"  # in place of a run's folder
 FILE_THERE = "expected a folder to write to, found a file; move it away"
 
 # ---- folders
@@ -92,28 +96,43 @@ def find_folder(run: str | Path) -> Path:
         return run
     for checkpoint in sorted(run.glob("dim*/last.pt")):
         return checkpoint.parent
-    example = "vae_ckpts/vae__1758375079 or wm_ckpts/wm__.."
+    example = "vae_ckpts/vae__1758375079 or wm_ckpts/wm__.., or `newest`"
     raise UsageError(f"{run}: no checkpoint there; name the folder of a run, such as {example}")
 
 
-def newest_run(root: str | Path, script: str) -> Path:
+def newest_run(root: str | Path, script: str, checkpoint: str = "best.pt", pattern: str = "*__*") -> Path:
     """The run in `root` that was started last and has a best checkpoint. Of two in one second, the last by name.
 
     The seconds in its name count, not the time of its folder, which changes when an old run is judged.
 
-    Args: script: what trains such a run, for the message.
+    Args:
+        script: what trains such a run, for the message.
+        checkpoint: the file that it must have. pattern: of its name.
+
     Raises: UsageError: there is none.
     """
     started = {}
-    for folder in Path(root).glob("*__*"):
+    for folder in Path(root).glob(pattern):
         seconds = folder.name.rpartition("__")[2]
-        if seconds.isdecimal() and any(folder.glob("**/best.pt")):
+        if seconds.isdecimal() and any(folder.glob(f"**/{checkpoint}")):
             started[folder] = int(seconds)
     if not started:
         root = Path(root).as_posix()
         message = f"no trained run there; train one with `python {script}`, or name another"
         raise UsageError(f"{root}: {message}")
     return max(started, key=lambda folder: (started[folder], folder.name))
+
+
+def named_run(folder: str, root: str, script: str, checkpoint: str = "best.pt", pattern: str = "*__*") -> str:
+    """The folder that a flag names: itself, or that of `newest_run` where it is the word `newest`."""
+    if folder != NEWEST:
+        return folder
+    return newest_run(root, script, checkpoint, pattern).as_posix()
+
+
+def name_run(*parts: object) -> str:
+    """`<part>__<part>..`, what `new_run` adds the seconds to. What a folder's name cannot hold is a dash."""
+    return "__".join(re.sub(r"[^\w.-]", "-", str(part))[:64] for part in parts)
 
 
 def new_run(prefix: str, ckpt_root: str | Path, log_root: str | Path = "runs") -> str:
