@@ -133,11 +133,13 @@ class Args:
     total_timesteps: int = 1_500_000
     """ticks of boards, imagined ones included"""
     learning_rate: float = 2e-3
-    """of Adam; falls linearly to zero"""
+    """learning rate of Adam"""
     num_envs: int = 1024
     """boards played at once, imagined ones included"""
     num_steps: int = 16
     """ticks of each board in a rollout"""
+    anneal_lr: bool = True
+    """toggle annealing of the learning rate, and of the entropy's weight: both fall linearly to zero"""
     gamma: float = 0.99
     """discount"""
     end_at_horizon: bool = True
@@ -146,17 +148,23 @@ class Args:
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation"""
     num_minibatches: int = 8
-    """of an epoch"""
+    """minibatches of an epoch"""
     update_epochs: int = 3
     """passes over the samples of a rollout"""
+    norm_adv: bool = True
+    """toggle normalisation of the advantages of a minibatch"""
     clip_coef: float = 0.2
     """clipping of the policy's ratio"""
+    clip_vloss: bool = False
+    """toggle a clipped loss for the value function"""
     ent_coef: float = 0.01
-    """weight of the entropy; falls linearly to zero"""
+    """weight of the entropy"""
     vf_coef: float = 0.5
     """weight of the value loss"""
     max_grad_norm: float = 0.5
-    """gradients are clipped to this norm"""
+    """norm that gradients are clipped to"""
+    target_kl: float | None = None
+    """target KL divergence: an update ends with the first epoch whose last minibatch is beyond it"""
 
     real_ratio: float = 1.0
     """share of the boards that are real; the others are imagined in the world model. 0: from the offline file alone"""
@@ -1495,15 +1503,18 @@ def update(
     world: tracking.World = tracking.ALONE,
 ) -> dict[str, Tensor]:
     """PPO's epochs on one rollout. Of several processes each takes its share of every minibatch. frac: share of the
-    training that is left. Returns: means over ALL minibatches."""
+    training that is left. Returns: means over ALL minibatches taken."""
     optimizer.param_groups[0]["lr"] = args.learning_rate * frac
     batch_size = len(batch.actions)
     sums: dict[str, Tensor] = {}
+    epochs = 0
     for _ in range(args.update_epochs):
         for minibatch, rows in minibatches(batch, args.num_minibatches):
             size = len(minibatch)
             mb_advantages = batch.advantages[minibatch]
-            mb_advantages = (mb_advantages - mb_advantages.mean()) / (mb_advantages.std(correction=0) + 1e-8)
+            if args.norm_adv:
+                mb_mean, mb_std = mb_advantages.mean(), mb_advantages.std(correction=0)
+                mb_advantages = (mb_advantages - mb_mean) / (mb_std + 1e-8)
 
             mb_inds = minibatch[world.rank :: world.size]
             mb_advantages = mb_advantages[world.rank :: world.size]
@@ -1523,7 +1534,13 @@ def update(
                 pg_loss = -(batch.improved[mb_inds] * newlogprobs.clamp(min=-50.0)).sum() / size
             else:
                 pg_loss = -torch.min(mb_advantages * ratio, mb_advantages * clipped_ratio).sum() / size
-            v_loss = 0.5 * (((newvalue - batch.returns[mb_inds]) / agent.value_scale).square().sum() / size)
+            v_errors = ((newvalue - batch.returns[mb_inds]) / agent.value_scale).square()
+            if args.clip_vloss:
+                v_old, v_range = batch.values[mb_inds], args.clip_coef * agent.value_scale
+                v_clipped = v_old + (newvalue - v_old).clamp(-v_range, v_range)
+                v_errors_clipped = ((v_clipped - batch.returns[mb_inds]) / agent.value_scale).square()
+                v_errors = torch.max(v_errors, v_errors_clipped)
+            v_loss = 0.5 * (v_errors.sum() / size)
             entropy_loss = entropy.sum() / size
             loss = pg_loss - args.ent_coef * frac * entropy_loss + args.vf_coef * v_loss + prediction_loss
 
@@ -1544,7 +1561,11 @@ def update(
                 }
                 weight = size / batch_size
                 sums = {name: sums.get(name, 0.0) + weight * value for name, value in losses.items()}
-    means = world.sum(torch.stack(list(sums.values())).detach()) / args.update_epochs
+        epochs += 1
+        # All processes add up their shares, so that they stop together.
+        if args.target_kl is not None and world.sum(losses["approx_kl"]) > args.target_kl:
+            break
+    means = world.sum(torch.stack(list(sums.values())).detach()) / epochs
     return dict(zip(sums, means, strict=True))
 
 
@@ -2121,8 +2142,10 @@ def check_ranges(args: Args) -> None:
     sizes += " plan_simulations plan_samples eval_every"
     least = dict.fromkeys(sizes.split(), 1) | dict(plan_boards=2, eval_boards=2)
     least |= dict(seed=0, team_episodes=0, plan_fit=0, oracle_simulations=0)
-    rates = ("learning_rate", "clip_coef", "max_grad_norm", "plan_beta")
-    tracking.check_ranges(args, least, above_zero=rates, from_zero=("ent_coef", "vf_coef"))
+    rates = ["learning_rate", "clip_coef", "max_grad_norm", "plan_beta"]
+    if args.target_kl is not None:
+        rates.append("target_kl")
+    tracking.check_ranges(args, least, above_zero=tuple(rates), from_zero=("ent_coef", "vf_coef"))
     for name in ("gamma", "gae_lambda", "real_ratio", "belief_discount"):
         value = getattr(args, name)
         if not 0 <= value <= 1:
@@ -2286,6 +2309,10 @@ CHECKPOINT = tracking.Schema(
             "imagined_co_players": "same",
             "plan_train": False,
             "plan_fit": 0,
+            "anneal_lr": True,
+            "norm_adv": True,
+            "clip_vloss": False,
+            "target_kl": None,
         },
     },
     added_sizes=lambda saved: {"kinds": 2},
@@ -2404,7 +2431,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     )
     for now in progress:
         update_start = time.perf_counter()
-        frac = 1 - now / num_updates
+        frac = 1 - now / num_updates if args.anneal_lr else 1.0
         episode_stats = torch.zeros(3)
         if len(collectors) > 1:
             collectors[1].envs.starts = tuple(map(world.gather, collectors[0].starts))

@@ -338,6 +338,79 @@ def test_equal_advantages_of_a_minibatch_give_no_gradient():
     assert policy.logits.grad.abs().max() == 0  # and are not NaN
 
 
+def test_advantages_may_stay_as_they_are():
+    """Ratios are 1 before the first step: the loss is the mean of -A, and normalised it is 0."""
+    policy, batch = update_case(2, advantages=doubles(3, -1))
+    assert run_update(policy.copy(), batch, norm_adv=False)["policy_loss"] == pytest.approx(-1.0)
+    assert run_update(policy, batch)["policy_loss"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("value_scale", "expected"), [(1.0, [4.0, 1.44, 1.0]), (2.0, [1.0, 0.64, 0.25])])
+def test_a_clipped_value_loss_by_hand(value_scale, expected, monkeypatch):
+    """Clipped by 0.2 and in units of value_scale. V 2 was 1, to be 0: the clipped error 1.2 is less than the error 2. V 2
+    was 1, to be 2.4: the clipped error is the larger one. V 1 was 1.1, to be 2: not clipped, as 0.1 is within 0.2."""
+    monkeypatch.setattr(TablePolicy, "value_scale", value_scale)
+    reached = 1.0 + 0.2 * value_scale
+    returns_ = doubles(0.0, reached + 1.2 if value_scale == 1.0 else reached + 1.6, 2.0)
+    policy, batch = update_case(3, values=doubles(1.0, 1.0, 1.1), returns=returns_)
+    policy.values.data = doubles(2.0, 2.0, 1.0)
+    losses = run_update(policy, batch, clip_vloss=True, ent_coef=0.0, vf_coef=1.0, max_grad_norm=1e6)
+    assert losses["value_loss"] == pytest.approx(0.5 * sum(expected) / 3)
+    # of the samples whose clipped error counts, V has no gradient
+    assert (policy.values.grad != 0).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(("target", "epochs"), [(None, 3), (0.1, 3), (0.05, 1)])
+def test_an_update_stops_at_the_target_kl(target, epochs):
+    """Each epoch's minibatch is at ratio e^0.4: its KL is e^0.4 - 1 - 0.4 = 0.0918."""
+    policy, batch = update_case(4)
+    batch.logprobs = batch.logprobs - 0.4
+    forward, seen = policy.forward, []
+    policy.forward = lambda obs, info: seen.append(len(obs.active)) or forward(obs, info)
+    losses = run_update(policy, batch, update_epochs=3, target_kl=target, learning_rate=0.0, ent_coef=0.0)
+    assert len(seen) == epochs
+    assert losses["approx_kl"] == pytest.approx(math.exp(0.4) - 1.4)
+
+
+class OneOfTwo:
+    """The first of two processes, which knows what the other one adds to the KL."""
+
+    rank, size = 0, 2
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values + 0.0459 if values.ndim == 0 else values
+
+    def sum_gradients(self, model) -> None:
+        pass
+
+
+def test_a_process_stops_at_the_target_kl_of_all():
+    """Its own samples have KL 0."""
+    policy, batch = update_case(4)
+    forward, seen = policy.forward, []
+    policy.forward = lambda obs, info: seen.append(len(obs.active)) or forward(obs, info)
+    args = Args(update_epochs=3, num_minibatches=1, target_kl=0.04, learning_rate=0.0)
+    hop_ppo.update(policy, torch.optim.SGD(policy.parameters(), lr=0.0), batch, args, 1.0, OneOfTwo())
+    assert seen == [2]
+
+
+@pytest.mark.parametrize(("flags", "shares"), [((), [1, 5 / 6]), (("--no-anneal-lr",), [1, 1])])
+def test_without_annealing_nothing_falls(flags, shares, tmp_path, monkeypatch):
+    """What `update` is given: the share of the training that is left."""
+    given = []
+
+    def update(agent, optimizer, batch, args, frac, world):
+        given.append(frac)
+        return dict.fromkeys(
+            ("policy_loss", "value_loss"), 1 / (2 - len(given))
+        )  # the second one is the last
+
+    monkeypatch.setattr(hop_ppo, "update", update)
+    with pytest.raises(ZeroDivisionError):
+        run_script(monkeypatch, tmp_path, *TINY, *flags)
+    assert given == pytest.approx(shares)
+
+
 def test_entropy_excludes_illegal_actions():
     """Two legal actions, equally likely: log 2."""
     policy, batch = update_case(2)

@@ -250,7 +250,9 @@ def check_args(found: Any, schema: Schema) -> Any:
 def check_types(name: str, found: dict, hints: dict[str, Any]) -> None:
     for key, hint in hints.items():
         if not is_of_type(found[key], hint):
-            choices = " or ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else hint.__name__
+            choices = " or ".join(map(repr, get_args(hint)))
+            if get_origin(hint) is not Literal:
+                choices = getattr(hint, "__name__", str(hint))
             raise Mismatch(f"{name}.{key}", choices, text_of(found[key]))
 
 
