@@ -122,7 +122,7 @@ class Args:
     """what the policy knows of the others: nothing, z and action probabilities, P(goal) of each goal, what a GRU remembers
     of them (gru: trained by PPO's loss; liam: to predict them), who they are"""
     vae: str = ""
-    """folder of the pretrained VAE; `newest`, or if empty: the newest in vae_ckpts/"""
+    """folder of the trained VAE; `newest`; `pretrained`: the one of the repository; if empty: the newest, else pretrained"""
     belief_discount: float = 0.9
     """weight of the beliefs of an earlier episode about the same co-players"""
     moa_update: Literal["off", "pretrained", "empty"] = "off"
@@ -171,7 +171,7 @@ class Args:
     imagined_co_players: Literal["same", "goals"] = "same"
     """on imagined boards: same, as --co-players says; goals: each has a goal of the MOA, or none, that is drawn"""
     world_model: str = ""
-    """folder of the world model; `newest`, or if empty: the newest in wm_ckpts/"""
+    """folder of the world model; `newest`; `pretrained`: the one of the repository; if empty: the newest, else pretrained"""
     data: str = ""
     """with --real-ratio 0: the file whose first observations imagined boards begin from; by default that of the game"""
 
@@ -2120,16 +2120,17 @@ def load_networks(args: Args, rules: GameRules) -> tuple[nn.Module | None, nn.Mo
         "--real-ratio below 1 without --imagined-co-players goals": names_co_players,
     }
     needs_names = [flag for flag, used in name_users.items() if used]
+    is_default_game = rules == make_rules("StagHunt-v0")[0]
     if args.moa_update == "empty":
         vae = new_vae(args, rules)
     elif needs_goals or args.om == "latent" or args.moa_update == "pretrained":
-        args.vae = tracking.named_run(args.vae or "newest", "vae_ckpts", "pretrain_vae.py")
+        args.vae = tracking.network_run(args.vae, "vae_ckpts", "pretrain_vae.py", is_default_game)
         vae, checkpoint = load_vae(args.vae)
         fit.check_vae(args.vae, vae, checkpoint, rules, needs_goals, needs_names)
         print(*fit.describe_vae(args.vae, checkpoint, rules, args.env_id), sep="\n")
     if args.real_ratio < 1 or args.plan_train or (args.plan and args.plan_model == "learned"):
-        named = args.world_model or "newest"
-        args.world_model = tracking.named_run(named, "wm_ckpts", "train_world_model.py")
+        named = (args.world_model, "wm_ckpts", "train_world_model.py")
+        args.world_model = tracking.network_run(*named, is_default_game)
         world_model, checkpoint = load_world_model(args.world_model)
         fit.check_world_model(args.world_model, world_model, checkpoint, rules, args.env_id)
         print(f"[WM] {args.world_model}: trained on {checkpoint['args']['data']}")

@@ -87,7 +87,7 @@ class Args:
     resume: str = ""
     """folder of a run to go on with, or `newest`; its settings come from its checkpoint"""
     evaluate: str = ""
-    """folder of a run, or `newest`: train nothing, evaluate its best checkpoint on the whole of --data"""
+    """folder of a run, `newest` or `pretrained`: train nothing, evaluate its best checkpoint on the whole of --data"""
 
     network: Literal["moa", "plain"] = "moa"
     """*moa* knows moves, blocks and prey of the family of games; *plain*, convolutions and a GRU, knows
@@ -1679,7 +1679,7 @@ def show_report(report: dict, checkpoint: dict, where: str) -> None:
 def evaluate_run(args: Args, device: torch.device) -> None:
     """Evaluate a finished run on the whole of another file, none of which it was trained on."""
     start = time.perf_counter()
-    folder = tracking.find_folder(args.evaluate)
+    folder = tracking.find_folder(tracking.network_run(args.evaluate, "vae_ckpts", "pretrain_vae.py"))
     model, checkpoint = load_vae(folder, device)
     samples = read_samples(args, checkpoint)
     game = any_game_of(checkpoint["game"])

@@ -66,7 +66,8 @@ MAX_COMBINATIONS = 500_000  # of unknown actions, in all: with many hunters the 
 @dataclass
 class Args:
     checkpoint: str = ""
-    """folder of a run, such as wm_ckpts/wm__1758375079; `newest`, or if empty: the newest in wm_ckpts/"""
+    """folder of a run, such as wm_ckpts/wm__1758375079; `newest`, or if empty: the newest in wm_ckpts/; `pretrained`:
+    that of the repository"""
     data: str = DEFAULT_DATA
     """trajectories or a flat file in a HOP layout; the default file, `fresh` and `unmasked` are
     collected on first use"""
@@ -755,8 +756,8 @@ def main() -> None:
     device = torch.device("cuda" if args.cuda and torch.cuda.is_available() else "cpu")
 
     # Model and data
-    named = tracking.named_run(args.checkpoint or "newest", "wm_ckpts", "train_world_model.py")
-    folder = tracking.find_folder(named)
+    named = (args.checkpoint, "wm_ckpts", "train_world_model.py")
+    folder = tracking.find_folder(tracking.network_run(*named))
     model, checkpoint = load_world_model(folder, device)
     data, index, where = read_transitions(args, checkpoint)
     check_model_fits(args, model, checkpoint, data, index)

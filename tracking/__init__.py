@@ -30,6 +30,7 @@ from tracking.checkpoints import (
     rng_state,
     save_checkpoint,
     set_rng_state,
+    weights_alone,
 )
 from tracking.command_line import (
     UsageError,
@@ -63,6 +64,7 @@ __all__ = [
     "log_scalars",
     "name_run",
     "named_run",
+    "network_run",
     "new_run",
     "newest_run",
     "open_log",
@@ -75,12 +77,14 @@ __all__ = [
     "save_checkpoint",
     "seed_everything",
     "set_rng_state",
+    "weights_alone",
     "write_bytes",
     "write_csv",
     "write_json",
 ]
 
 NEWEST = "newest"  # in place of a run's folder
+PRETRAINED = {"vae_ckpts": "pretrained/vae", "wm_ckpts": "pretrained/wm"}  # what the repository comes with
 FILE_THERE = "expected a folder to write to, found a file; move it away"
 
 # ---- folders
@@ -92,10 +96,11 @@ def find_folder(run: str | Path) -> Path:
     Raises: UsageError: there is no checkpoint.
     """
     run = Path(run)
-    if (run / "last.pt").is_file():
-        return run
-    for checkpoint in sorted(run.glob("dim*/last.pt")):
-        return checkpoint.parent
+    for name in ("last.pt", "best.pt"):  # weights alone are a best.pt
+        if (run / name).is_file():
+            return run
+        for checkpoint in sorted(run.glob(f"dim*/{name}")):
+            return checkpoint.parent
     example = "vae_ckpts/vae__1758375079 or wm_ckpts/wm__.., or `newest`"
     raise UsageError(f"{run}: no checkpoint there; name the folder of a run, such as {example}")
 
@@ -133,6 +138,30 @@ def named_run(folder: str, root: str, script: str, checkpoint: str = "best.pt", 
 def name_run(*parts: object) -> str:
     """`<part>__<part>..`, what `new_run` adds the seconds to. What a folder's name cannot hold is a dash."""
     return "__".join(re.sub(r"[^\w.-]", "-", str(part))[:64] for part in parts)
+
+
+def network_run(name: str, root: str, script: str, or_pretrained: bool = False) -> str:
+    """The folder of the trained network that a flag names.
+
+    Args:
+        name: a folder; `pretrained`: that of the repository, in `PRETRAINED`; `newest` or "": the newest run in `root`.
+        script: what trains such a run, for the message.
+        or_pretrained: where there is no run, take the repository's, with a line that says so.
+
+    Raises: UsageError: there is no run.
+    """
+    pretrained = PRETRAINED[root]
+    if name == "pretrained":
+        return pretrained
+    if name:
+        return named_run(name, root, script)
+    try:
+        return newest_run(root, script).as_posix()
+    except UsageError:
+        if not or_pretrained or not Path(pretrained).is_dir():
+            raise
+    print(f"[RUN] {root}: no trained run there, so {pretrained} is used; `python {script}` trains another")
+    return pretrained
 
 
 def new_run(prefix: str, ckpt_root: str | Path, log_root: str | Path = "runs") -> str:

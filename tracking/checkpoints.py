@@ -113,16 +113,22 @@ def is_whole(content: bytes) -> bool:
 # ---- reading
 
 
-def load_checkpoint(path: str | Path, schema: Schema, device: str | torch.device = "cpu") -> dict:
+def load_checkpoint(
+    path: str | Path, schema: Schema, device: str | torch.device = "cpu", weights_suffice: bool = False
+) -> dict:
     """Read a checkpoint of the script that `schema` is of.
 
+    Args: weights_suffice: as no training goes on with it.
     Raises: UsageError: there is none, it is damaged or of another script, or a field is not as it must be.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no checkpoint there; name the folder of a run that has saved one")
     with one_line(path, schema):
-        return read(path, schema, device)
+        saved = read(path, schema, device)
+    if saved["optimizer"] is None and not weights_suffice:
+        raise UsageError(f"{path}: holds weights alone, no training to go on with; train again")
+    return saved
 
 
 @contextlib.contextmanager
@@ -217,11 +223,14 @@ def check(saved: dict, schema: Schema) -> None:
     if type(count) is not int or not 0 <= count <= length:
         raise Mismatch(schema.counter, f"a whole number from 0 to {length}", text_of(count))
     check_history(saved["history"], schema.counter, count)
-    check_rng(saved["rng"])
+    is_weights_alone = saved["optimizer"] is None and saved["rng"] is None
+    if not is_weights_alone:
+        check_rng(saved["rng"])
     model = check_model(saved["sizes"], saved["model"], args, schema)
-    check_optimizer(saved["optimizer"], model, schema.make_optimizer(model, args))
-    if count and not saved["optimizer"]["state"]:
-        raise Mismatch("optimizer.state", "moments of parameters", "none")
+    if not is_weights_alone:
+        check_optimizer(saved["optimizer"], model, schema.make_optimizer(model, args))
+        if count and not saved["optimizer"]["state"]:
+            raise Mismatch("optimizer.state", "moments of parameters", "none")
     check_fields(saved, schema.fields)
     check_best(saved, schema)
 
@@ -468,6 +477,8 @@ def is_duration(value: Any, saved: dict) -> bool:
 
 def is_optimizer_step(value: Any, saved: dict) -> bool:
     """Parameters that had no gradient at first have fewer."""
+    if saved["optimizer"] is None:
+        return is_whole_number(value, saved)
     steps = [int(moments["step"]) for moments in saved["optimizer"]["state"].values()]
     return type(value) is int and value == max(steps, default=0)
 
@@ -524,6 +535,11 @@ def learnt(model: Any, optimizer: torch.optim.Optimizer) -> dict:
     return dict(sizes=model.sizes, model=weights, optimizer=optimizer.state_dict(), rng=rng_state())
 
 
+def weights_alone(checkpoint: dict) -> dict:
+    """A checkpoint to use, not to go on with: without the optimizer's moments and the random state."""
+    return checkpoint | dict(optimizer=None, rng=None)
+
+
 def restore(path: Path, saved: dict, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Go on from what `learnt` gave. Raises: UsageError: the weights are another network's."""
     load_weights(model, saved["model"], path)
@@ -535,7 +551,7 @@ def load_model(
     path: str | Path, schema: Schema, device: str | torch.device = "cpu"
 ) -> tuple[torch.nn.Module, dict]:
     """The network of a checkpoint, in eval mode, and the checkpoint. Raises: UsageError: as `load_checkpoint`."""
-    saved = load_checkpoint(path, schema, device)
+    saved = load_checkpoint(path, schema, device, weights_suffice=True)
     model = schema.make_model(saved["sizes"], schema.args_type(**saved["args"]))
     load_weights(model, saved["model"], path)
     return model.to(device).eval(), saved
