@@ -146,6 +146,13 @@ def stream_keys(seed: int, boards: np.ndarray) -> np.ndarray:
     return splitmix64(base, np.asarray(boards, np.uint64))
 
 
+def _keys_of(seed: int | None, boards: np.ndarray) -> np.ndarray:
+    """`stream_keys`; None: a seed of the operating system. Raises: ValueError: the seed is negative."""
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+    return stream_keys(np.random.SeedSequence().entropy if seed is None else seed, boards)
+
+
 # ---- the rules of a tick, each once
 
 
@@ -501,12 +508,16 @@ class Board:
     # ---- playing
 
     def reset(
-        self, seed: int | None = None, boards: np.ndarray | None = None, first_board: int = 0
+        self,
+        seed: int | Sequence[int | None] | None = None,
+        boards: np.ndarray | None = None,
+        first_board: int = 0,
     ) -> np.ndarray:
         """Draw new boards: blocks, prey and hunters on distinct random cells, every free cell reachable.
 
         Args:
-            seed: starts board i's stream at (seed, i), whatever the number of boards; None goes on in the streams.
+            seed: starts board i's stream at (seed, i), whatever the number of boards; None goes on in the streams. A list
+                has a seed for each board, whose stream starts at (seed, 0); None: any.
             boards: bool [B] or int [n], the boards to reset; None resets all.
             first_board: with a seed, board i of this batch is board first_board + i of that seed.
         Returns: `obs`, uint8 [B, A, 3 + k, H, W].
@@ -646,12 +657,12 @@ class Board:
 
     # ---- setting up boards
 
-    def _start_streams(self, seed: int | None, boards: np.ndarray) -> None:
+    def _start_streams(self, seed: int | Sequence[int | None] | None, boards: np.ndarray) -> None:
         """boards: int [B], their numbers under this seed; None: a seed of the operating system."""
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
-        entropy = np.random.SeedSequence().entropy if seed is None else seed
-        self._key = stream_keys(entropy, boards)
+        if isinstance(seed, Sequence):
+            self._key = np.concatenate([_keys_of(own, np.zeros(1, int)) for own in seed])
+        else:
+            self._key = _keys_of(seed, boards)
         self.counter = np.zeros(self.num_boards, np.uint64)
         self._seeded = True
 

@@ -1,15 +1,23 @@
-"""The PettingZoo view: all hunters are agents. Made by `envs.parallel_env`, which alone needs PettingZoo."""
+"""The PettingZoo view: all hunters are agents. Made by `envs.parallel_env`, which alone needs PettingZoo.
+
+Importing this module registers the games with PettingZoo, where it has a registry (1.27 and later):
+
+    import pettingzoo, envs.pettingzoo_env
+    env = pettingzoo.make("parallel", "StagHunt-v0", hares=2)
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pettingzoo
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
 from envs.core import GameRules, make_core
+from envs.games import REGISTERED
 from envs.grid import joint_to_hop, planes_to_joint
 from envs.render import RENDER_MODES, render_board
 from envs.vector_env import (
@@ -18,9 +26,11 @@ from envs.vector_env import (
     check_render_mode,
     choose_rules,
     hop_space,
+    open_window,
     planes_space,
     whole_action,
 )
+from envs.window import HUMAN, WINDOW_MODES
 
 
 class BoardParallelEnv(ParallelEnv):
@@ -34,16 +44,17 @@ class BoardParallelEnv(ParallelEnv):
 
     Args:
         rules: of any game; or give their fields as keywords (`hunters=3, height=6, ...`).
-        render_mode: None, "rgb_array" or "ansi".
+        render_mode: None, "rgb_array", "ansi", or "human": `reset` and `step` show the board in a window, by pygame.
         layout: of the observations, "planes" or "hop".
         game: one of GAMES, whose rules the keywords are; None: that of `rules`, or the stag hunt.
     Raises:
         ValueError: an unknown render mode, layout or game, a rule out of range, or both `rules` and single rules.
+        gymnasium.error.DependencyNotInstalled: "human" without pygame.
     """
 
     metadata = {  # noqa: RUF012  (PettingZoo's own form)
         "name": "stag_hunt_v0",
-        "render_modes": list(RENDER_MODES),
+        "render_modes": list(WINDOW_MODES),
         "render_fps": 4,
         "is_parallelizable": True,
     }
@@ -60,7 +71,8 @@ class BoardParallelEnv(ParallelEnv):
         self.metadata = {**self.metadata, "name": f"{r.game.name}_v0"}
         self.layout = check_choice("layout", layout, LAYOUTS)
         self.core = make_core(1, r)
-        self.render_mode = check_render_mode(render_mode)
+        self.render_mode = check_render_mode(render_mode, (*RENDER_MODES, HUMAN))
+        self._window = open_window(render_mode, r.game, self.metadata["render_fps"])
         self.possible_agents = [f"hunter_{seat}" for seat in range(r.hunters)]
         self.agents: list[str] = []
         space = planes_space if layout == "planes" else hop_space
@@ -84,6 +96,7 @@ class BoardParallelEnv(ParallelEnv):
         self.core.reset(seed=seed)
         self.agents = self.possible_agents[:]
         self._has_board = True
+        self._show()
         return self._observations(self.agents), self._infos(self.agents)
 
     def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
@@ -101,6 +114,7 @@ class BoardParallelEnv(ParallelEnv):
         _, rewards, terminated, truncated = self.core.step(self._joint_action(actions))
         done = (terminated | truncated)[0]
         self.agents = [agent for agent in players if not done[self._seats[agent]]]
+        self._show()
         return (
             self._observations(players),
             {agent: float(rewards[0, self._seats[agent]]) for agent in players},
@@ -114,12 +128,21 @@ class BoardParallelEnv(ParallelEnv):
         return planes_to_joint(self.core.obs[0])
 
     def render(self) -> np.ndarray | str | None:
-        """A picture (uint8 [h, w, 3]) or a text; None without a render mode."""
-        if self.render_mode is None:
+        """A picture (uint8 [h, w, 3]) or a text; None without a render mode, and with "human"."""
+        if self.render_mode in (None, HUMAN):
             return None
         if not self._has_board:
             raise ResetNeeded("nothing to show yet: call reset() before render()")
         return render_board(self.render_mode, self.core.state, self.core.rules, 0)
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+
+    def _show(self) -> None:
+        if self._window is not None:
+            self._window.show(render_board("rgb_array", self.core.state, self.core.rules, 0))
 
     def _joint_action(self, actions: dict[str, int]) -> np.ndarray:
         """int64 [1, A]; checked here, so that an error leaves the board as it was."""
@@ -154,3 +177,11 @@ class BoardParallelEnv(ParallelEnv):
 
 
 StagHuntParallelEnv = BoardParallelEnv
+
+
+if hasattr(pettingzoo, "register"):
+    for _env_id, _keywords in REGISTERED.items():
+        _rules = {
+            key: value for key, value in _keywords.items() if key not in ("co_players", "team_episodes")
+        }
+        pettingzoo.register("parallel", _env_id, "envs.pettingzoo_env:BoardParallelEnv", kwargs=_rules)

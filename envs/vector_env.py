@@ -28,6 +28,7 @@ from envs.game import STAY, Game
 from envs.games import DEFAULT_GAME, GAMES
 from envs.render import RENDER_MODES, render_board
 from envs.scripted import DATA_EPSILON, parse_team, sample_actions, strategy_probs
+from envs.window import HUMAN, WINDOW_MODES, Window
 
 LEARNER = -1  # in `strategy_ids`
 EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws
@@ -79,11 +80,16 @@ def hop_space(rules: GameRules) -> Box:
     return Box(0, 1, (rules.height, rules.width, rules.hunters + 1 + rules.game.kinds), np.uint8)
 
 
-def check_render_mode(render_mode: str | None) -> str | None:
-    """Returns `render_mode`. Raises: ValueError: it is neither None nor in RENDER_MODES."""
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise ValueError(f"unknown render_mode {render_mode!r}: choose from {', '.join(RENDER_MODES)}")
+def check_render_mode(render_mode: str | None, modes: Sequence[str] = RENDER_MODES) -> str | None:
+    """Returns `render_mode`. Raises: ValueError: it is neither None nor in `modes`."""
+    if render_mode is not None and render_mode not in modes:
+        raise ValueError(f"unknown render_mode {render_mode!r}: choose from {', '.join(modes)}")
     return render_mode
+
+
+def open_window(render_mode: str | None, game: Game, fps: int) -> Window | None:
+    """For "human". Raises: gymnasium.error.DependencyNotInstalled: there is no pygame."""
+    return Window(game.id, fps) if render_mode == HUMAN else None
 
 
 def whole_action(action: Any, of: str, num_actions: int) -> int:
@@ -310,23 +316,26 @@ class BoardVectorEnv(VectorEnv):
     # ---- playing
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict]:
         """Begin new episodes. Returns the obs and infos of all rows.
 
         Args:
             seed: starts board i's stream at (seed, i), with new teams; None goes on in the
-                streams.
+                streams. A list has a seed for each row, None: any; a row then plays what the
+                single environment plays under that seed.
             options: `reset_mask`, bool [N], resets only these rows' boards; a mask of False
                 only looks.
         Raises:
-            ValueError: a seed that is not one whole number >= 0 or comes with a mask; a mask of
+            ValueError: a seed that is not a whole number >= 0 or comes with a mask, a list that
+                has not one for each row, or (self-play) different ones for a board; a mask of
                 wrong shape or dtype, or (self-play) one that has a part of a board.
         """
         if seed is not None and not isinstance(seed, (int, np.integer)):
-            raise ValueError(
-                f"seed: expected one whole number (board i plays the stream (seed, i)), got {seed!r}"
-            )
+            seed = self._check_seeds(seed)
         mask = (options or {}).get("reset_mask")
         if mask is None:
             new_team = self._reset_all(seed)
@@ -339,7 +348,7 @@ class BoardVectorEnv(VectorEnv):
             new_team = self._reset_boards(boards)
             self._joint_actions = np.where(boards[:, None], np.int8(STAY), self._joint_actions)
             self._joint_rewards = np.where(boards[:, None], np.float32(0.0), self._joint_rewards)
-        super().reset(seed=seed)
+        super().reset(seed=None if isinstance(seed, list) else seed)
         return self._obs(), self._infos(new_team)
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
@@ -445,7 +454,7 @@ class BoardVectorEnv(VectorEnv):
         strategies = list(self.rules.game.strategies)
         return np.array([strategies.index(name) for name in names], np.int64)
 
-    def _reset_all(self, seed: int | None) -> np.ndarray:
+    def _reset_all(self, seed: int | list[int | None] | None) -> np.ndarray:
         """New boards everywhere. Returns: bool [B], where the team is new."""
         everywhere = np.ones(self.num_boards, bool)
         self._joint_actions = np.full_like(self._joint_actions, STAY)
@@ -526,6 +535,20 @@ class BoardVectorEnv(VectorEnv):
         return sample_actions(probs[:, :, 0], uniform)
 
     # ---- checks
+
+    def _check_seeds(self, seeds: Any) -> list[int | None]:
+        """One a board, from one a row."""
+        wanted = (
+            f"seed: expected a whole number, or a list with one (or None) for each of {self.num_envs} rows"
+        )
+        is_list = isinstance(seeds, (list, tuple, np.ndarray)) and len(seeds) == self.num_envs
+        if not is_list or not all(seed is None or isinstance(seed, (int, np.integer)) for seed in seeds):
+            raise ValueError(f"{wanted}, got {seeds!r}")
+        rows = self.rows_per_board
+        by_board = [set(seeds[i : i + rows]) for i in range(0, self.num_envs, rows)]
+        if any(len(different) > 1 for different in by_board):
+            raise ValueError("seed: the rows of a board must have the same, as they are reset together")
+        return [seed for (seed,) in by_board]
 
     def _check_mask(self, mask: np.ndarray) -> np.ndarray:
         """bool [B], from bool [N]."""
@@ -627,10 +650,11 @@ class BoardEnv(gymnasium.Env):
 
     obs and infos are one row of `BoardVectorEnv`, without the masks: uint8 [3+k, H, W], and
     for example `action_mask` int8 [5+k], for `action_space.sample(info["action_mask"])`.
-    Arguments and errors are those of `BoardVectorEnv`.
+    Arguments and errors are those of `BoardVectorEnv`; render_mode may also be "human", which
+    needs pygame.
     """
 
-    metadata = dict(render_modes=list(RENDER_MODES), render_fps=4)  # noqa: RUF012
+    metadata = dict(render_modes=list(WINDOW_MODES), render_fps=4)  # noqa: RUF012
 
     def __init__(
         self,
@@ -644,13 +668,14 @@ class BoardEnv(gymnasium.Env):
         game: str | None = None,
         **rule_keywords: Any,
     ):
+        self.render_mode = check_render_mode(render_mode, (*RENDER_MODES, HUMAN))
         self._batch = BoardVectorEnv(
             num_envs=1,
             rules=rules,
             game=game,
             co_players=co_players,
             epsilon=epsilon,
-            render_mode=render_mode,
+            render_mode="rgb_array" if render_mode == HUMAN else render_mode,
             autoreset_mode=AutoresetMode.DISABLED,
             team_episodes=team_episodes,
             layout=layout,
@@ -660,7 +685,7 @@ class BoardEnv(gymnasium.Env):
         self._over = True
         self.core = self._batch.core
         self.co_players = self._batch.co_players
-        self.render_mode = render_mode
+        self._window = open_window(render_mode, self.core.rules.game, self.metadata["render_fps"])
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
 
@@ -671,6 +696,7 @@ class BoardEnv(gymnasium.Env):
         obs, infos = self._batch.reset(seed=seed)
         self._over = False
         super().reset(seed=seed)
+        self._show()
         return obs[0], self._info(infos)
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -685,11 +711,22 @@ class BoardEnv(gymnasium.Env):
         actions = np.array([whole_action(action, "action", self.core.rules.game.num_actions)])
         obs, rewards, terminated, truncated, infos = self._batch.step(actions)
         self._over = bool(terminated[0] or truncated[0])
+        self._show()
         return obs[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), self._info(infos)
 
     def render(self) -> np.ndarray | str | None:
-        """A picture (uint8 [h, w, 3]) or a text, the learner marked; None without a render mode."""
-        return None if self.render_mode is None else self._batch.render()[0]
+        """A picture (uint8 [h, w, 3]) or a text, the learner marked; None without a render mode, and with "human", where
+        `reset` and `step` show the board in a window."""
+        return None if self.render_mode in (None, HUMAN) else self._batch.render()[0]
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+
+    def _show(self) -> None:
+        if self._window is not None:
+            self._window.show(self._batch.render()[0])
 
     @staticmethod
     def _info(infos: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """The Gymnasium and PettingZoo views: what they return, when they reset, whose seat is whose."""
 
+import importlib.util
 import subprocess
 import sys
+import types
 import warnings
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.error import ResetNeeded
+from gymnasium.error import DependencyNotInstalled, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics
@@ -499,7 +501,7 @@ def test_a_step_needs_a_running_episode():
 
 def test_wrong_seeds_and_masks_are_errors():
     env = make_vec(2)
-    for seed in ([1, 2], 1.5, -1):
+    for seed in ([1], [1, -2], 1.5, -1):
         with pytest.raises(ValueError, match="seed"):
             env.reset(seed=seed)
     with pytest.raises(ValueError, match="reset all boards once"):
@@ -676,3 +678,119 @@ def test_a_stag_is_shared_through_the_vector_view():
         rewards = np.maximum(rewards, reward)
         assert (reward[terminated] == 5.0).all() and not reward[~terminated].any()
     assert (rewards == 5.0).all()
+
+
+# ---- habits from Gymnasium and PettingZoo
+
+
+def test_a_list_of_seeds_has_one_for_each_row():
+    """Each row then plays what the single environment plays under its seed."""
+    seeds = [7, 3, 7]
+    vector = make_vec(3, co_players="mixed")
+    obs, _ = vector.reset(seed=seeds)
+    actions = np.array([UP, LEFT, UP])
+    after = vector.step(actions)[0]
+    for row, seed in enumerate(seeds):
+        one = StagHuntEnv(co_players="mixed")
+        np.testing.assert_array_equal(one.reset(seed=seed)[0], obs[row])
+        np.testing.assert_array_equal(one.step(actions[row])[0], after[row])
+    np.testing.assert_array_equal(obs[0], obs[2])
+    np.testing.assert_array_equal(vector.reset(seed=np.array(seeds))[0], obs)
+    mixed = vector.reset(seed=[7, None, None])[0]
+    np.testing.assert_array_equal(mixed[0], obs[0])
+    assert (mixed[1] != mixed[2]).any()
+
+
+def test_in_self_play_the_rows_of_a_board_have_the_same_seed():
+    vector = make_vec(8, co_players="self", episode="board")
+    obs, _ = vector.reset(seed=[5] * 4 + [6] * 4)
+    np.testing.assert_array_equal(obs[:4], make_vec(4, co_players="self", episode="board").reset(seed=5)[0])
+    with pytest.raises(ValueError, match="the rows of a board must have the same"):
+        vector.reset(seed=[5] * 3 + [6] * 5)
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2.0], "ab", [1, "2"], 1.5, [[1], [2]]])
+def test_wrong_seeds_are_refused_and_change_nothing(seeds):
+    vector = make_vec(2)
+    before, _ = vector.reset(seed=1)
+    with pytest.raises(ValueError, match="for each of 2 rows"):
+        vector.reset(seed=seeds)
+    np.testing.assert_array_equal(vector.reset(options={"reset_mask": np.zeros(2, bool)})[0], before)
+
+
+class FakePygame(types.SimpleNamespace):
+    """As much of pygame as a window needs; `shown` are the pictures, [h, w, 3]."""
+
+    def __init__(self):
+        self.shown, self.closed, self.fps = [], 0, []
+        screen = types.SimpleNamespace(blit=lambda surface, at: self.shown.append(surface.swapaxes(0, 1)))
+        self.display = types.SimpleNamespace(init=lambda: None, set_caption=lambda title: None, flip=lambda: None,
+                                             set_mode=self.open, quit=self.close)  # fmt: skip
+        self.surfarray = types.SimpleNamespace(make_surface=lambda array: array)
+        self.event = types.SimpleNamespace(pump=lambda: None)
+        self.time = types.SimpleNamespace(Clock=lambda: types.SimpleNamespace(tick=self.fps.append))
+        self.screen = screen
+
+    def open(self, size):
+        self.size = size
+        return self.screen
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_board_is_shown_in_a_window(monkeypatch):
+    pygame = FakePygame()
+    monkeypatch.setitem(sys.modules, "pygame", pygame)
+    env = StagHuntEnv(render_mode="human", height=6)
+    pictures = StagHuntEnv(render_mode="rgb_array", height=6)
+    for one in (env, pictures):
+        one.reset(seed=1)
+    first = pictures.render()
+    for one in (env, pictures):
+        one.step(UP)
+    assert env.render() is None and len(pygame.shown) == 2 and pygame.fps == [4, 4]
+    np.testing.assert_array_equal(pygame.shown[0], first)
+    np.testing.assert_array_equal(pygame.shown[1], pictures.render())
+    assert pygame.size == first.shape[1::-1]
+    env.close()
+    env.close()
+    assert pygame.closed == 1
+
+
+def test_the_window_is_declared_where_there_is_pygame(zoo):
+    """Gymnasium's checks try what is declared."""
+    there = importlib.util.find_spec("pygame") is not None
+    for view in (StagHuntEnv, envs.parallel_env()):
+        assert ("human" in view.metadata["render_modes"]) == there
+    assert "human" not in StagHuntVectorEnv.metadata["render_modes"]
+
+
+def test_without_pygame_one_line_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pygame", None)  # as if it were not installed
+    with pytest.raises(
+        DependencyNotInstalled, match=r"^render_mode=.human. needs pygame: pip install pygame$"
+    ):
+        StagHuntEnv(render_mode="human")
+
+
+def test_the_parallel_view_is_shown_in_a_window(zoo, monkeypatch):
+    pygame = FakePygame()
+    monkeypatch.setitem(sys.modules, "pygame", pygame)
+    env = envs.parallel_env(render_mode="human")
+    env.reset(seed=1)
+    env.step(dict.fromkeys(env.agents, STAY))
+    env.close()
+    assert len(pygame.shown) == 2 and env.render() is None and pygame.closed == 1
+
+
+def test_the_games_are_registered_with_pettingzoo(zoo):
+    pettingzoo = pytest.importorskip("pettingzoo", "1.27")
+    import envs.pettingzoo_env
+
+    assert set(envs.REGISTERED) <= set(pettingzoo.parallel_registry)
+    env = pettingzoo.make("parallel", "StagHunt-hidden-v0", hares=1, render_mode="ansi")
+    obs, _ = env.reset(seed=4)
+    assert env.core.rules == envs.make_rules("StagHunt-hidden-v0", ["hares=1"])[0] and len(obs) == 3
+    pettingzoo.register("parallel", "mine-v0", entry_point="envs:parallel_env", kwargs=dict(hunters=2))
+    assert len(pettingzoo.make("parallel", "mine-v0").possible_agents) == 2
