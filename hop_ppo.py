@@ -82,6 +82,8 @@ MOA_KL_COEF = 1e-3  # weight of the KL term
 FILMED_EPISODES = 5  # with the same strangers: the first and the last are filmed
 EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts are chosen
 FINAL_SEED = 3001  # of the boards that judge at the end
+ACCURACY = "belief_accuracy_tick"  # begins the names of these figures
+SHOWN_TICKS = (0, 2, 5, 10)  # of which TensorBoard gets the accuracy while training goes on
 HIDDEN_FINAL_SEED = 4001  # those of a hidden game: it was chosen on other boards
 
 
@@ -103,6 +105,12 @@ class Args:
     """CPU threads"""
     capture_video: bool = False
     """films of the learner at each evaluation, in videos/<run>/"""
+    track: bool = False
+    """tracking of this run with Weights & Biases"""
+    wandb_project_name: str = "om_wm"
+    """project of Weights & Biases"""
+    wandb_entity: str | None = None
+    """entity (team) of the project of Weights & Biases"""
 
     env_id: str = "StagHunt-v0"
     """the game: StagHunt-v0, StagHunt-hidden-v0 (it pays to know who the others are), Snowdrift-v0, or a smaller one"""
@@ -2037,6 +2045,10 @@ class Evaluator:
         tracking.write_csv(folder / f"{stem}_teams.csv", returns.table_rows(results))
         rows = [dict(team=team) | row for team, by_episode in adaptation.items() for row in by_episode]
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
+        if writer:
+            final = {key: results["teams"][args.co_players][key] for key in ("learner", "team")}
+            tracking.log_scalars(writer, "final", final, step)
+            tracking.log_hparams(writer, head["args"], [f"final/{key}" for key in final])
         script = describe_script(self.rules)
         for line in returns.lines(results, adaptation, script, EVAL_SEED, seed):
             print(line if line.startswith(" ") else f"[PPO] {line}")
@@ -2314,7 +2326,8 @@ CHECKPOINT = tracking.Schema(
             "norm_adv": True,
             "clip_vloss": False,
             "target_kl": None,
-        },
+        }
+        | tracking.UNTRACKED,
     },
     added_sizes=lambda saved: {"kinds": 2},
 )
@@ -2459,10 +2472,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
             charts["episodic_length"] = episode_lengths / episodes
         if args.om in ("belief", "latent"):
             charts |= collectors[0].opponents.stats.summarize(world.sum)
+        shown = {name: value for name, value in charts.items() if is_shown(name)}
+        shown["learning_rate"] = optimizer.param_groups[0]["lr"]
         tracking.log_scalars(writer, "losses", losses, global_step)
-        for name, value in (charts | {"learning_rate": optimizer.param_groups[0]["lr"]}).items():
-            prefix = "belief" if "tick" in name else "charts"
-            tracking.log_scalars(writer, prefix, {name: value}, global_step)
+        tracking.log_scalars(writer, "charts", shown, global_step)
         if now > 0:  # the first update warms up
             state["train_seconds"] += seconds
             tracking.log_scalars(writer, "charts", {"SPS": batch_size / seconds}, global_step)
@@ -2509,6 +2522,11 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     final_step = num_updates * batch_size + 1  # a resumed run removes what is logged after its checkpoint
     curves = figures.of_ppo(state["history"], state["evaluations"], args.co_players)
     figures.save(curves, folder / "ppo_curve.png", writer, final_step)
+    accuracy = accuracy_by_tick(state["history"][-args.eval_every :])
+    if accuracy:
+        title = f"share of co-players whose goal is believed, last {args.eval_every} updates"
+        drawn = figures.by_tick({"belief accuracy": {f"--om {args.om}": accuracy}}, title)
+        figures.save(drawn, folder / "belief_by_tick.png", writer, final_step)
     head = dict(
         run=run_name,
         seed=args.seed,
@@ -2530,6 +2548,21 @@ def with_own_moa(args: Args, folder: str | Path, checkpoint: dict) -> Args:
         return args
     named = args.vae != checkpoint["args"]["vae"]
     return replace(args, moa_update="off", vae=args.vae if named else (Path(folder) / "moa").as_posix())
+
+
+def is_shown(name: str) -> bool:
+    """While training goes on, in TensorBoard."""
+    return not name.startswith(ACCURACY) or int(name.removeprefix(ACCURACY)) in SHOWN_TICKS
+
+
+def accuracy_by_tick(history: list[dict]) -> dict[int, float]:
+    """Of the beliefs, the mean over these updates at each tick."""
+    by_tick: dict[int, list[float]] = {}
+    for row in history:
+        for name, value in row.items():
+            if name.startswith(ACCURACY):
+                by_tick.setdefault(int(name.removeprefix(ACCURACY)), []).append(value)
+    return {tick: sum(values) / len(values) for tick, values in sorted(by_tick.items())}
 
 
 def evaluate_run(args: Args) -> None:
@@ -2561,6 +2594,7 @@ def evaluate_run(args: Args) -> None:
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
     check_ranges(args)
+    tracking.check_wandb(args)
     args.evaluate = tracking.named_run(args.evaluate, "ppo_ckpts", "hop_ppo.py")
     args.resume = tracking.named_run(args.resume, "ppo_ckpts", "hop_ppo.py", "last.pt")
     torch.set_num_threads(args.torch_threads)
@@ -2577,7 +2611,8 @@ def main() -> None:
     if args.resume:
         folder = tracking.lock_run(tracking.find_folder(args.resume))
         resumed = tracking.load_checkpoint(folder / "last.pt", CHECKPOINT)
-        args = tracking.resumed_args(args, resumed, free=("resume", "cuda", "torch_threads"))
+        free = ("resume", "cuda", "torch_threads", *tracking.UNTRACKED)
+        args = tracking.resumed_args(args, resumed, free)
     rules, _ = load_rules(args)
     check_settings(args, rules)
     check_oracle(args)

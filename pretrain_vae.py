@@ -84,6 +84,12 @@ class Args:
     """train on the GPU where there is one"""
     torch_threads: int = 1
     """CPU threads of a process"""
+    track: bool = False
+    """tracking of this run with Weights & Biases"""
+    wandb_project_name: str = "om_wm"
+    """project of Weights & Biases"""
+    wandb_entity: str | None = None
+    """entity (team) of the project of Weights & Biases"""
     resume: str = ""
     """folder of a run to go on with, or `newest`; its settings come from its checkpoint"""
     evaluate: str = ""
@@ -774,7 +780,7 @@ CHECKPOINT = tracking.Schema(
     ),
     added={
         "": dict(game=GAME.metadata(), pairs=None, belief=None),
-        "args": dict(goals="recorded", network="moa"),
+        "args": dict(goals="recorded", network="moa") | tracking.UNTRACKED,
     },
     added_sizes=older_sizes,
 )
@@ -1971,6 +1977,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         save("last.pt")  # so that a run killed in its first epoch can be resumed too
     for line in untrained_parts(args, goals_trained, game):
         print(f"[VAE] {line}")
+    print(f"[VAE] on {device}")
     print("[VAE] Begin offline training...", flush=True)
 
     # Epochs: train, validate, save
@@ -2023,6 +2030,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         tracking.write_csv(folder / "moa_breakdown.csv", reports.breakdown(report))
     report.pop("arrays")
     tracking.log_scalars(writer, "test", report["test"], final_step)
+    shown = [f"test/{key}" for key, value in report["test"].items() if value is not None]
+    tracking.log_hparams(writer, settings, shown)
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * sizes["train"] / state["train_seconds"]
     metrics = dict(
@@ -2044,13 +2053,15 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
     check_ranges(args)
+    tracking.check_wandb(args)
     args.evaluate = tracking.named_run(args.evaluate, "vae_ckpts", "pretrain_vae.py")
     args.resume = tracking.named_run(args.resume, "vae_ckpts", "pretrain_vae.py", "last.pt")
     resumed = None
     if args.resume:
         folder = tracking.lock_run(tracking.find_folder(args.resume))
         resumed = tracking.load_checkpoint(folder / "last.pt", CHECKPOINT)
-        args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
+        free = ("resume", "data", "cuda", "torch_threads", *tracking.UNTRACKED)
+        args = tracking.resumed_args(args, resumed, free)
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:
         if not args.evaluate:

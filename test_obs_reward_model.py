@@ -728,12 +728,25 @@ def save_tables(
 
 
 def log_report(writer: SummaryWriter, report: dict, step: int) -> None:
-    """Everything to TensorBoard."""
-    tracking.log_scalars(writer, "test_metrics", report, step)
-    for key, rates in report["violations_per_10k"].items():
-        tracking.log_scalars(writer, f"test_violations_{key}", rates, step)
-    for k, row in report["rollout"].items():
-        tracking.log_scalars(writer, "test_rollout", row, int(k))
+    """All numbers to TensorBoard, as one text of three tables."""
+    figures_ = {key: {"": value} for key, value in report.items() if isinstance(value, (int, float))}
+    tables = {
+        "figure": figures_,
+        "violations per 10,000": report["violations_per_10k"],
+        "rollout, after so many steps": report["rollout"],
+    }
+    text = "\n\n".join(markdown_table(title, rows) for title, rows in tables.items())
+    writer.add_text("test_report", text, step)
+
+
+def markdown_table(title: str, rows: dict[str, dict]) -> str:
+    """rows[name][column]: one row a name, below the title and the columns."""
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    lines = [[title, *columns], ["-"] * (1 + len(columns))]
+    for name, row in rows.items():
+        values = [row.get(column) for column in columns]
+        lines.append([str(name), *("" if value is None else f"{value:.6g}" for value in values)])
+    return "\n".join(f"|{'|'.join(line)}|" for line in lines)
 
 
 # ---- the command
@@ -786,7 +799,7 @@ def main() -> None:
     # The report
     given = "everyone's actions" if model.joint else "one hunter's action"
     what = f"{folder.as_posix()}, epoch {checkpoint['epoch'] - 1}, given {given}, on {where}"
-    lines = [f"[TEST] {what}: {len(transitions)} transitions"]
+    lines = [f"[TEST] {what}: {len(transitions)} transitions, on {device}"]
     lines += [f"[DATA] {line}" for line in notes + found]
     if 0 < report["floor"]["n"] < len(transitions):
         count = report["floor"]["n"]

@@ -69,6 +69,12 @@ class Args:
     """train on the GPU where there is one"""
     torch_threads: int = 1
     """CPU threads of a process"""
+    track: bool = False
+    """tracking of this run with Weights & Biases"""
+    wandb_project_name: str = "om_wm"
+    """project of Weights & Biases"""
+    wandb_entity: str | None = None
+    """entity (team) of the project of Weights & Biases"""
 
     model: Literal["moves", "cells"] = "moves"
     """each object by its possible moves, or the plain model: each cell independently (the one that
@@ -1462,7 +1468,7 @@ CHECKPOINT = tracking.Schema(
         game=checkpoints.Expected("the description of a game that the network is for", is_of_network),
     ),
     former_names={"totals": "reward_values"},
-    added={"": {"game": STAG_HUNT.metadata()}},
+    added={"": {"game": STAG_HUNT.metadata()}, "args": tracking.UNTRACKED},
     added_sizes=lambda saved: {} if "game" in saved else FIRST_SIZES,
 )
 
@@ -1773,6 +1779,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     writer = tracking.open_log(run_name, settings, purge_step=purge_step) if world.rank == 0 else None
     if not resumed and world.rank == 0:
         save("last.pt")  # so that a run killed in its first epoch can be resumed too
+    print(f"[WM] on {device}")
     print("[WM] Begin offline training...", flush=True)
 
     # Epochs: train, validate, save
@@ -1820,6 +1827,9 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     curves = figures.curves(loss_curves(state["history"]), {}, "epoch")
     figures.save(curves, folder / "wm_loss_curve.png", writer, final_step)
     tracking.log_scalars(writer, "test", test, final_step)
+    tracking.log_hparams(
+        writer, settings, [f"test/{key}" for key, value in test.items() if value is not None]
+    )
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * sizes["train"] / state["train_seconds"]
     metrics = dict(
@@ -1842,12 +1852,14 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
     check_ranges(args)
+    tracking.check_wandb(args)
     args.resume = tracking.named_run(args.resume, "wm_ckpts", "train_world_model.py", "last.pt")
     resumed = None
     if args.resume:
         folder = tracking.lock_run(tracking.find_folder(args.resume))
         resumed = tracking.load_checkpoint(folder / "last.pt", CHECKPOINT)
-        args = tracking.resumed_args(args, resumed, free=("resume", "data", "cuda", "torch_threads"))
+        free = ("resume", "data", "cuda", "torch_threads", *tracking.UNTRACKED)
+        args = tracking.resumed_args(args, resumed, free)
     torch.set_num_threads(args.torch_threads)
     with tracking.join_world(args.cuda) as world:
         train(args, world, resumed)

@@ -191,7 +191,7 @@ def points(folder: Path) -> list[tuple]:
         shown += [(tag, point.step, 0 if timed else point.value) for point in events.Scalars(tag)]
     for tag in tags["images"]:
         shown += [(tag, point.step, point.encoded_image_string) for point in events.Images(tag)]
-    for tag in tags["tensors"]:
+    for tag in filter(lambda tag: not tag.startswith("_hparams_/"), tags["tensors"]):
         shown += [(tag, point.step, point.tensor_proto.string_val[0]) for point in events.Tensors(tag)]
     return sorted(shown, key=str)
 

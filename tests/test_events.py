@@ -1,14 +1,19 @@
 """TensorBoard's event files: nothing twice and nothing missing after a kill."""
 
+import importlib.util
 import os
 import shutil
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard import writer as torch_writer
 
 import hop_ppo
 import pretrain_vae
@@ -33,6 +38,8 @@ def points(folder: Path) -> dict[str, list]:
     for tag in tags["images"]:
         found[tag] = [(event.step, "") for event in log.Images(tag)]
     for tag in tags["tensors"]:
+        if tag.startswith("_hparams_/"):
+            continue  # metadata alone
         texts = [(event.step, event.tensor_proto.string_val[0]) for event in log.Tensors(tag)]
         found[tag] = texts
     return found
@@ -104,6 +111,73 @@ def test_a_setting_that_is_no_text_is_logged(tmp_path):
     assert rb"|data|\xe4.npz|" in text[1]
 
 
+def check_hparams(run: Path) -> None:
+    """The settings are numbers (1 is on) and texts; the final figures are tags that the run has."""
+    log = EventAccumulator(str(run), size_guidance=ALL).Reload()
+    found = log.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(found["_hparams_/session_start_info"]).session_start_info.hparams
+    assert 1 == start["seed"].number_value == start["cuda"].number_value
+    assert start["exp_name"].string_value and start["learning_rate"].number_value > 0
+    metrics = HParamsPluginData.FromString(found["_hparams_/experiment"]).experiment.metric_infos
+    names = {info.name.tag for info in metrics}
+    assert names and names <= set(log.Tags()["scalars"]) and names & {"final/team", "test/nll"}
+
+
+def test_settings_that_are_no_numbers_are_texts(tmp_path):
+    writer = tracking.open_log("run", {}, tmp_path)
+    args = dict(seed=1, cuda=True, exp_name="x", learning_rate=0.5, env_args=("height=4",), target_kl=None)
+    tracking.log_scalars(writer, "final", {"team": 2.0}, 9)
+    tracking.log_hparams(writer, args, ["final/team"])
+    check_hparams(tmp_path / "run")
+    assert len(list(tmp_path.iterdir())) == 1, "no run of its own"
+
+
+# ---- Weights & Biases
+
+
+class FakeWandb(ModuleType):
+    """Takes the place of torch's writer, as wandb does, to learn of folders."""
+
+    def __init__(self, patch):
+        super().__init__("wandb")
+        self.patch, self.given, self.folders = patch, {}, []
+        self.__spec__ = ModuleSpec("wandb", None)
+
+    def init(self, **given) -> None:
+        self.given = given
+        folders = self.folders
+
+        class Told(torch_writer.EventFileWriter):
+            def __init__(self, folder, *args, **kwargs):
+                folders.append(folder)
+                super().__init__(folder, *args, **kwargs)
+
+        self.patch.setattr(torch_writer, "EventFileWriter", Told)
+
+
+def test_track_sends_what_is_logged_to_wandb(tmp_path, monkeypatch):
+    wandb = FakeWandb(monkeypatch)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    args = dict(track=True, wandb_project_name="mine", wandb_entity=None, seed=3)
+    writer = tracking.open_log("run__1", args, tmp_path)
+    expected = dict(project="mine", entity=None, sync_tensorboard=True, config=args, name="run__1")
+    assert wandb.given == expected | dict(save_code=True)
+    assert wandb.folders == [str(tmp_path / "run__1")]
+    log_epochs(writer, [1])
+    assert points(tmp_path / "run__1")["losses/total"] == [(1, 1.0)]
+    tracking.open_log("run__2", args | dict(track=False), tmp_path)
+    assert wandb.given["name"] == "run__1"
+
+
+@pytest.mark.parametrize("script", [pretrain_vae, train_world_model, hop_ppo])
+def test_track_without_wandb_is_one_line(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, script, tmp_path, "--track")
+    assert stop.value.code == 2 and os.listdir(tmp_path) == []
+    assert capsys.readouterr().err.startswith("error: --track: wandb is not installed: `pip install wandb`")
+
+
 # ---- the scripts: a run, its folder as it was at several moments, and each of these resumed
 
 
@@ -154,7 +228,8 @@ def test_a_script_killed_at_any_moment_logs_what_it_would_have(name, data_file, 
     monkeypatch.setattr(figures, "curves", small_figure)
     monkeypatch.setattr(pretrain_vae, "draw_figures", lambda *args: {"curve": small_figure()})
     monkeypatch.setattr(figures, "of_returns", lambda *args: {"teams": small_figure()})
-    monkeypatch.setattr(hop_ppo, "compare", lambda *args: {})
+    earned = {"teams": {"mixed": dict(learner=1.0, team=2.0)}}
+    monkeypatch.setattr(hop_ppo, "compare", lambda *args: earned)
     monkeypatch.setattr(hop_ppo, "adapt", lambda *args: {})
     monkeypatch.setattr(hop_ppo.returns, "table_rows", lambda *args: [])
     monkeypatch.setattr(hop_ppo.returns, "lines", lambda *args: [])
@@ -175,6 +250,7 @@ def test_a_script_killed_at_any_moment_logs_what_it_would_have(name, data_file, 
     monkeypatch.setattr(tracking, "save_checkpoint", save)
     (run,) = (whole / "runs").iterdir()
     expected = points(run)
+    check_hparams(run)
     assert any(tag.startswith("figures/") for tag in expected) and "charts/SPS" in expected
 
     shutil.copytree(whole, tmp_path / "finished")

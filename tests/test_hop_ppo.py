@@ -1465,6 +1465,7 @@ def check_files(run: FinishedRun):
         "metrics_teams.png",
         "metrics_adaptation.png",
         "ppo_curve.png",
+        "belief_by_tick.png",
         "metrics_episode.gif",
         "metrics_episode_strangers1.gif",
         "metrics_episode_strangers5.gif",
@@ -1532,7 +1533,7 @@ def check_curves(run: FinishedRun):
         "charts/SPS",
         "charts/moa_nll",
         "eval/learner",
-        "belief/belief_accuracy_tick0",
+        "charts/belief_accuracy_tick0",
     }
     assert log.Scalars("charts/SPS")[0].step == 256  # after the first update, which warms up
 

@@ -260,11 +260,14 @@ def test_the_oracle_is_without_fault(files, drawn_here, monkeypatch, capsys):
     assert len(written) == 2 and written[0].stat().st_size == 0, "the run's own log is as it was"
     log = EventAccumulator(str(written[1])).Reload()
     assert all(tag.startswith("test_") for kind in ("scalars", "images") for tag in log.Tags()[kind])
-    assert (
-        log.Scalars("test_metrics/obs_mse")[0].value == 0.0
-        and log.Scalars("test_metrics/obs_mse")[0].step == 70
-    )
-    assert [event.step for event in log.Scalars("test_rollout/exact")] == [1, 5, 10, 20, 35]
+    assert not log.Tags()["scalars"], "one point is no curve"
+    (event,) = log.Tensors("test_report/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    assert event.step == 70 and "\n|obs_mse|0|\n" in text and "\n|argmax|0|0|" in text
+    (rollout,) = [table.splitlines() for table in text.split("\n\n") if table.startswith("|rollout")]
+    assert rollout[0].split("|")[2] == "exact" and [line.split("|")[1] for line in rollout[2:]] == [
+        *("1", "5", "10", "20", "35")
+    ]
 
 
 def test_a_model_that_jumps_and_pays_for_nothing(files, here, monkeypatch):

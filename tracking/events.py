@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
+from torch.utils.tensorboard import writer as torch_writer
+from torch.utils.tensorboard.summary import hparams
 
+from tracking.command_line import UsageError
+
+UNTRACKED = dict(
+    track=False, wandb_project_name="om_wm", wandb_entity=None
+)  # settings of a run without Weights & Biases
 TEST = ".test"  # ends the names of event files that judge a finished run
 
 
@@ -27,7 +36,12 @@ def open_log(
     """
     folder = Path(log_root) / run_name
     is_new = not any(folder.glob("*tfevents*"))
+    if args.get("track"):
+        init_wandb(run_name, args)
     writer = EventLog(folder, purge_step)
+    if args.get("track"):
+        # wandb.init has put its own class in this place: it reads the folders that the class is made for, all event files.
+        torch_writer.EventFileWriter(str(folder)).close()
     if is_new:
         rows = "\n".join(f"|{key}|{printable(value)}|" for key, value in args.items())
         writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}", 0)
@@ -42,6 +56,26 @@ def open_test_log(run_name: str, log_root: str | Path = "runs") -> SummaryWriter
     return EventLog(folder, suffix=TEST)
 
 
+def check_wandb(args: Any) -> None:
+    """Raises: UsageError: --track, and wandb is not installed."""
+    if getattr(args, "track", False) and importlib.util.find_spec("wandb") is None:
+        raise UsageError("--track: wandb is not installed: `pip install wandb`, or leave --track out")
+
+
+def init_wandb(run_name: str, args: dict) -> None:
+    """Start tracking with Weights & Biases, as CleanRL does: what is logged for TensorBoard is sent there."""
+    import wandb
+
+    wandb.init(
+        project=args["wandb_project_name"],
+        entity=args["wandb_entity"],
+        sync_tensorboard=True,
+        config=args,
+        name=run_name,
+        save_code=True,
+    )
+
+
 def log_scalars(writer: SummaryWriter | None, prefix: str, values: dict, step: int) -> None:
     """Log each number of `values` as `prefix/key`; other values are passed over.
 
@@ -52,6 +86,19 @@ def log_scalars(writer: SummaryWriter | None, prefix: str, values: dict, step: i
     for key, value in values.items():
         if isinstance(value, (int, float)):
             writer.add_scalar(f"{prefix}/{key}", value, step)
+
+
+def log_hparams(writer: SummaryWriter, args: dict, tags: Iterable[str]) -> None:
+    """Fill TensorBoard's page HPARAMS: the run's settings, beside the last value of each of `tags`.
+
+    `SummaryWriter.add_hparams` would show a run of its own for it.
+    """
+    plain = {
+        key: value if isinstance(value, (bool, int, float)) else printable(value)
+        for key, value in args.items()
+    }
+    for summary in hparams(plain, dict.fromkeys(tags, 0.0)):
+        writer.file_writer.add_summary(summary)
 
 
 def printable(value: object) -> str:
