@@ -84,6 +84,8 @@ EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts a
 FINAL_SEED = 3001  # of the boards that judge at the end
 ACCURACY = "belief_accuracy_tick"  # begins the names of these figures
 SHOWN_TICKS = (0, 2, 5, 10)  # of which TensorBoard gets the accuracy while training goes on
+SCRIPT_BOARDS = 256  # at most, on which the ticks of the scripts are chosen
+PLAY_COST = 0.16  # of a tick of a board that is judged, beside one that is also learnt from; measured
 HIDDEN_FINAL_SEED = 4001  # those of a hidden game: it was chosen on other boards
 
 
@@ -98,9 +100,9 @@ class Args:
     seed: int = 1
     """seed of the boards, the weights and the batches"""
     torch_deterministic: bool = True
-    """use deterministic algorithms: same seed, same bytes"""
+    """deterministic algorithms: same seed, same bytes"""
     cuda: bool = True
-    """PPO's network and batches on a GPU, if there is one; boards, beliefs and evaluations stay on the CPU"""
+    """GPU for PPO's network and batches, if there is one; boards, beliefs and evaluations stay on the CPU"""
     torch_threads: int = 1
     """CPU threads"""
     capture_video: bool = False
@@ -113,22 +115,22 @@ class Args:
     """entity (team) of the project of Weights & Biases"""
 
     env_id: str = "StagHunt-v0"
-    """the game: StagHunt-v0, StagHunt-hidden-v0 (it pays to know who the others are), Snowdrift-v0, or a smaller one"""
+    """game: StagHunt-v0, StagHunt-hidden-v0 (it pays to know who the others are), Snowdrift-v0, or a smaller one"""
     env_args: tuple[str, ...] = ()
     """rules of the game that are other than registered, such as height=4 width=4 blocks=0"""
     co_players: str = "mixed"
-    """a team such as 3NS, 1NS2NH, 1ND2FIX, 3RANDOM; mixed: each co-player has one of two goals; self: all seats learn;
+    """team such as 3NS, 1NS2NH, 1ND2FIX, 3RANDOM; mixed: each co-player has one of two goals; self: all seats learn;
     population: each is one of the policies of --population to train with; held-out: of the others; held-out/2: all are the
     third of these"""
     population: str = ""
     """folder of a population.json, which names frozen policies of earlier runs: see benchmarks/population.py"""
     team_reward: bool = False
-    """with self: every hunter gets the mean reward of all"""
+    """reward of every hunter is the mean of all; with --co-players self"""
     team_episodes: int = 0
     """episodes that a team stays together, in its seats; 0: as the game has it, mostly 1"""
     om: Literal["none", "latent", "belief", "gru", "liam", "oracle"] = "none"
-    """what the policy knows of the others: nothing, z and action probabilities, P(goal) of each goal, what a GRU remembers
-    of them (gru: trained by PPO's loss; liam: to predict them), who they are"""
+    """knowledge that the policy has of the others: none, z and action probabilities, P(goal) of each goal, what a GRU
+    remembers of them (gru: trained by PPO's loss; liam: to predict them), who they are"""
     vae: str = ""
     """folder of the trained VAE; `newest`; `pretrained`: the one of the repository; if empty: the newest, else pretrained"""
     belief_discount: float = 0.9
@@ -137,7 +139,8 @@ class Args:
     """train the MOA while playing, by what co-players do and capture on real boards: the pretrained VAE, or a new one"""
 
     network: Literal["objects", "cnn"] = "objects"
-    """objects: distances, legality and which move leads to which prey are built in; cnn: convolutions on planes"""
+    """network of policy and value. objects: distances, legality and which move leads to which prey are built in;
+    cnn: convolutions on planes"""
     total_timesteps: int = 1_500_000
     """ticks of boards, imagined ones included"""
     learning_rate: float = 2e-3
@@ -147,12 +150,12 @@ class Args:
     num_steps: int = 16
     """ticks of each board in a rollout"""
     anneal_lr: bool = True
-    """toggle annealing of the learning rate, and of the entropy's weight: both fall linearly to zero"""
+    """annealing of the learning rate and of the weight of the entropy: both fall linearly to zero"""
     gamma: float = 0.99
-    """discount"""
+    """discount of later rewards"""
     end_at_horizon: bool = True
-    """the horizon is an end: V after the last tick is 0, as nothing is paid there and the policy sees the tick; else V is
-    bootstrapped where the horizon truncates an episode"""
+    """end of the episode at the horizon: V after the last tick is 0, as nothing is paid there and the policy sees the
+    tick; else V is bootstrapped where the horizon truncates an episode"""
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation"""
     num_minibatches: int = 8
@@ -160,11 +163,11 @@ class Args:
     update_epochs: int = 3
     """passes over the samples of a rollout"""
     norm_adv: bool = True
-    """toggle normalisation of the advantages of a minibatch"""
+    """normalisation of the advantages of a minibatch"""
     clip_coef: float = 0.2
     """clipping of the policy's ratio"""
     clip_vloss: bool = False
-    """toggle a clipped loss for the value function"""
+    """clipping of the value loss, by clip-coef, too"""
     ent_coef: float = 0.01
     """weight of the entropy"""
     vf_coef: float = 0.5
@@ -177,35 +180,37 @@ class Args:
     real_ratio: float = 1.0
     """share of the boards that are real; the others are imagined in the world model. 0: from the offline file alone"""
     imagined_co_players: Literal["same", "goals"] = "same"
-    """on imagined boards: same, as --co-players says; goals: each has a goal of the MOA, or none, that is drawn"""
+    """co-players on imagined boards. same: as --co-players says; goals: each with a goal of the MOA, or none, drawn"""
     world_model: str = ""
     """folder of the world model; `newest`; `pretrained`: the one of the repository; if empty: the newest, else pretrained"""
     data: str = ""
-    """with --real-ratio 0: the file whose first observations imagined boards begin from; by default that of the game"""
+    """file whose first observations imagined boards begin from, with --real-ratio 0; by default that of the game"""
 
     plan: bool = False
-    """in the evaluation at the end, also search before each move"""
+    """search before each move in the evaluation at the end, too"""
     plan_train: bool = False
     """expert iteration: search before each move of the training, too, and learn the policy that the search found"""
     plan_model: Literal["learned", "rules"] = "learned"
-    """search in the world model, or in the real rules"""
+    """model that is searched: the world model, or the real rules"""
     plan_search: Literal["puct", "gumbel"] = "puct"
-    """gumbel: for 8 to 32 simulations, each action tried in all trees alike; beside the prior, so that it stays near it"""
+    """kind of search. gumbel: for 8 to 32 simulations, each action tried in all trees alike; beside the prior, so that it
+    stays near it"""
     plan_simulations: int = 200
-    """of a decision, over all its goal samples"""
+    """simulations of a decision, over all its goal samples"""
     plan_samples: int = 5
     """goals drawn from the belief: a tree each"""
     plan_fit: int = 24
     """updates of a network for the trees, which knows the goals: policy and return of the player on imagined boards with
     every sort of team; 0: its own policy and critic"""
     plan_beta: float = 20.0
-    """pi ~ exp(beta Q); gumbel: pi ~ prior * exp(beta Q)"""
+    """beta of the search's policy: pi ~ exp(beta Q); gumbel: pi ~ prior * exp(beta Q)"""
     plan_boards: int = 256
-    """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each"""
+    """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each (without --om belief a
+    quarter of them: nothing is learnt of the others there)"""
     oracle: str = ""
     """folder of a run trained with --om oracle, or `newest`: its policy is the oracle of the evaluation"""
     oracle_simulations: int = 0
-    """above 0: in the evaluation also search before each move in the real rules, knowing who the others are"""
+    """simulations of a search in the real rules that knows who the others are, in the evaluation at the end; 0: none"""
     eval_every: int = 20
     """updates between evaluations"""
     eval_boards: int = 1024
@@ -1954,6 +1959,7 @@ class Evaluator:
     rules: GameRules
     vae: nn.Module | None
     world_model: nn.Module | None
+    progress: tqdm | None = None  # each `play` moves it on by its `cost`
 
     def __post_init__(self) -> None:
         # A search asks the same few things of many boards.
@@ -1988,7 +1994,32 @@ class Evaluator:
             planner = None
             if plan:
                 planner = Planner(policy, envs, opponents, args, self.vae, self.world_model, plan, network)
-            return evaluate(policy, envs, infos, opponents, episodes, planner)
+            results = evaluate(policy, envs, infos, opponents, episodes, planner)
+        if self.progress is not None:
+            self.progress.update(self.cost(boards, episodes, plan))
+        return results
+
+    def cost(self, boards: int = 0, episodes: int = 0, plan: str = "", **_: Any) -> float:
+        """What `play` with these takes of the time of one update, about."""
+        args = self.args
+        episodes = episodes or args.team_episodes
+        boards = boards or max(2, math.ceil(args.eval_boards / episodes))
+        simulations = args.oracle_simulations if plan == "oracle" else args.plan_simulations
+        ticks = boards * episodes * self.rules.horizon * (1 + simulations * bool(plan))
+        return PLAY_COST * ticks / (args.num_envs * args.num_steps)
+
+    def cost_of_report(self, agent: ActorCritic) -> float:
+        """The same of `report`: who plays whom is asked with a `play` that plays nothing."""
+        costs = []
+        nothing = dict.fromkeys(("learner", "team", "length"), np.zeros((1, 2)))
+
+        def play(*_: Any, **how: Any) -> dict[str, np.ndarray]:
+            costs.append(self.cost(**how))
+            return nothing
+
+        with kept_rng():
+            self.judge(agent, play)
+        return sum(costs)
 
     def tree_network(self, policy: Callable) -> ActorCritic:
         """Fitted once for each policy, on boards of the seed of its training."""
@@ -2031,17 +2062,35 @@ class Evaluator:
             players["oracle_search"] = best | dict(plan="oracle", boards=few, scripted_only=True)
         return players
 
+    def teams(self) -> list[str]:
+        """A policy that knows which of a population's policies a co-player is meets these alone."""
+        teams = standard_teams(self.args.co_players, self.rules)
+        knows_policies = self.args.om == "oracle" and is_population(self.args.co_players)
+        return teams[:1] if knows_policies else teams
+
+    def judge(self, agent: ActorCritic, play: Callable) -> tuple[returns.Results, dict[str, list[dict]]]:
+        """What it and its rivals earn with each team, and what it earns by episode among the same co-players."""
+        args, seed = self.args, self.final_seed
+        teams = self.teams()
+        players = self.players(agent)
+        script_boards = min(args.eval_boards, SCRIPT_BOARDS)
+        results = compare(play, players, self.rules, teams, seed, EVAL_SEED, script_boards)
+        # Nothing that such a policy knows lasts from one episode to the next.
+        lasts = args.om in ("belief", "gru", "liam")
+        boards = args.plan_boards if lasts else max(2, args.plan_boards // 4)
+        return results, adapt(play, agent, teams, seed, boards)
+
     def report(
         self, agent: ActorCritic, folder: Path, head: dict, stem: str, writer: Any = None, step: int = 0
     ) -> None:
         """Print, write and draw all that is judged of an agent; step: at which the figures are logged."""
         args, seed = self.args, self.final_seed
-        teams = standard_teams(args.co_players, self.rules)
-        if args.om == "oracle" and is_population(args.co_players):
-            teams = teams[:1]  # it is told which of its policies a co-player is, and scripts are none of them
-        players = self.players(agent)
-        results = compare(self.play, players, self.rules, teams, seed, EVAL_SEED, args.eval_boards)
-        adaptation = adapt(self.play, agent, teams, seed, args.plan_boards)
+        players = ", ".join(["script", *self.players(agent)])
+        teams = ", ".join(self.teams())
+        tqdm.write(f"[PPO] judging on boards of seed {seed}: {players}; each with {teams}")
+        results, adaptation = self.judge(agent, self.play)
+        if self.progress is not None:
+            self.progress.close()
         tracking.write_csv(folder / f"{stem}_teams.csv", returns.table_rows(results))
         rows = [dict(team=team) | row for team, by_episode in adaptation.items() for row in by_episode]
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
@@ -2434,16 +2483,18 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     settings_ = f"--co-players {args.co_players} --om {args.om}"
     where = f"on {world.device}" + (f", {world.size} processes" if world.size > 1 else "")
     print(f"[PPO] {run_name}: {settings_}, {num_updates} updates of {boards}, {where}", flush=True)
-    updates = range(state["update"], num_updates)
-    progress = tqdm(
-        updates,
-        initial=updates.start,
-        total=num_updates,
-        unit=" updates",
+    evaluations = math.ceil(num_updates / args.eval_every)
+    done = state["update"] + len(state["evaluations"]) * evaluator.cost()
+    left = num_updates - state["update"] + (evaluations - len(state["evaluations"])) * evaluator.cost()
+    evaluator.progress = progress = tqdm(
+        initial=done,
+        total=done + left + evaluator.cost_of_report(agent),
+        bar_format="{percentage:3.0f}%|{bar}| {desc}{elapsed}<{remaining}",
         leave=False,
         disable=world.rank > 0,
     )
-    for now in progress:
+    for now in range(state["update"], num_updates):
+        progress.set_description(f"update {now + 1}/{num_updates}", refresh=False)
         update_start = time.perf_counter()
         frac = 1 - now / num_updates if args.anneal_lr else 1.0
         episode_stats = torch.zeros(3)
@@ -2483,6 +2534,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         row = dict(update=now + 1, steps=global_step, real_steps=real_steps)
         state["history"].append(row | charts | losses)
         state["update"] = now + 1
+        progress.update()
         if (now + 1) % args.eval_every and now + 1 < num_updates:
             continue
         if world.rank > 0:  # the first process evaluates and saves
@@ -2491,6 +2543,7 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
 
         if learner:
             learner.choose_law()
+        progress.set_description("evaluation")
         judged_agent = copy.deepcopy(agent).cpu()
         results = evaluator.play(judged_agent, args.co_players, EVAL_SEED)
         if args.capture_video:
@@ -2516,9 +2569,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         return
 
     agent, best = load_agent(folder)
-    print(f"\n[PPO] model saved to: {folder.as_posix()}")
+    progress.set_description("judging")
+    tqdm.write(f"\n[PPO] model saved to: {folder.as_posix()}")
     chosen = "the last" if keep_last else f"the best on boards of seed {EVAL_SEED}"
-    print(f"[PPO] judged: update {best['update']}, {chosen}")
+    tqdm.write(f"[PPO] judged: update {best['update']}, {chosen}")
     final_step = num_updates * batch_size + 1  # a resumed run removes what is logged after its checkpoint
     curves = figures.of_ppo(state["history"], state["evaluations"], args.co_players)
     figures.save(curves, folder / "ppo_curve.png", writer, final_step)
@@ -2586,6 +2640,8 @@ def evaluate_run(args: Args) -> None:
         print(f"[DATA] {numbers} of {checkpoint['run']}: {args.record}")
         return
     evaluator = Evaluator(args, rules, vae, world_model)
+    bar = "{percentage:3.0f}%|{bar}| judging {elapsed}<{remaining}"
+    evaluator.progress = tqdm(total=evaluator.cost_of_report(agent), bar_format=bar, leave=False)
     steps = checkpoint["update"] * args.num_envs * args.num_steps
     head = dict(run=checkpoint["run"], seed=args.seed, args=asdict(args), steps=steps)
     evaluator.report(agent, folder, head, "evaluate")

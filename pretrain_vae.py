@@ -79,9 +79,9 @@ class Args:
     seed: int = 1
     """seed of the weights, the batches and the noise of z"""
     torch_deterministic: bool = True
-    """use deterministic algorithms where PyTorch has them (else it warns): same seed, same bytes"""
+    """deterministic algorithms where PyTorch has them (else it warns): same seed, same bytes"""
     cuda: bool = True
-    """train on the GPU where there is one"""
+    """GPU for the training, where there is one"""
     torch_threads: int = 1
     """CPU threads of a process"""
     track: bool = False
@@ -96,26 +96,26 @@ class Args:
     """folder of a run, `newest` or `pretrained`: train nothing, evaluate its best checkpoint on the whole of --data"""
 
     network: Literal["moa", "plain"] = "moa"
-    """*moa* knows moves, blocks and prey of the family of games; *plain*, convolutions and a GRU, knows
-    no game and reads any planes and actions (with --loss moa)"""
+    """network that is trained. *moa* knows moves, blocks and prey of the family of games; *plain*, convolutions and a
+    GRU, knows no game and reads any planes and actions (with --loss moa)"""
     loss: Literal["recon", "moa", "both"] = "moa"
-    """what trains z: the actions, the observation, or the sum of both"""
+    """target that trains z: the actions, the observation, or the sum of both"""
     goals: Literal["recorded", "captured", "free"] = "recorded"
-    """what says which goal a hunter had: the file's `strategies`, or what it took in the end; *free*: nothing, the MOA's
+    """source of the goal that a hunter had: the file's `strategies`, or what it took in the end; *free*: nothing, the MOA's
     own behaviours are the goals, as many as the hunters need, and other hunters can be one"""
     context: Literal["episode", "observation"] = "episode"
-    """z is inferred from the episode so far, or from one observation (rows that stand alone)"""
+    """observations that z is inferred from: the episode so far, or one (rows that stand alone)"""
     data: str = DEFAULT_DATA
     """trajectories or a flat file; the default is collected on first use, and so are `fresh` and
     `unmasked`, which are for --evaluate only"""
     layout: Literal["auto", "planes", "hop", "hop-first"] = "auto"
-    """of an ambiguous flat file: [N, 5, H, W], [N, H, W, A+3], or [N, A+3, H, W]"""
+    """layout of an ambiguous flat file: [N, 5, H, W], [N, H, W, A+3], or [N, A+3, H, W]"""
     epochs: int = 10
     """passes over the training split"""
     batch_size: int = 256
     """samples per step, on average: with episodes, a step takes whole ones"""
     learning_rate: float = 3e-3
-    """of AdamW; rises over the first 100 steps, then falls linearly to zero"""
+    """learning rate of AdamW; rises over the first 100 steps, then falls linearly to zero"""
     kl_coef: float = 1e-3
     """weight of the KL term, reached linearly over the first epoch"""
     latent_dim: int = 16

@@ -74,16 +74,16 @@ class Args:
     layout: Literal["auto", "hop", "hop-first"] = "auto"
     """layout of a flat file, where its shape does not tell; `auto`: as in training"""
     split: Literal["", "test", "val", "train", "all"] = ""
-    """what is judged; if empty, `test` of the file that the run was trained on, and the whole of
+    """split that is judged; if empty, `test` of the file that the run was trained on, and the whole of
     any other"""
     max_samples: int = 0
-    """if above 0, judge so many transitions, the first ones"""
+    """transitions that are judged, the first ones; 0: all"""
     seed: int = 1
     """seed of the samples, the counterfactuals and the subsets"""
     torch_threads: int = 1
     """CPU threads"""
     cuda: bool = True
-    """judge on the GPU where there is one"""
+    """GPU for the judged model, where there is one"""
 
 
 # ---- the data

@@ -63,10 +63,10 @@ class Args:
     seed: int = 1
     """seed of the weights and the batches"""
     torch_deterministic: bool = True
-    """use deterministic algorithms: same seed, same bytes (on a GPU: where PyTorch has them, with
+    """deterministic algorithms: same seed, same bytes (on a GPU: where PyTorch has them, with
     a warning where not)"""
     cuda: bool = True
-    """train on the GPU where there is one"""
+    """GPU for the training, where there is one"""
     torch_threads: int = 1
     """CPU threads of a process"""
     track: bool = False
@@ -77,23 +77,23 @@ class Args:
     """entity (team) of the project of Weights & Biases"""
 
     model: Literal["moves", "cells"] = "moves"
-    """each object by its possible moves, or the plain model: each cell independently (the one that
+    """law of the next state: each object by its possible moves, or the plain model, each cell independently (the one that
     reads games outside the family, too)"""
     actions: Literal["joint", "own"] = "joint"
-    """the actions that the model is given: all hunters', or one hunter's"""
+    """actions that the model is given: all hunters', or one hunter's"""
     data: str = DEFAULT_DATA
     """trajectories or a flat file in a HOP layout; the default file and `fresh` are collected on
     first use"""
     layout: Literal["auto", "hop", "hop-first"] = "auto"
     """layout of a flat file, where its shape does not tell: [N, H, W, A+3] or [N, A+3, H, W]"""
     max_transitions: int = 0
-    """if above 0, train on the first so many transitions of the training split"""
+    """transitions of the training split to train on, the first ones; 0: all"""
     epochs: int = 30
     """passes over the training split"""
     batch_size: int = 256
     """transitions a step"""
     learning_rate: float = 2e-2
-    """of Adam, half of it for `cells`; rises over the first 100 steps, then falls linearly to
+    """learning rate of Adam, half of it for `cells`; rises over the first 100 steps, then falls linearly to
     zero"""
     contrastive_coef: float = 0.0
     """weight of an InfoNCE loss against next states that break a rule; for `moves`"""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from envs.core import GameRules
 from metrics import returns
@@ -66,18 +65,22 @@ def compare(
         script_seed, script_boards: of the boards on which the ticks of the scripts are chosen: `script` switches at the tick
             that is best with `mixed` co-players, `script_told` at the one that is best with each team.
     """
-    names = tqdm(dict.fromkeys(["mixed", *teams]), unit=" scripts", leave=False)
+    names = dict.fromkeys(["mixed", *teams])
     switches = {team: best_switch(play, rules, team, script_seed, script_boards) for team in names}
     results: returns.Results = {}
-    for team in tqdm(teams, unit=" teams", leave=False):
+    for team in teams:
         for name, how in players.items():
             if team == "self" and how.get("scripted_only"):
                 continue
             keywords = {key: value for key, value in how.items() if key != "scripted_only"}
             summary = returns.summarize(play(team=team, seed=seed, **keywords))
             results.setdefault(name, {})[team] = summary
-        for name, switch in {"script": switches["mixed"], "script_told": switches[team]}.items():
-            results.setdefault(name, {})[team] = play_script(play, rules, team, seed, switch)
+        ticks = {"script": switches["mixed"], "script_told": switches[team]}
+        earned = {
+            switch: play_script(play, rules, team, seed, switch) for switch in dict.fromkeys(ticks.values())
+        }
+        for name, switch in ticks.items():
+            results.setdefault(name, {})[team] = earned[switch]
     order = dict.fromkeys([next(iter(players)), "script", "script_told", *players])
     return {name: results[name] for name in order if name in results}
 

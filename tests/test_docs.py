@@ -79,6 +79,38 @@ def test_targets_and_flags_that_a_page_names_exist(page):
         tracking.parse_args(options, "", words)
 
 
+NO_NOUNS = (
+    "a",
+    "above",
+    "each",
+    "if",
+    "in",
+    "is",
+    "of",
+    "on",
+    "the",
+    "toggle",
+    "train",
+    "use",
+    "what",
+    "with",
+    "z",
+)
+
+
+@pytest.mark.parametrize("script", ["hop_ppo", "pretrain_vae", "train_world_model", "test_obs_reward_model"])
+def test_help_begins_with_its_noun(script):
+    """Not with a verb, an article, or in the middle of a sentence."""
+    (args,) = [
+        node
+        for node in ast.parse(read_source(f"{script}.py")).body
+        if isinstance(node, ast.ClassDef) and node.name == "Args"
+    ]
+    helps = [node.value.value for node in args.body if isinstance(node, ast.Expr)]
+    assert len(helps) == sum(isinstance(node, ast.AnnAssign) for node in args.body) > 5
+    assert [text for text in helps if text.split()[0].strip(",:") in NO_NOUNS] == []
+
+
 # ---- the table "How to change" of CONTRIBUTING.md
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import gymnasium
 import numpy as np
@@ -1239,6 +1240,50 @@ def fake_results(learner: np.ndarray, team: np.ndarray | None = None) -> dict[st
     return dict(learner=learner, team=team, length=learner, stags=learner, hares=learner)
 
 
+class Bar:
+    """In place of tqdm's: what it was moved on by."""
+
+    def __init__(self):
+        self.done = 0.0
+
+    def update(self, n: float) -> None:
+        self.done += n
+
+    def close(self) -> None:
+        pass
+
+
+SEARCHES = dict(plan=True, plan_model="rules", oracle_simulations=7)
+
+
+@pytest.mark.parametrize("settings", [{}, SEARCHES, dict(co_players="self")])
+def test_the_bar_knows_beforehand_what_the_report_takes(settings, tmp_path, monkeypatch, capsys):
+    """The games are not played, only counted."""
+    args = Args(team_episodes=2, eval_boards=6, plan_boards=5, num_envs=4, num_steps=5, **settings)
+    monkeypatch.setattr(hop_ppo, "evaluate", lambda *args: fake_results(np.zeros((1, 2))))
+    for name in ("make_envs", "make_opponents", "Planner", "to_tensors"):
+        monkeypatch.setattr(hop_ppo, name, lambda *args, **how: MagicMock())
+    monkeypatch.setattr(hop_ppo.figures, "of_returns", lambda *results: {})
+    evaluator = hop_ppo.Evaluator(args, Rules(), None, None, Bar())
+    monkeypatch.setattr(evaluator, "film", lambda *args: None)
+    monkeypatch.setattr(evaluator, "tree_network", lambda policy: None)
+    agent = Agent((1, 4), 0)
+    torch.manual_seed(5)
+    expected = evaluator.cost_of_report(agent)
+    assert evaluator.progress.done == 0 and torch.initial_seed() == 5
+    evaluator.report(agent, tmp_path, dict(steps=1), "metrics")
+    assert evaluator.progress.done == pytest.approx(expected) and expected > 0
+    assert "[PPO] judging on boards of seed 3001: script, teams, untrained, random" in capsys.readouterr().out
+
+
+def test_the_cost_of_what_is_judged_by_hand():
+    """Updates of 20 ticks; 3 boards of 35 ticks and 2 episodes; 200 simulations a tick."""
+    args = Args(team_episodes=2, eval_boards=6, num_envs=4, num_steps=5)
+    evaluator = hop_ppo.Evaluator(args, Rules(), None, None)
+    assert evaluator.cost() == pytest.approx(hop_ppo.PLAY_COST * 210 / 20)
+    assert evaluator.cost(1, 1, "rules") == pytest.approx(hop_ppo.PLAY_COST * 35 * 201 / 20)
+
+
 @pytest.mark.parametrize(("env_id", "final"), [("StagHunt-v0", 3001), ("StagHunt-hidden-v0", 4001)])
 def test_switch_ticks_are_chosen_on_other_boards_than_those_that_judge(env_id, final, tmp_path, monkeypatch):
     """A fake `play`: on boards that choose, scripts return most at tick 8 with `mixed`, at 12 with other teams. The learner
@@ -1276,8 +1321,9 @@ def test_switch_ticks_are_chosen_on_other_boards_than_those_that_judge(env_id, f
     assert ticks == {team: 8 if team == "mixed" else 12 for team in teams}
     for kind in ("script", "script_told"):
         assert all(figures["learner"] == figures["tick"] for figures in results[kind].values())
-    choosing, judging, adapting = (2001, 6, 1), (final, 0, 0), (final, 5, 10)
-    assert plays == [choosing] * 10 * len(teams) + [judging] * 5 * len(teams) + [adapting] * len(teams)
+    choosing, judging, adapting = (2001, 6, 1), (final, 0, 0), (final, 2, 10)
+    judged = 5 * len(teams) - 1  # among `mixed` both scripts are one, which plays once
+    assert plays == [choosing] * 10 * len(teams) + [judging] * judged + [adapting] * len(teams)
     assert (results["eval_seed"], results["final_seed"]) == (2001, final)
     assert (hop_ppo.EVAL_SEED, evaluator.final_seed) == (2001, final)
 

@@ -173,6 +173,17 @@ def test_a_bad_flag_is_one_line_that_names_it(argv):
     assert argv[0] in str(error.value) and "\n" not in str(error.value) and "─" not in str(error.value)
 
 
+def test_a_flag_that_does_not_exist_gets_the_ones_like_it():
+    for argv, meant in ((["--siz", "1"], "--size"), (["--sizes=1", "--top-kk", "2"], "--size or --top-k")):
+        with pytest.raises(
+            tracking.UsageError, match=rf"{argv[0][:5]}.*; perhaps you meant {meant}; see --help"
+        ):
+            tracking.parse_args(Args, "d", argv)
+    with pytest.raises(tracking.UsageError) as error:
+        tracking.parse_args(Args, "d", ["--nothing-like-it"])
+    assert "perhaps" not in str(error.value)
+
+
 def test_good_flags_and_help(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     assert tracking.parse_args(Args, "d", ["--loss", "b", "--size", "5"]) == Args("b", 5)

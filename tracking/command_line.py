@@ -120,14 +120,13 @@ def terminal_columns(columns: str) -> Iterator[None]:
 
 
 def box_text(box: str) -> str:
-    """The first message in tyro's box of errors, without the frame and the hints below its rule."""
+    """The first message in tyro's box of errors, without the frame, and the flags that it finds similar below its rule."""
     lines = [line.strip("│╭╰╮╯ \n") for line in box.splitlines()[1:]]
-    message = []
-    for line in filter(None, lines):
-        if not line.strip("─"):
-            break
-        message.append(line)
-    return " ".join(message).rstrip(".")
+    lines = [line for line in lines if line]
+    rules = [i for i, line in enumerate(lines) if not line.strip("─")] or [len(lines)]
+    message = " ".join(lines[: rules[0]]).rstrip(".")
+    similar = [word[0] for line in lines[rules[0] :] if (word := re.match(r"--[\w-]+", line))]
+    return f"{message}; perhaps you meant {' or '.join(similar)}" if similar else message
 
 
 def given_flags(args: Any, argv: list[str]) -> set[str]:
