@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: moa wm play test format clean
+.PHONY: moa wm play pretrained tour test format clean
 
 moa: $(VENV)/.run
 	$(BIN)/python pretrain_vae.py --loss moa
@@ -15,6 +15,12 @@ wm: $(VENV)/.run
 
 play: $(VENV)/.run
 	$(BIN)/python hop_ppo.py --total-timesteps 400000
+
+pretrained: $(VENV)/.run
+	$(BIN)/python -m benchmarks.pretrained
+
+tour: $(VENV)/.run
+	$(BIN)/python -m benchmarks.tour
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

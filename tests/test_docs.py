@@ -7,9 +7,13 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tracking
+from data.collect import Args as CollectArgs
+from data.collect import collect
+from data.datasets import load_samples, samples_of_episodes
 
 ROOT = Path(tracking.__file__).resolve().parent.parent
 PAGES = [
@@ -18,7 +22,10 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "data" / "README.md",
+    ROOT / "README.zh.md",
+    ROOT / "pretrained" / "README.md",
 ]
+READMES = pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
 
 
 def make_commands() -> dict[str, list[str]]:
@@ -44,18 +51,38 @@ def test_links_and_images_exist(page):
     assert [link for link in relative if not (page.parent / link).exists()] == []
 
 
-def test_the_readme_has_the_commands_of_the_makefile():
-    readme, targets = PAGES[0].read_text(encoding="utf-8"), make_commands()
-    assert {"moa", "wm", "play", "test"} <= set(targets)
+@READMES
+def test_the_readme_has_the_commands_of_the_makefile(name):
+    readme, targets = (ROOT / name).read_text(encoding="utf-8"), make_commands()
+    assert {"moa", "wm", "play", "pretrained", "tour", "test"} <= set(targets)
     for target, found in targets.items():
         assert not found or f"make {target}" in readme, target
         for command in found:
-            assert re.search(rf"{re.escape(command)}\s*[`\n]", readme), f"make {target} runs `{command}`"
+            assert re.search(rf"{re.escape(command)}\s*(?:[`\n]|&&)", readme), (
+                f"make {target} runs `{command}`"
+            )
+
+
+def python_blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_data_of_the_readme_are_read(tmp_path, monkeypatch):
+    """Rows that follow one another are episodes."""
+    monkeypatch.chdir(tmp_path)
+    source, _ = python_blocks("README.md")
+    samples = samples_of_episodes(collect(CollectArgs(samples=1500)), split=False)
+    rows = np.lexsort((samples.ticks, samples.hunters))  # one hunter after another
+    mine = dict(actions=samples.actions[rows], times=samples.ticks[rows])
+    exec(compile(source, "README.md", "exec"), mine | dict(obs=samples.frames[samples.rows[rows]]))
+    found = load_samples("mine.npz")
+    assert found.has_episodes and len(np.unique(found.hunters)) == len(np.unique(samples.hunters))
+    assert (found.actions == mine["actions"]).all() and (found.ticks == mine["times"]).all()
 
 
 def test_the_example_of_the_readme_runs():
     """Arrays have the shapes and types that the comments say."""
-    (source,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(encoding="utf-8"), re.DOTALL)
+    _, source = python_blocks("README.md")
     names = {}
     exec(compile(source, "README.md", "exec"), names)
     assert names["obs"].shape == (1024, 4, 5, 8, 8) and names["obs"].dtype == "uint8"
@@ -109,6 +136,42 @@ def test_help_begins_with_its_noun(script):
     helps = [node.value.value for node in args.body if isinstance(node, ast.Expr)]
     assert len(helps) == sum(isinstance(node, ast.AnnAssign) for node in args.body) > 5
     assert [text for text in helps if text.split()[0].strip(",:") in NO_NOUNS] == []
+
+
+# ---- the two languages
+
+
+def blocks_of(name: str) -> list[str]:
+    return re.findall(r"```.*?```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def prose_of(name: str) -> str:
+    return re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"^#+ ", r"^\|.*\|$", r"^- ", r"\d[\d,.]*\d|\d", r"`[^`]+`", r"\]\((?!#|README)([^)]+)\)"],
+    ids=["headings", "rows of tables", "points", "figures", "code", "links"],
+)
+def test_the_readme_says_the_same_in_both_languages(pattern):
+    """As often, whatever the order in a sentence."""
+    english, chinese = (
+        sorted(re.findall(pattern, prose_of(n), re.MULTILINE)) for n in ("README.md", "README.zh.md")
+    )
+    if pattern.startswith("^"):
+        english, chinese = len(english), len(chinese)
+    assert english == chinese
+
+
+def test_the_readme_has_the_same_commands_in_both_languages():
+    assert blocks_of("README.md") == blocks_of("README.zh.md")
+    assert commands(prose_of("README.md")) == commands(prose_of("README.zh.md"))
+
+
+def test_the_readmes_link_to_each_other():
+    for name, other in (("README.md", "README.zh.md"), ("README.zh.md", "README.md")):
+        assert f"]({other})" in "".join((ROOT / name).read_text(encoding="utf-8").splitlines()[:4])
 
 
 # ---- the table "How to change" of CONTRIBUTING.md
