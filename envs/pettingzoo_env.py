@@ -32,6 +32,8 @@ from envs.vector_env import (
 )
 from envs.window import HUMAN, WINDOW_MODES
 
+RENDER_FPS = 4
+
 
 class BoardParallelEnv(ParallelEnv):
     """One board, agents "hunter_0", "hunter_1", ... in seat order.
@@ -55,7 +57,7 @@ class BoardParallelEnv(ParallelEnv):
     metadata = {  # noqa: RUF012  (PettingZoo's own form)
         "name": "stag_hunt_v0",
         "render_modes": list(WINDOW_MODES),
-        "render_fps": 4,
+        "render_fps": RENDER_FPS,
         "is_parallelizable": True,
     }
 
@@ -72,7 +74,7 @@ class BoardParallelEnv(ParallelEnv):
         self.layout = check_choice("layout", layout, LAYOUTS)
         self.core = make_core(1, r)
         self.render_mode = check_render_mode(render_mode, (*RENDER_MODES, HUMAN))
-        self._window = open_window(render_mode, r.game, self.metadata["render_fps"])
+        self._window = open_window(render_mode, r.game, RENDER_FPS)
         self.possible_agents = [f"hunter_{seat}" for seat in range(r.hunters)]
         self.agents: list[str] = []
         space = planes_space if layout == "planes" else hop_space

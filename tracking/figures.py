@@ -96,8 +96,8 @@ def curves(
             else:
                 axis.plot(x, values, "o-", **style)
         levels = lines.get(name, {})
-        for style, (label, level) in zip(LINE_STYLES, levels.items(), strict=False):
-            axis.axhline(level, color="0.35", lw=1, ls=style, label=f"{label} {level:.3f}")
+        for dashes, (label, level) in zip(LINE_STYLES, levels.items(), strict=False):
+            axis.axhline(level, color="0.35", lw=1, ls=dashes, label=f"{label} {level:.3f}")
         if not intervals and not levels:
             set_scale(axis, [value for values in series.values() for value in values])
         finish(axis, xlabel, name)
