@@ -73,6 +73,8 @@ class Args:
     """with the same strangers"""
     only: tuple[str, ...] = ()
     """these rows alone"""
+    responses: str = ""
+    """CSV file of this command, with the same boards and episodes, whose best responses are not trained again"""
     out: str = ""
     """also write the rows to this CSV file"""
 
@@ -207,6 +209,31 @@ def judge_seed(args: Args, seed: int, teams: list[str], best: dict[str, np.ndarr
                 add(rows, row | dict(run=folders[whose]), args)
 
 
+def train_responses(args: Args, teams: list[str], best: dict[str, np.ndarray], rows: Rows) -> None:
+    """PPO trained against each team, and the script for it, into `best` and `rows`."""
+    for team in tqdm(teams, unit=" best responses"):
+        flags = ("--co-players", team, "--om", "oracle")
+        folder = run(*flags_of(args, args.seeds[0], 1024, args.response_updates, *flags))
+        best[team] = meet(args, folder, team, search=False)
+        judge = load(folder)[1]
+        scripted = script(args, judge, team)
+        for name, returns in dict(response=best[team], script_told=scripted).items():
+            for row in rows_of(name, args.seeds[0], team, returns, best[team]):
+                add(rows, row | dict(run=folder if name == "response" else ""), args)
+
+
+def known_responses(args: Args, teams: list[str], best: dict[str, np.ndarray]) -> Rows:
+    """The rows of these in --responses; their means go into `best`. Raises: ValueError: a team is missing."""
+    known = pd.read_csv(args.responses, keep_default_na=False)
+    known = known[known.name.isin(("response", "script_told"))]
+    for team in teams:
+        by_episode = known[(known.name == "response") & (known.team == team)].sort_values("episode")
+        if by_episode.episode.tolist() != list(range(1, args.episodes + 1)):
+            raise ValueError(f"--responses {args.responses}: expected {args.episodes} episodes with {team}")
+        best[team] = by_episode.learner.to_numpy(float)[:, None]
+    return known.to_dict("records")
+
+
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Over seeds, by team, in the first episode and from the third on."""
     late = rows[rows.episode >= 3].groupby(["name", "team", "seed"], sort=False)[["learner", "share"]].mean()
@@ -224,15 +251,10 @@ def main() -> None:
     rows: Rows = []
     best: dict[str, np.ndarray] = {}
     teams = strangers(rules)
-    for team in tqdm(teams, unit=" best responses"):
-        flags = ("--co-players", team, "--om", "oracle")
-        folder = run(*flags_of(args, args.seeds[0], 1024, args.response_updates, *flags))
-        best[team] = meet(args, folder, team, search=False)
-        judge = load(folder)[1]
-        scripted = script(args, judge, team)
-        for name, returns in dict(response=best[team], script_told=scripted).items():
-            for row in rows_of(name, args.seeds[0], team, returns, best[team]):
-                add(rows, row | dict(run=folder if name == "response" else ""), args)
+    if args.responses:
+        rows += known_responses(args, teams, best)
+    else:
+        train_responses(args, teams, best, rows)
     for seed in args.seeds:
         judge_seed(args, seed, teams, best, rows)
     print(machine())
