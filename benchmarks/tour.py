@@ -21,6 +21,7 @@ import tracking
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from PIL import Image
 
 
 @dataclass
@@ -64,9 +65,11 @@ def run_cell(source: str, names: dict[str, Any], count: int) -> list[dict]:
 
 
 def shown(value: Any) -> dict:
-    """A value by its MIME types. Images of PIL know themselves as PNG."""
-    if hasattr(value, "_repr_png_"):
-        return {"image/png": base64.b64encode(value._repr_png_()).decode(), "text/plain": ["<image>"]}
+    """A value by its MIME types."""
+    if isinstance(value, Image.Image):
+        content = io.BytesIO()
+        value.save(content, "png")
+        return {"image/png": base64.b64encode(content.getvalue()).decode(), "text/plain": ["<image>"]}
     return {"text/plain": repr(value).splitlines(True)}
 
 
