@@ -441,7 +441,10 @@ class ScriptedEnvs:
     """
 
     rules = Rules(hunters=3, stags=1, hares=2, blocks=0, height=2, width=3)
+    co_players = "mixed"
     num_boards = 2
+
+    co_players = "self"
 
     def __init__(self, ticks: list, self_play: bool = False, episode: str = "learner", seats=(1, 0)):
         self.ticks = list(ticks)
