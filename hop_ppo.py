@@ -2111,18 +2111,21 @@ class Evaluator:
             self.film_strangers(agent, folder / f"{stem}_episode.gif")
 
     def film(self, agent: ActorCritic, path: Path) -> None:
-        """An episode; beside each co-player what is believed of it, P(first goal), and, in brackets, who it is. Found goals
-        have no names: nothing is shown of them."""
+        """An episode; beside the board each hunter, what is believed of it, P(first goal), and who it is."""
+        frames, shows_belief = self.film_frames(agent, self.final_seed)
+        figures.play_film(frames, self.rules.game, shows_belief, path)
+
+    def film_frames(self, agent: ActorCritic, seed: int) -> tuple[list[dict], bool]:
+        """Of an episode on the first board of a seed, and whether there are beliefs to show: found goals have no names."""
         frames: list[dict] = []
         with kept_rng():
             torch.manual_seed(self.args.seed)
             co_players = co_players_of(self.args.co_players, self.args, self.rules)
             envs = make_envs(self.rules, 1, co_players, self.args.team_episodes, episode="board")
-            infos = to_tensors(envs.reset(seed=self.final_seed)[1])
+            infos = to_tensors(envs.reset(seed=seed)[1])
             opponents = make_opponents(self.args, envs, infos, self.vae, agent.memory)
             evaluate(agent, envs, infos, opponents, frames=frames)
-        shows_belief = isinstance(opponents, GoalBelief) and opponents.named_goals
-        figures.play_film(frames, self.rules.game, shows_belief, path)
+        return frames, isinstance(opponents, GoalBelief) and opponents.named_goals
 
     def film_strangers(self, agent: ActorCritic, path: Path) -> None:
         """The first and the last of some episodes with the same co-players, who all have the second goal, on the same board:
@@ -2367,6 +2370,7 @@ CHECKPOINT = tracking.Schema(
             "env_args": (),
             "cuda": True,
             "population": "",
+            "capture_video": False,
             "plan_search": "puct",
             "imagined_co_players": "same",
             "plan_train": False,

@@ -225,7 +225,9 @@ def adapt_table(args: Args) -> Rows:
 def draw_adaptation(rows: Rows, path: Path) -> None:
     by_setting = pd.DataFrame(rows).drop(columns="seed").groupby("setting", sort=False)
     panel = {"return of the learner, mean of the seeds": by_setting.mean().T.to_dict("list")}
-    figures.save(figures.curves(panel, {}, "episode, the same co-players"), path)
+    spread = by_setting.std().dropna().T.to_dict("list")  # none of a single seed
+    half_widths = {name: spread for name in panel} if spread else None
+    figures.save(figures.curves(panel, {}, "episode with the same co-players", half_widths), path)
 
 
 def search_table(args: Args) -> Rows:

@@ -36,7 +36,7 @@ class Options:
 
 
 def draw(curves: dict[str, list[dict]], observed: dict[str, float], bars: dict[str, float]):
-    figure = figures.Figure(figsize=(10, 3.9), layout="constrained")
+    figure = figures.Figure(figsize=(10, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.axhspan(
         *BOUNDS, color="0.9", label=f"all that a doubled softmax can say [{BOUNDS[0]:.3f}, {BOUNDS[1]:.3f}]"
@@ -54,13 +54,16 @@ def draw(curves: dict[str, list[dict]], observed: dict[str, float], bars: dict[s
         ls=":",
         label=f"bayes {observed['bayes']:.3f}: the entropy that is left",
     )
-    left.set(xlabel="epoch", ylabel="nats per action", ylim=(0, 2.3), title="one network, two losses")
-    left.legend(fontsize=6.5, loc="lower left")
+    left.set(title="one network, two losses", ylim=(0, None))
+    figures.finish(left, "epoch", "nats per action")
+    left.get_legend().remove()  # below, where it hides no curve
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, ncols=2, loc="outside lower left")
     colours = [figures.COLOURS[1] if "frame" in name else figures.COLOURS[0] for name in bars]
     right.barh(list(bars), [max(value, 1e-3) for value in bars.values()], color=colours)
     for i, value in enumerate(bars.values()):
         right.text(max(value, 1e-3) * 1.1, i, f"{value:.3g}", va="center", fontsize=8)
     right.set(xscale="log", xlim=(1e-3, 300), xlabel="nats per frame", title="one axis, one unit")
+    right.xaxis.set_major_formatter("{x:g}")
     right.invert_yaxis()
     for axis in (left, right):
         axis.grid(alpha=0.25)

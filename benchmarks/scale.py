@@ -348,6 +348,7 @@ def draw(table: pd.DataFrame, what: str) -> Figure:
             axis.plot(sizes, curve[cost], "o-", ms=3, lw=1, color=colour, label=f"{name}: {slope:.2f}")
             axis.plot(sizes, np.exp(intercept) * sizes**slope, "--", lw=0.8, color=colour)
         axis.set(xscale="log", yscale="log", xlabel=what, ylabel=ylabel)
+        axis.set_xticks(np.unique(table["size"]))
         for scale in (axis.xaxis, axis.yaxis):
             scale.set_major_formatter("{x:,g}")
             scale.set_minor_formatter(NullFormatter())

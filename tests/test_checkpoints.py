@@ -204,7 +204,7 @@ def test_what_older_checkpoints_lack_is_added(tmp_path):
 def test_a_policy_from_before_there_were_other_games_is_read(runs, tmp_path):
     saved = runs["hop_ppo"].load()
     older = copy.deepcopy(saved)
-    del older["args"]["env_args"], older["sizes"]["kinds"]
+    del older["args"]["env_args"], older["args"]["capture_video"], older["sizes"]["kinds"]
     older["sizes"]["stags"] = 1
     tracking.save_checkpoint(tmp_path / "best.pt", older)
     found = tracking.load_checkpoint(tmp_path / "best.pt", hop_ppo.CHECKPOINT)

@@ -67,6 +67,12 @@ def test_panels_without_numbers_are_left_out_and_epochs_are_whole():
     assert kl.get_legend() is None, "a legend of one entry"
 
 
+def test_a_figure_without_a_number_is_empty():
+    """A run so short that no tick has samples enough."""
+    assert figures.by_tick({"top-1": {"MOA": {}}}, "title").axes == []
+    assert figures.curves({"loss": {"val": [np.nan]}}, {}, "epoch").axes == []
+
+
 def test_seven_panels_are_three_beside_each_other():
     figure, axes = figures.new_panels(7)
     columns = {axis.get_subplotspec().colspan.start for axis in axes}

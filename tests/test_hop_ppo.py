@@ -444,8 +444,6 @@ class ScriptedEnvs:
     co_players = "mixed"
     num_boards = 2
 
-    co_players = "self"
-
     def __init__(self, ticks: list, self_play: bool = False, episode: str = "learner", seats=(1, 0)):
         self.ticks = list(ticks)
         self.self_play = self_play

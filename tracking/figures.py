@@ -41,9 +41,9 @@ def row_of_axes(figure: Figure, n: int) -> list[Axes]:
 
 
 def new_panels(n: int) -> tuple[Figure, list[Axes]]:
-    """n axes, at most three beside each other."""
-    rows = -(-n // 3)
-    columns = -(-n // rows)
+    """n axes, at most three beside each other; of none, an empty figure."""
+    rows = max(-(-n // 3), 1)
+    columns = max(-(-n // rows), 1)
     figure = Figure(figsize=(4.6 * columns, 3.4 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis in axes[n:]:
