@@ -30,9 +30,7 @@ from envs.vector_env import (
     planes_space,
     whole_action,
 )
-from envs.window import HUMAN, WINDOW_MODES
-
-RENDER_FPS = 4
+from envs.window import FPS, HUMAN, WINDOW_MODES
 
 
 class BoardParallelEnv(ParallelEnv):
@@ -57,7 +55,7 @@ class BoardParallelEnv(ParallelEnv):
     metadata = {  # noqa: RUF012  (PettingZoo's own form)
         "name": "stag_hunt_v0",
         "render_modes": list(WINDOW_MODES),
-        "render_fps": RENDER_FPS,
+        "render_fps": FPS,
         "is_parallelizable": True,
     }
 
@@ -74,7 +72,7 @@ class BoardParallelEnv(ParallelEnv):
         self.layout = check_choice("layout", layout, LAYOUTS)
         self.core = make_core(1, r)
         self.render_mode = check_render_mode(render_mode, (*RENDER_MODES, HUMAN))
-        self._window = open_window(render_mode, r.game, RENDER_FPS)
+        self._window = open_window(render_mode, r.game)
         self.possible_agents = [f"hunter_{seat}" for seat in range(r.hunters)]
         self.agents: list[str] = []
         space = planes_space if layout == "planes" else hop_space

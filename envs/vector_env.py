@@ -28,7 +28,7 @@ from envs.game import STAY, Game
 from envs.games import DEFAULT_GAME, GAMES
 from envs.render import RENDER_MODES, render_board
 from envs.scripted import DATA_EPSILON, parse_team, sample_actions, strategy_probs
-from envs.window import HUMAN, WINDOW_MODES, Window
+from envs.window import FPS, HUMAN, WINDOW_MODES, Window
 
 LEARNER = -1  # in `strategy_ids`
 EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws
@@ -87,9 +87,9 @@ def check_render_mode(render_mode: str | None, modes: Sequence[str] = RENDER_MOD
     return render_mode
 
 
-def open_window(render_mode: str | None, game: Game, fps: int) -> Window | None:
+def open_window(render_mode: str | None, game: Game) -> Window | None:
     """For "human". Raises: gymnasium.error.DependencyNotInstalled: there is no pygame."""
-    return Window(game.id, fps) if render_mode == HUMAN else None
+    return Window(game.id, FPS) if render_mode == HUMAN else None
 
 
 def whole_action(action: Any, of: str, num_actions: int) -> int:
@@ -654,7 +654,7 @@ class BoardEnv(gymnasium.Env):
     needs pygame.
     """
 
-    metadata = dict(render_modes=list(WINDOW_MODES), render_fps=4)  # noqa: RUF012
+    metadata = dict(render_modes=list(WINDOW_MODES), render_fps=FPS)  # noqa: RUF012
 
     def __init__(
         self,
@@ -685,7 +685,7 @@ class BoardEnv(gymnasium.Env):
         self._over = True
         self.core = self._batch.core
         self.co_players = self._batch.co_players
-        self._window = open_window(render_mode, self.core.rules.game, self.metadata["render_fps"])
+        self._window = open_window(render_mode, self.core.rules.game)
         self.observation_space = self._batch.single_observation_space
         self.action_space = self._batch.single_action_space
 

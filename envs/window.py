@@ -11,6 +11,7 @@ from gymnasium.error import DependencyNotInstalled
 from envs.render import RENDER_MODES
 
 HUMAN = "human"
+FPS = 4  # ticks a second
 # Gymnasium's checks try each mode that is declared.
 WINDOW_MODES = (*RENDER_MODES, HUMAN) if find_spec("pygame") else RENDER_MODES
 
