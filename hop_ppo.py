@@ -2094,10 +2094,8 @@ class Evaluator:
         tracking.write_csv(folder / f"{stem}_teams.csv", returns.table_rows(results))
         rows = [dict(team=team) | row for team, by_episode in adaptation.items() for row in by_episode]
         tracking.write_csv(folder / f"{stem}_adaptation.csv", rows)
-        if writer:
-            final = {key: results["teams"][args.co_players][key] for key in ("learner", "team")}
-            tracking.log_scalars(writer, "final", final, step)
-            tracking.log_hparams(writer, head["args"], [f"final/{key}" for key in final])
+        final = {key: results["teams"][args.co_players][key] for key in ("learner", "team")}
+        tracking.log_scalars(writer, "final", final, step)
         script = describe_script(self.rules)
         for line in returns.lines(results, adaptation, script, EVAL_SEED, seed):
             print(line if line.startswith(" ") else f"[PPO] {line}")

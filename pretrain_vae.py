@@ -2030,8 +2030,6 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
         tracking.write_csv(folder / "moa_breakdown.csv", reports.breakdown(report))
     report.pop("arrays")
     tracking.log_scalars(writer, "test", report["test"], final_step)
-    shown = [f"test/{key}" for key, value in report["test"].items() if value is not None]
-    tracking.log_hparams(writer, settings, shown)
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * sizes["train"] / state["train_seconds"]
     metrics = dict(

@@ -1827,9 +1827,6 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     curves = figures.curves(loss_curves(state["history"]), {}, "epoch")
     figures.save(curves, folder / "wm_loss_curve.png", writer, final_step)
     tracking.log_scalars(writer, "test", test, final_step)
-    tracking.log_hparams(
-        writer, settings, [f"test/{key}" for key, value in test.items() if value is not None]
-    )
     seconds = state["seconds"] + time.perf_counter() - start
     speed = args.epochs * sizes["train"] / state["train_seconds"]
     metrics = dict(

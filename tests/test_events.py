@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -111,24 +112,23 @@ def test_a_setting_that_is_no_text_is_logged(tmp_path):
     assert rb"|data|\xe4.npz|" in text[1]
 
 
-def check_hparams(run: Path) -> None:
-    """The settings are numbers (1 is on) and texts; the final figures are tags that the run has."""
-    log = EventAccumulator(str(run), size_guidance=ALL).Reload()
-    found = log.PluginTagToContent("hparams")
-    start = HParamsPluginData.FromString(found["_hparams_/session_start_info"]).session_start_info.hparams
-    assert 1 == start["seed"].number_value == start["cuda"].number_value
-    assert start["exp_name"].string_value and start["learning_rate"].number_value > 0
-    metrics = HParamsPluginData.FromString(found["_hparams_/experiment"]).experiment.metric_infos
-    names = {info.name.tag for info in metrics}
-    assert names and names <= set(log.Tags()["scalars"]) and names & {"final/team", "test/nll"}
+def shown_settings(run: Path) -> dict:
+    """On the page HPARAMS."""
+    found = EventAccumulator(str(run)).Reload().PluginTagToContent("hparams")
+    assert set(found) == {"_hparams_/session_start_info"}, (
+        "TensorBoard takes one experiment for that of all runs"
+    )
+    data = HParamsPluginData.FromString(found["_hparams_/session_start_info"])
+    return {key: MessageToDict(value) for key, value in data.session_start_info.hparams.items()}
 
 
-def test_settings_that_are_no_numbers_are_texts(tmp_path):
-    writer = tracking.open_log("run", {}, tmp_path)
-    args = dict(seed=1, cuda=True, exp_name="x", learning_rate=0.5, env_args=("height=4",), target_kl=None)
-    tracking.log_scalars(writer, "final", {"team": 2.0}, 9)
-    tracking.log_hparams(writer, args, ["final/team"])
-    check_hparams(tmp_path / "run")
+def test_settings_stand_on_the_page_hparams(tmp_path):
+    """Numbers (a switch is 0 or 1) and texts, once, in the run itself."""
+    args = dict(seed=1, cuda=True, exp_name="x", rate=0.5, env_args=("height=4",), target_kl=None)
+    tracking.open_log("run", args, tmp_path)
+    tracking.open_log("run", args | dict(seed=2), tmp_path, purge_step=1)
+    expected = dict(seed=1.0, cuda=1.0, exp_name="x", rate=0.5, env_args="('height=4',)", target_kl="None")
+    assert shown_settings(tmp_path / "run") == expected
     assert len(list(tmp_path.iterdir())) == 1, "no run of its own"
 
 
@@ -250,7 +250,7 @@ def test_a_script_killed_at_any_moment_logs_what_it_would_have(name, data_file, 
     monkeypatch.setattr(tracking, "save_checkpoint", save)
     (run,) = (whole / "runs").iterdir()
     expected = points(run)
-    check_hparams(run)
+    assert shown_settings(run)["seed"] == 1 and {"test/nll", "final/team"} & set(expected)
     assert any(tag.startswith("figures/") for tag in expected) and "charts/SPS" in expected
 
     shutil.copytree(whole, tmp_path / "finished")

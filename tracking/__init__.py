@@ -41,7 +41,7 @@ from tracking.command_line import (
 )
 from tracking.distributed import ALONE, World, join_world
 from tracking.divergence import check_finite
-from tracking.events import UNTRACKED, check_wandb, log_hparams, log_scalars, open_log, open_test_log
+from tracking.events import UNTRACKED, check_wandb, log_scalars, open_log, open_test_log
 from tracking.files import write_bytes, write_csv, write_json
 from tracking.run_lock import lock_run
 
@@ -63,7 +63,6 @@ __all__ = [
     "load_states",
     "load_weights",
     "lock_run",
-    "log_hparams",
     "log_scalars",
     "name_run",
     "named_run",

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import socket
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,13 @@ def open_log(
     if is_new:
         rows = "\n".join(f"|{key}|{printable(value)}|" for key, value in args.items())
         writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{rows}", 0)
+        # For the page HPARAMS, which shows them beside the run's scalars. `SummaryWriter.add_hparams` would begin a run of
+        # its own, and its summary of the experiment would be that of all runs, whatever trains them.
+        plain = {
+            key: value if isinstance(value, (bool, int, float)) else printable(value)
+            for key, value in args.items()
+        }
+        writer.file_writer.add_summary(hparams(plain, {})[1])
     return writer
 
 
@@ -86,19 +92,6 @@ def log_scalars(writer: SummaryWriter | None, prefix: str, values: dict, step: i
     for key, value in values.items():
         if isinstance(value, (int, float)):
             writer.add_scalar(f"{prefix}/{key}", value, step)
-
-
-def log_hparams(writer: SummaryWriter, args: dict, tags: Iterable[str]) -> None:
-    """Fill TensorBoard's page HPARAMS: the run's settings, beside the last value of each of `tags`.
-
-    `SummaryWriter.add_hparams` would show a run of its own for it.
-    """
-    plain = {
-        key: value if isinstance(value, (bool, int, float)) else printable(value)
-        for key, value in args.items()
-    }
-    for summary in hparams(plain, dict.fromkeys(tags, 0.0)):
-        writer.file_writer.add_summary(summary)
 
 
 def printable(value: object) -> str:
