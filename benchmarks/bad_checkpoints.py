@@ -23,6 +23,7 @@ from benchmarks.bad_flags import CKPTS, TRAIN
 
 # Settings of any text
 FREE_TEXT = ("exp_name", "data", "vae", "world_model", "oracle", "resume", "evaluate", "record")
+FREE_TEXT += ("wandb_project_name", "wandb_entity")
 ABSENT = object()  # in place of a value: the field is left out
 FLIPS = 60  # of a file
 

@@ -147,12 +147,12 @@ class FakeWandb(ModuleType):
         self.given = given
         folders = self.folders
 
-        class Told(torch_writer.EventFileWriter):
+        class Watched(torch_writer.EventFileWriter):
             def __init__(self, folder, *args, **kwargs):
                 folders.append(folder)
                 super().__init__(folder, *args, **kwargs)
 
-        self.patch.setattr(torch_writer, "EventFileWriter", Told)
+        self.patch.setattr(torch_writer, "EventFileWriter", Watched)
 
 
 def test_track_sends_what_is_logged_to_wandb(tmp_path, monkeypatch):
