@@ -72,9 +72,9 @@ def test_the_newest_oracle_is_of_the_game_and_knows_who_they_are(runs, monkeypat
 def test_without_a_run_one_line_says_how_to_make_one(script, flag, trains, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_script(monkeypatch, script, *flag.split(), "newest") == 2
-    said = capsys.readouterr().err
-    assert re.match(rf"error: \w+_ckpts: no trained run there; train one with `python {trains}\.py", said)
-    assert said.count("\n") == 1 and os.listdir(tmp_path) == []
+    error = capsys.readouterr().err
+    assert re.match(rf"error: \w+_ckpts: no trained run there; train one with `python {trains}\.py", error)
+    assert error.count("\n") == 1 and os.listdir(tmp_path) == []
 
 
 def test_names_hold_no_letter_that_a_folder_cannot():
