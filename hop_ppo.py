@@ -205,8 +205,7 @@ class Args:
     plan_beta: float = 20.0
     """beta of the search's policy: pi ~ exp(beta Q); gumbel: pi ~ prior * exp(beta Q)"""
     plan_boards: int = 256
-    """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each (without --om belief a
-    quarter of them: nothing is learnt of the others there)"""
+    """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each"""
     oracle: str = ""
     """folder of a run trained with --om oracle, or `newest`: its policy is the oracle of the evaluation"""
     oracle_simulations: int = 0
@@ -2075,10 +2074,10 @@ class Evaluator:
         players = self.players(agent)
         script_boards = min(args.eval_boards, SCRIPT_BOARDS)
         results = compare(play, players, self.rules, teams, seed, EVAL_SEED, script_boards)
-        # Nothing that such a policy knows lasts from one episode to the next.
-        lasts = args.om in ("belief", "gru", "liam")
-        boards = args.plan_boards if lasts else max(2, args.plan_boards // 4)
-        return results, adapt(play, agent, teams, seed, boards)
+        teams = [team for team in teams if team != "self"]
+        if args.om in ("none", "oracle"):  # it remembers nothing of earlier episodes: one team shows that
+            teams = teams[:1]
+        return results, adapt(play, agent, teams, seed, args.plan_boards)
 
     def report(
         self, agent: ActorCritic, folder: Path, head: dict, stem: str, writer: Any = None, step: int = 0

@@ -1322,9 +1322,9 @@ def test_switch_ticks_are_chosen_on_other_boards_than_those_that_judge(env_id, f
     assert ticks == {team: 8 if team == "mixed" else 12 for team in teams}
     for kind in ("script", "script_told"):
         assert all(figures["learner"] == figures["tick"] for figures in results[kind].values())
-    choosing, judging, adapting = (2001, 6, 1), (final, 0, 0), (final, 2, 10)
+    choosing, judging, adapting = (2001, 6, 1), (final, 0, 0), (final, 5, 10)
     judged = 5 * len(teams) - 1  # among `mixed` both scripts are one, which plays once
-    assert plays == [choosing] * 10 * len(teams) + [judging] * judged + [adapting] * len(teams)
+    assert plays == [choosing] * 10 * len(teams) + [judging] * judged + [adapting]  # with `mixed`
     assert (results["eval_seed"], results["final_seed"]) == (2001, final)
     assert (hop_ppo.EVAL_SEED, evaluator.final_seed) == (2001, final)
 
