@@ -94,18 +94,20 @@ def add(rows: Rows, row: dict, args: Args) -> None:
 
 
 def run(*flags: str | float) -> str:
-    """One training, judged little by the script itself. Returns: its folder."""
+    """One training, judged little by the script itself. Returns: its folder. Raises: RuntimeError: it failed."""
     few = ("--eval-boards", "256", "--plan-boards", "16", "--eval-every", "1000000")
     return call("hop_ppo.py", *few, *flags)
 
 
 def call(script: str, *flags: str | float) -> str:
-    """A script of this repository. Returns: the folder of its run, "" if it saves none."""
+    """A script of this repository. Returns: the folder of its run, "" if it saves none. Raises: RuntimeError: it failed."""
     command = [sys.executable, script, *map(str, flags)]
     print("$ python", *command[1:], file=sys.stderr, flush=True)
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    output = subprocess.run(command, text=True, check=True, **pipes).stdout
-    saved = re.search(r"model saved to: (\S+)", output)
+    done = subprocess.run(command, text=True, capture_output=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(f"{' '.join(command[1:])}: {said[-1]}")
+    saved = re.search(r"model saved to: (\S+)", done.stdout)
     return saved[1] if saved else ""
 
 

@@ -16,7 +16,6 @@ Methods learn with `--co-players population` and meet each held-out policy, in a
 """
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -83,22 +82,39 @@ def game_flags(args: Args, seed: int, steps: int) -> Flags:
     return ("--env-id", args.env_id, "--gamma", args.gamma, "--seed", seed, "--total-timesteps", steps)
 
 
-def train_population(args: Args, rules: hop_ppo.GameRules) -> None:
-    """What is there already is kept: a command that was stopped goes on."""
-    folder = Path(args.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def policies_of(rules: hop_ppo.GameRules) -> list[tuple[str, int]]:
+    """Kind and seed of each."""
+    return [(kind, seed) for kind, all_ in kinds(rules).items() for seed in range(1, len(all_) + 1)]
+
+
+def name_population(args: Args, rules: hop_ppo.GameRules) -> dict[str, list[str]]:
+    """Writes population.json. Returns: names to train with, `train`, and `held_out`."""
     names: dict[str, list[str]] = {"train": [], "held_out": []}
-    cells = [(kind, seed, flags) for kind, all_ in kinds(rules).items() for seed, flags in enumerate(all_, 1)]
-    for kind, seed, flags in tqdm(cells, unit=" policies"):
-        name = f"{kind}{seed}"
-        names["train" if seed <= 2 else "held_out"].append(name)
-        if not (folder / name / "best.pt").exists():
-            boards = 1024 // (rules.hunters if "self" in flags else 1)
-            trained = Path(run(*game_flags(args, seed, args.steps), "--num-envs", boards, *flags))
-            (folder / name).mkdir(exist_ok=True)
-            shutil.copy(trained / "best.pt", folder / name / "best.pt")
+    for kind, seed in policies_of(rules):
+        names["train" if seed <= 2 else "held_out"].append(f"{kind}{seed}")
+    Path(args.folder).mkdir(parents=True, exist_ok=True)
     content = dict(game=dict(id=args.env_id, args=[])) | names
-    tracking.write_json(folder / "population.json", content)
+    tracking.write_json(Path(args.folder) / "population.json", content)
+    return names
+
+
+def train_policy(args: Args, rules: hop_ppo.GameRules, kind: str, seed: int) -> None:
+    """What is there already is kept."""
+    path = Path(args.folder) / f"{kind}{seed}" / "best.pt"
+    if path.exists():
+        return
+    flags = kinds(rules)[kind][seed - 1]
+    boards = 1024 // (rules.hunters if "self" in flags else 1)
+    trained = Path(run(*game_flags(args, seed, args.steps), "--num-envs", boards, *flags))
+    path.parent.mkdir(exist_ok=True)
+    tracking.write_bytes(path, (trained / "best.pt").read_bytes())
+
+
+def train_population(args: Args, rules: hop_ppo.GameRules) -> None:
+    """A command that was stopped goes on."""
+    name_population(args, rules)
+    for kind, seed in tqdm(policies_of(rules), unit=" policies"):
+        train_policy(args, rules, kind, seed)
 
 
 def evaluator(args: Args) -> hop_ppo.Evaluator:

@@ -37,6 +37,7 @@ class State:
     signal: int = 0  # the one that ends it
     since: float = 0.0
     catching: bool = False
+    advice: str = "`--resume RUN_FOLDER` goes on from it"
 
 
 STATE = State()
@@ -45,7 +46,12 @@ STATE = State()
 def message(number: int) -> str:
     """The line where the signal `number` ends a program."""
     word = WORDS[signal.Signals(number).name]
-    return f"{word}; what was saved before is kept, `--resume RUN_FOLDER` goes on from it"
+    return f"{word}; what was saved before is kept, {STATE.advice}"
+
+
+def advise(advice: str) -> None:
+    """How to go on, in the line of a program that has no --resume."""
+    STATE.advice = advice
 
 
 def speaks() -> bool:
