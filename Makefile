@@ -1,10 +1,11 @@
 # make moa: train the VAE with a MOA head.   make wm: train a world model and judge it.   make play: train a policy and judge it.
+# make study: every method, two games, as one page (an hour); make study-full: eight games, five seeds.
 # make test: lint, check the types and run the tests.   make format: what `make test` expects.   Windows: see README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: moa wm play pretrained tour test format clean
+.PHONY: moa wm play pretrained tour study study-full test format clean
 
 moa: $(VENV)/.run
 	$(BIN)/python pretrain_vae.py --loss moa
@@ -21,6 +22,12 @@ pretrained: $(VENV)/.run
 
 tour: $(VENV)/.run
 	$(BIN)/python -m benchmarks.tour
+
+study: $(VENV)/.run
+	$(BIN)/python -m benchmarks.study
+
+study-full: $(VENV)/.run
+	$(BIN)/python -m benchmarks.study --full
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
