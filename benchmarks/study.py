@@ -223,7 +223,8 @@ def population_args(study: Study, game: str) -> population.Args:
     """Of the game's population; waiting costs nothing in the snowdrift, so returns are not discounted there."""
     gamma = 1.0 if rules_of(game).game == snowdrift.GAME else 0.99
     folder = (study.folder / "population" / game).as_posix()
-    return population.Args(env_id=game, folder=folder, steps=study.settings.policy_steps, gamma=gamma)
+    steps = study.settings.policy_steps
+    return population.Args("train", env_id=game, folder=folder, steps=steps, gamma=gamma)
 
 
 def judge_episodes(
