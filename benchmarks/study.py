@@ -335,7 +335,7 @@ def work(name: str, study: Study) -> None:
     if name not in cells:
         raise tracking.UsageError(f"--cell: no cell {name} in {study.folder}: choose from {', '.join(cells)}")
     cell = cells[name]
-    study.place(cell).parent.mkdir(exist_ok=True)
+    study.place(cell).parent.mkdir(parents=True, exist_ok=True)
     tracking.lock_run(study.place(cell))
     start = time.perf_counter()
     found = WORK[cell.kind](cell, study)
@@ -374,16 +374,15 @@ def run_cells(
     failed: list[Cell] = []
     running: dict[Cell, Process] = {}
     form = "{percentage:3.0f}% |{bar}| {postfix[0]} [{elapsed} < {remaining}]"
-    bar = tqdm(total=sum(costs.values()), bar_format=form, postfix=[""], smoothing=0)
-    bar.initial = bar.n = sum(costs[cell] for cell in done)
+    state = [f"{len(done)} of {len(cells)} cells"]
+    before = sum(costs[cell] for cell in done)
+    bar = tqdm(total=sum(costs.values()), initial=before, bar_format=form, postfix=state, smoothing=0)
     try:
         while todo or running:
             ready = [cell for cell in todo if done.issuperset(needed[cell])]
             for cell in ready[: workers - len(running)]:
                 running[cell] = start(cell, study)
                 todo.remove(cell)
-            bar.postfix[0] = f"{len(done)} of {len(cells)} cells"
-            bar.refresh()
             if not running:  # what is left needs a cell that failed
                 break
             ended = [cell for cell, process in running.items() if process.poll() is not None]
@@ -391,6 +390,7 @@ def run_cells(
                 del running[cell]
                 if study.is_done(cell):
                     done.add(cell)
+                    bar.postfix[0] = f"{len(done)} of {len(cells)} cells"
                     bar.update(costs[cell])
                 else:
                     failed.append(cell)
