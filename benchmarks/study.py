@@ -32,7 +32,7 @@ from benchmarks import machine, population, results, study_page
 from benchmarks.hop_ppo import Rows, load, run
 from envs import REGISTERED, snowdrift
 from metrics.comparison import best_switch, standard_teams
-from metrics.returns import by_episode, half_width
+from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy, uniform_policy
 
 Partners = Literal["few-shot", "held-out", "self-play"]
@@ -229,16 +229,13 @@ def population_args(study: Study, game: str) -> population.Args:
 
 def judge_episodes(
     judge: hop_ppo.Evaluator, policy: Callable, team: str, settings: Settings, om: str = ""
-) -> Rows:
-    """A row an episode, and one of all from the second on; in self-play the mean return of all hunters."""
+) -> dict:
+    """Return by episode, and from the second on; in self-play the mean of all hunters."""
     how = (judge.final_seed, settings.boards, settings.episodes)
     earned = judge.play(policy, team, *how, om=om)["team" if team == "self" else "learner"]  # [episodes, B]
-    rows = [
-        {key.replace("learner", "mean"): value for key, value in row.items()} for row in by_episode(earned)
-    ]
     late = earned[1:].mean(0)
-    rows.append(dict(episode=study_page.LATE, mean=float(late.mean()), mean_ci95=float(half_width(late))))
-    return rows
+    row = dict(mean=float(late.mean()), mean_ci95=float(half_width(late)))
+    return row | {f"episode{i}": float(mean) for i, mean in enumerate(earned.mean(1), start=1)}
 
 
 def judge_rivals(
@@ -254,7 +251,7 @@ def judge_rivals(
             switch = best_switch(judge.play, judge.rules, chosen, hop_ppo.EVAL_SEED, boards)
             policy = ScriptPolicy(judge.rules, switch)
         head = dict(game=cell.game, partners=partners, method=name, seed=0, team=team)
-        rows += [head | row for row in judge_episodes(judge, policy, team, study.settings, om="none")]
+        rows.append(head | judge_episodes(judge, policy, team, study.settings, om="none"))
     return rows
 
 
@@ -292,7 +289,7 @@ def train_response(cell: Cell, study: Study) -> dict:
     folder = run(*steps, "--num-envs", NUM_ENVS, "--co-players", team, "--population", args.folder)
     agent, judge = load(folder)
     head = dict(game=cell.game, partners=cell.partners, method=cell.method, seed=1, team=team)
-    rows = [head | row for row in judge_episodes(judge, agent, team, study.settings)]
+    rows = [head | judge_episodes(judge, agent, team, study.settings)]
     rows += judge_rivals(cell, judge, cell.partners, team, ("random", "script_told"), study)
     return dict(run=folder, rows=rows)
 
@@ -312,11 +309,7 @@ def train_agent(cell: Cell, study: Study) -> dict:
     folder = run(*flags)
     agent, judge = load(folder)
     head = dict(game=cell.game, partners=cell.partners, method=cell.method, seed=cell.number)
-    rows = [
-        head | dict(team=team) | row
-        for team in teams_of(cell)
-        for row in judge_episodes(judge, agent, team, settings)
-    ]
+    rows = [head | dict(team=team) | judge_episodes(judge, agent, team, settings) for team in teams_of(cell)]
     return dict(run=folder, rows=rows)
 
 

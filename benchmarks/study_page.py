@@ -1,7 +1,7 @@
 """The page of `benchmarks.study`: tables and figures of its rows.
 
-A row: game, partners, method, seed, team, episode (1, 2, .., or LATE), mean return over boards, and mean_ci95, half of
-its 95% interval.
+A row: game, partners, method, seed, team; `mean`, the return from the second episode on, and mean_ci95, half of its 95%
+interval over boards; episode1, episode2, ..: the return in each.
 """
 
 import math
@@ -17,7 +17,6 @@ import tracking
 from metrics.aggregate import bootstrap_iqm, half_width_of_few, iqm
 from tracking import figures
 
-LATE = "2 on"  # episodes, from the second on
 MATTERS = 0.05  # a task counts in the interquartile mean if random play is that share below the best
 BASELINES = ("random", "script", "script_told")
 TOP = {"few-shot": "oracle", "held-out": "best response", "self-play": "oracle"}  # score 1
@@ -67,30 +66,37 @@ def by_seed(rows: pd.DataFrame) -> pd.Series:
     return rows.groupby("seed")["mean"].mean()
 
 
+def episodes_of(rows: pd.DataFrame) -> list[str]:
+    """The columns."""
+    return [name for name in rows if name.startswith("episode")]
+
+
 def shares(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of held-out partners, with `share`: of what the best response earns with this partner in this episode."""
-    best = rows[rows.method == "best response"].set_index(["game", "team", "episode"])["mean"]
-    keys = pd.MultiIndex.from_frame(rows[["game", "team", "episode"]])
-    return rows.assign(share=rows["mean"].to_numpy() / best.reindex(keys).to_numpy())
+    """Rows of held-out partners: returns as shares of what the best response earns with the same partner."""
+    names = ["mean", *episodes_of(rows)]
+    best = rows[rows.method == "best response"].set_index(["game", "team"])[names]
+    keys = pd.MultiIndex.from_frame(rows[["game", "team"]])
+    divided = rows[names].to_numpy() / best.reindex(keys).to_numpy()
+    return rows.assign(**dict(zip(names, divided.T, strict=True)))
 
 
 def normalised(rows: pd.DataFrame, partners: str) -> pd.DataFrame:
-    """From the second episode on, with `score` = (return - random) / (TOP - random), a row a method, seed and task.
+    """Rows of methods, with `score` = (mean - random) / (TOP - random).
 
     A task is a game and team. Left out: teams with RANDOM, whom the oracle never met; tasks that even random play does well.
     """
-    late = rows[(rows.partners == partners) & (rows.episode == LATE) & ~rows.team.str.contains("RANDOM")]
+    rows = rows[(rows.partners == partners) & ~rows.team.str.contains("RANDOM")]
     if partners == "self-play":
-        late = late[late.team == "self"]
-    tasks = late.pivot_table(index=["game", "team"], columns="method", values="mean")
+        rows = rows[rows.team == "self"]
+    tasks = rows.pivot_table(index=["game", "team"], columns="method", values="mean")
     if not {TOP[partners], "random"} <= set(tasks):
-        return late.assign(score=np.nan).iloc[:0]
+        return rows.assign(score=np.nan).iloc[:0]
     top, random = tasks[TOP[partners]], tasks["random"]
     kept = top - random > MATTERS * top.abs()
-    keys = pd.MultiIndex.from_frame(late[["game", "team"]])
+    keys = pd.MultiIndex.from_frame(rows[["game", "team"]])
     span = (top - random)[kept].reindex(keys).to_numpy()
-    score = (late["mean"].to_numpy() - random.reindex(keys).to_numpy()) / span
-    return late.assign(score=score).dropna(subset="score")
+    score = (rows["mean"].to_numpy() - random.reindex(keys).to_numpy()) / span
+    return rows.assign(score=score).dropna(subset="score")
 
 
 def aggregate(scored: pd.DataFrame, method: str) -> tuple[float, float, float] | None:
@@ -122,42 +128,39 @@ def iqm_rows(rows: pd.DataFrame, methods: list[str], partners: list[str]) -> lis
 
 def table_of_game(rows: pd.DataFrame, methods: list[str], partners: str) -> str:
     """rows: of one game and sort of partners."""
-    rows = shares(rows) if partners == "held-out" else rows
-    late, first = rows[rows.episode == LATE], rows[rows.episode == "1"]
-    main = dict.fromkeys(rows.team)
-    if partners != "held-out":
-        main = [next(iter(main))]  # what was trained with; the others are columns
-    others = [team for team in dict.fromkeys(rows.team) if team not in main]
-    header = ["", "episode 1", LATE, "± seeds", "± boards", "over gru, paired", *others]
+    teams = list(dict.fromkeys(rows.team))
+    # what was trained with; the others are columns of their own
+    main, others = (teams, []) if partners == "held-out" else (teams[:1], teams[1:])
+    header = ["", "episode 1", "2 on", "± seeds", "± boards", "over gru, paired", *others]
     if partners == "held-out":
         header += ["share of best", "± seeds", "its least partner"]
-    gru = by_seed(late[(late.method == "gru") & late.team.isin(main)])
+    gru = by_seed(rows[(rows.method == "gru") & rows.team.isin(main)])
     lines = []
     for method in methods:
-        own = late[(late.method == method) & late.team.isin(main)]
+        own = rows[(rows.method == method) & rows.team.isin(main)]
         if own.empty:
             continue
         seeds = by_seed(own)
-        begins = first[(first.method == method) & first.team.isin(main)]["mean"].mean()
-        line = [
-            method,
-            figure_of(begins),
-            figure_of(seeds.mean()),
-            figure_of(half_width_of_few(seeds.to_numpy())),
-        ]
-        line.append(figure_of(own["mean_ci95"].mean()))
+        half = half_width_of_few(seeds.to_numpy())
+        line = [own["episode1"].mean(), seeds.mean(), half, own["mean_ci95"].mean()]
+        line = [method, *map(figure_of, line)]
         gain = (seeds - gru).dropna()  # all play the same boards
-        paired = method != "gru" and len(gain) > 0
+        paired = method not in ("gru", "best response") and len(gain) > 0
         line.append(plus_minus(gain.mean(), half_width_of_few(gain.to_numpy())) if paired else "")
         for team in others:
-            line.append(figure_of(late[(late.method == method) & (late.team == team)]["mean"].mean()))
+            line.append(figure_of(rows[(rows.method == method) & (rows.team == team)]["mean"].mean()))
         if partners == "held-out":
-            share = own.groupby("seed")["share"].mean()
-            least = own.groupby("team")["share"].mean().min()
-            line += [f"{share.mean():.1%}", f"{half_width_of_few(share.to_numpy()):.1%}".replace("nan%", "")]
-            line.append(f"{least:.1%}")
+            line += share_cells(shares(rows)[(rows.method == method).to_numpy()])
         lines.append(line)
     return markdown(header, lines)
+
+
+def share_cells(own: pd.DataFrame) -> list[str]:
+    """Of the best response: the mean over partners, its interval over seeds, and that of the least partner."""
+    share = by_seed(own)
+    half = half_width_of_few(share.to_numpy())
+    least = own.groupby("team")["mean"].mean().min()
+    return [f"{value:.1%}" if not math.isnan(value) else "" for value in (share.mean(), half, least)]
 
 
 def iqm_table(found: list[dict], methods: list[str], partners: list[str]) -> str:
@@ -172,7 +175,7 @@ def iqm_table(found: list[dict], methods: list[str], partners: list[str]) -> str
 # ---- figures
 
 
-def draw_by_episode(rows: pd.DataFrame, methods: list[str], value: str, ylabel: str, path: Path) -> None:
+def draw_by_episode(rows: pd.DataFrame, methods: list[str], ylabel: str, path: Path) -> None:
     """A panel a game: the mean over teams and seeds by episode, and the range of the seeds."""
     games = list(dict.fromkeys(rows.game))
     columns = min(2, len(games))
@@ -183,18 +186,16 @@ def draw_by_episode(rows: pd.DataFrame, methods: list[str], value: str, ylabel: 
         axis.set_visible(False)
     for axis, game in zip(axes, games, strict=False):
         for colour, method in zip(figures.COLOURS, methods, strict=False):
-            own = rows[(rows.game == game) & (rows.method == method) & (rows.episode != LATE)]
+            own = rows[(rows.game == game) & (rows.method == method)]
             if own.empty:
                 continue
-            own = own.assign(episode=own.episode.astype(int))
-            curves = own.pivot_table(index="episode", columns="seed", values=value)
-            axis.plot(curves.index, curves.mean(axis=1), "o-", ms=3, lw=1.2, color=colour, label=method)
-            axis.fill_between(
-                curves.index, curves.min(axis=1), curves.max(axis=1), color=colour, alpha=0.12, lw=0
-            )
+            curves = own.groupby("seed")[episodes_of(rows)].mean()  # [seeds, episodes]
+            x = range(1, curves.shape[1] + 1)
+            axis.plot(x, curves.mean(), "o-", ms=3, lw=1.2, color=colour, label=method)
+            axis.fill_between(x, curves.min(), curves.max(), color=colour, alpha=0.12, lw=0)
         axis.set(title=game, xlabel="episode with the same partners", ylabel=ylabel)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8)
+    axes[0].legend(fontsize=8)
     figures.save(figure, path)
 
 
@@ -223,7 +224,7 @@ def write(rows: list[dict], facts: Facts, folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     csv = folder / "results" / "study.csv"
     tracking.write_csv(csv, rows)
-    table = pd.read_csv(csv, dtype={"episode": str})
+    table = pd.read_csv(csv)
     methods = [method for method in facts.settings["methods"] if (table.method == method).any()]
     partners = [sort for sort in facts.settings["partners"] if (table.partners == sort).any()]
     found = iqm_rows(table, methods, partners)
@@ -299,15 +300,13 @@ def section(rows: pd.DataFrame, methods: list[str], partners: str, folder: Path)
         parts.append(f"### {game}, {partners}\n")
         parts.append(table_of_game(rows[rows.game == game], names, partners))
     picture = f"study_{partners.replace('-', '_')}.png"
-    if partners == "held-out":
-        draw_by_episode(
-            shares(rows), methods, "share", "share of the best response", folder / "images" / picture
-        )
-    elif partners == "few-shot":
-        mixed = rows[rows.team == "mixed"]
-        draw_by_episode(mixed, methods, "mean", "return among `mixed`", folder / "images" / picture)
-    else:
+    path = folder / "images" / picture
+    if partners == "self-play":
         return "\n".join(parts)
+    if partners == "held-out":
+        draw_by_episode(shares(rows), methods, "share of the best response", path)
+    else:
+        draw_by_episode(rows[rows.team == "mixed"], methods, "return among mixed", path)
     parts.append(f"![By episode](images/{picture})\n")
     return "\n".join(parts)
 
