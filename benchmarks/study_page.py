@@ -134,6 +134,7 @@ def table_of_game(rows: pd.DataFrame, methods: list[str], partners: str) -> str:
     header = ["", "episode 1", "2 on", "± seeds", "± boards", "over gru, paired", *others]
     if partners == "held-out":
         header += ["share of best", "± seeds", "its least partner"]
+        relative = shares(rows)
     gru = by_seed(rows[(rows.method == "gru") & rows.team.isin(main)])
     lines = []
     for method in methods:
@@ -150,7 +151,7 @@ def table_of_game(rows: pd.DataFrame, methods: list[str], partners: str) -> str:
         for team in others:
             line.append(figure_of(rows[(rows.method == method) & (rows.team == team)]["mean"].mean()))
         if partners == "held-out":
-            line += share_cells(shares(rows)[(rows.method == method).to_numpy()])
+            line += share_cells(relative[relative.method == method])
         lines.append(line)
     return markdown(header, lines)
 
@@ -264,7 +265,9 @@ recurrent network remembers of them (gru), one that is trained to predict them (
 
 
 def summary(found: list[dict], methods: list[str], partners: list[str]) -> str:
-    tasks = {row["partners"]: f"{row['partners']} {row['tasks']} of {row['runs']} runs" for row in found}
+    tasks = {
+        row["partners"]: f"{row['partners']} {row['tasks']} scores of {row['runs']} runs" for row in found
+    }
     counts = ", ".join(tasks.values()) or "none"
     return f"""## Interquartile means
 
@@ -273,7 +276,7 @@ teams: the mean of the middle half (Agarwal et al. 2021, *Deep RL at the Edge of
 Precipice*). The best is the oracle, mean of its seeds; with held-out partners the best response, PPO
 trained with that partner alone. In brackets: 95% bootstrap interval, runs drawn within each game, 2,000
 times, seed 0; boards are not drawn. Not counted: teams with RANDOM, whom no method met, and teams with
-which random play earns {1 - MATTERS:.0%} of the best. Scores of a method: {counts}.
+which random play earns at least {1 - MATTERS:.0%} of the best. Of each method: {counts}.
 
 {iqm_table(found, methods, partners)}
 ![Interquartile means with their intervals](images/study_iqm.png)

@@ -10,6 +10,7 @@ from commands import run_script
 from hidden_game import HIDDEN
 
 import hop_ppo
+from benchmarks import population
 from envs.vector_env import LEARNER
 from hop_ppo import Population, make_envs, to_tensors
 
@@ -229,3 +230,31 @@ def test_a_damaged_population_is_one_line(content, message, home, monkeypatch, c
     finally:
         Path("population.json").write_text(before, encoding="utf-8")
         hop_ppo.load_population.cache_clear()
+
+
+def test_a_population_is_trained_policy_by_policy(tmp_path, monkeypatch):
+    """Those that are there are kept; the first two seeds of each kind are to train with."""
+    runs = []
+
+    def run(*flags):
+        runs.append(" ".join(map(str, flags)))
+        (tmp_path / f"run{len(runs)}").mkdir()
+        (tmp_path / f"run{len(runs)}" / "best.pt").write_bytes(runs[-1].encode())
+        return str(tmp_path / f"run{len(runs)}")
+
+    monkeypatch.setattr(population, "run", run)
+    args = population.Args("train", folder=(tmp_path / "all").as_posix(), steps=9)
+    population.train_population(args, HIDDEN)
+    assert len(runs) == len(set(runs)) == 16
+    common = "--env-id StagHunt-hidden-v0 --gamma 0.99 --seed 3 --total-timesteps 9 --num-envs"
+    assert (tmp_path / "all/self3/best.pt").read_text() == f"{common} 341 --co-players self"
+    assert (tmp_path / "all/one3/best.pt").read_text() == f"{common} 1024 --co-players 2NS"
+    saved = json.loads((tmp_path / "all/population.json").read_text())
+    assert saved["game"] == dict(id="StagHunt-hidden-v0", args=[])
+    assert saved["train"] == [f"{kind}{seed}" for kind in ("self", "team", "mixed", "one") for seed in (1, 2)]
+    assert saved["held_out"] == [
+        f"{kind}{seed}" for kind in ("self", "team", "mixed", "one") for seed in (3, 4)
+    ]
+    (tmp_path / "all/mixed2/best.pt").unlink()
+    population.train_population(args, HIDDEN)
+    assert len(runs) == 17 and "--seed 2" in runs[-1] and runs[-1].endswith("mixed")
