@@ -40,6 +40,12 @@ Method = Literal["none", "gru", "liam", "latent", "belief", "oracle"]
 
 TRAINED_WITH = {"few-shot": "mixed", "held-out": "population", "self-play": "self"}
 NUM_ENVS = 512  # boards at once; of self-play so many rows
+SHORT_REPORT = (
+    "--eval-boards",
+    32,
+    "--plan-boards",
+    2,
+)  # of hop_ppo.py itself: the study judges on its own boards
 POLL = 0.2  # seconds between looks at the processes
 # For the estimate: ticks a second of an idle core, seconds of a training's end, and of an episode that is judged.
 SPEED = dict(none=11_000, oracle=11_000, belief=8_000, gru=4_000, liam=4_000, latent=4_000)
@@ -121,7 +127,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        return ".".join(str(part) for part in self if part)
+        return ".".join(str(part) for part in self if part).replace(" ", "-")
 
 
 @dataclass(frozen=True)
@@ -286,7 +292,8 @@ def train_response(cell: Cell, study: Study) -> dict:
     args = population_args(study, cell.game)
     (team,) = teams_of(cell)
     steps = population.game_flags(args, 1, study.settings.policy_steps)
-    folder = run(*steps, "--num-envs", NUM_ENVS, "--co-players", team, "--population", args.folder)
+    team_flags = ("--co-players", team, "--population", args.folder)
+    folder = run(*steps, *SHORT_REPORT, "--num-envs", NUM_ENVS, *team_flags)
     agent, judge = load(folder)
     head = dict(game=cell.game, partners=cell.partners, method=cell.method, seed=1, team=team)
     rows = [head | judge_episodes(judge, agent, team, study.settings)]
@@ -306,7 +313,7 @@ def train_agent(cell: Cell, study: Study) -> dict:
         flags += ["--population", args.folder]
     if cell.method in ("latent", "belief"):
         flags += ["--vae", study.result(Cell("vae", cell.game))["vae"]]
-    folder = run(*flags)
+    folder = run(*flags, *SHORT_REPORT)
     agent, judge = load(folder)
     head = dict(game=cell.game, partners=cell.partners, method=cell.method, seed=cell.number)
     rows = [head | dict(team=team) | judge_episodes(judge, agent, team, settings) for team in teams_of(cell)]

@@ -250,7 +250,8 @@ def test_an_agent_is_trained_and_judged(monkeypatch):
     study.work(f"agent.{GAME}.few-shot.none.7", of)
     found = of.result(Cell("agent", GAME, "few-shot", "none", 7))
     common = f"--env-id {GAME} --gamma 1.0 --seed 7 --total-timesteps"
-    assert runs == [f"{common} 100 --num-envs 512 --team-episodes 3 --co-players mixed --om none"]
+    short = "--eval-boards 32 --plan-boards 2"
+    assert runs == [f"{common} 100 --num-envs 512 --team-episodes 3 --co-players mixed --om none {short}"]
     rows = pd.DataFrame(found["rows"])
     assert list(dict.fromkeys(rows.team)) == ["mixed", "1ND", "1FIX", "1RANDOM"]
     earned = judge.play(agent, "1FIX", hop_ppo.HIDDEN_FINAL_SEED, 6, 3)["learner"]  # [3, 6]
@@ -260,7 +261,7 @@ def test_an_agent_is_trained_and_judged(monkeypatch):
     assert own.mean_ci95 == pytest.approx(1.96 * late.std(ddof=1) / 6**0.5, rel=1e-5)
     np.testing.assert_allclose([own[f"episode{i}"] for i in (1, 2, 3)], earned.mean(1), rtol=1e-6)
     study.train_agent(Cell("agent", GAME, "self-play", "none", 7), of)
-    assert runs[-1] == f"{common} 50 --num-envs 256 --team-episodes 3 --co-players self --om none"
+    assert runs[-1] == f"{common} 50 --num-envs 256 --team-episodes 3 --co-players self --om none {short}"
 
 
 def test_a_process_does_its_cell(monkeypatch):
