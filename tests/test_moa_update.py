@@ -249,8 +249,8 @@ def test_films_of_strangers_show_the_same_board_with_more_known(tmp_path, monkey
     evaluator = hop_ppo.Evaluator(args, SMALL, vae, None)
     agent = hop_ppo.make_agent("objects", SMALL, 2)
     before = torch.get_rng_state()
-    evaluator.film(agent, tmp_path / "x.gif")
-    assert films.keys() == {"x.gif", "x_strangers1.gif", "x_strangers5.gif"}
+    evaluator.film_strangers(agent, tmp_path / "x.gif")
+    assert films.keys() == {"x_strangers1.gif", "x_strangers5.gif"}
     first, last = films["x_strangers1.gif"], films["x_strangers5.gif"]
     np.testing.assert_array_equal(first[0]["joint"], last[0]["joint"])
     assert (first[0]["learner"], first[0]["strategy_ids"]) == (last[0]["learner"], last[0]["strategy_ids"])
