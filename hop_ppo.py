@@ -136,7 +136,7 @@ class Args:
     belief_discount: float = 0.9
     """weight of the beliefs of an earlier episode about the same co-players"""
     moa_update: Literal["off", "pretrained", "empty"] = "off"
-    """train the MOA while playing, by what co-players do and capture on real boards: the pretrained VAE, or a new one"""
+    """training of the MOA while playing, by what co-players do and capture on real boards: of the pretrained VAE or a new one"""
 
     network: Literal["objects", "cnn"] = "objects"
     """network of policy and value. objects: distances, legality and which move leads to which prey are built in;
@@ -220,7 +220,7 @@ class Args:
     evaluate: str = ""
     """folder of a run, or `newest`: train nothing, judge its best checkpoint, with the --plan.. given"""
     record: str = ""
-    """with --evaluate: judge nothing, but write games of the run, one on each of --eval-boards boards, to this .npz file"""
+    """file, .npz, to which --evaluate writes games of the run, one on each of --eval-boards boards, and judges nothing"""
 
 
 # ---- observations
