@@ -136,7 +136,7 @@ class Args:
     belief_discount: float = 0.9
     """weight of the beliefs of an earlier episode about the same co-players"""
     moa_update: Literal["off", "pretrained", "empty"] = "off"
-    """training of the MOA while playing, by what co-players do and capture on real boards: of the pretrained VAE or a new one"""
+    """training of the MOA while playing, by what co-players do and capture on real boards: of --vae, or of a new one"""
 
     network: Literal["objects", "cnn"] = "objects"
     """network of policy and value. objects: distances, legality and which move leads to which prey are built in;
