@@ -179,9 +179,8 @@ def cells_of(settings: Settings) -> list[Cell]:
                 cells += [Cell("policy", game, partners, kind, seed) for kind, seed in policies]
                 held_out = range(1, len(policies) // 2 + 1)
                 cells += [Cell("response", game, partners, "best response", number) for number in held_out]
-                methods = [
-                    method for method in methods if method != "oracle"
-                ]  # it knows those it learned with
+                # An oracle knows those whom it learned with.
+                methods = [method for method in methods if method != "oracle"]
             seeds = settings.seeds
             cells += [Cell("agent", game, partners, method, seed) for seed in seeds for method in methods]
     return cells
@@ -418,10 +417,12 @@ def describe_failure(study: Study, failed: list[Cell]) -> str:
 
 def settings_of(args: Args) -> Settings:
     """Raises: tracking.UsageError: there is no such game, or a number is out of its range."""
-    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
-    settings = replace(
-        FULL if args.full else Settings(), **{key: value for key, value in given.items() if value}
-    )
+    given = {}
+    for field in fields(Settings):
+        value = getattr(args, field.name)
+        if value:
+            given[field.name] = tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value
+    settings = replace(FULL if args.full else Settings(), **given)
     for game in settings.games:
         if game not in REGISTERED:
             raise tracking.UsageError(f"--games: no game {game}: choose from {', '.join(REGISTERED)}")

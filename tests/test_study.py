@@ -290,6 +290,8 @@ def test_the_order_of_a_study():
     counts = {kind: sum(cell.kind == kind for cell in held_out) for kind in ("policy", "response", "agent")}
     assert counts == dict(policy=2 * 16, response=2 * 8, agent=2 * 5 * 5)
     assert not any(cell.method == "oracle" for cell in held_out)
+    twice = study.settings_of(study.Args(seeds=(2, 1, 2), games=(GAME, GAME)))
+    assert (twice.seeds, twice.games) == ((2, 1), (GAME,)), "no cell is there twice"
     assert set(Settings.games) <= set(hop_ppo.REGISTERED) and set(study.FULL.games) == set(hop_ppo.REGISTERED)
 
 
