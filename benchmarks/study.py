@@ -40,16 +40,12 @@ Method = Literal["none", "gru", "liam", "latent", "belief", "oracle"]
 
 TRAINED_WITH = {"few-shot": "mixed", "held-out": "population", "self-play": "self"}
 NUM_ENVS = 512  # boards at once; of self-play so many rows
-SHORT_REPORT = (
-    "--eval-boards",
-    32,
-    "--plan-boards",
-    2,
-)  # of hop_ppo.py itself: the study judges on its own boards
+# Of hop_ppo.py itself: the study judges on boards of its own.
+SHORT_REPORT = ("--eval-boards", 32, "--plan-boards", 2)
 POLL = 0.2  # seconds between looks at the processes
-# For the estimate: ticks a second of an idle core, seconds of a training's end, and of an episode that is judged.
+# For the estimate: ticks a second of an idle core; seconds of a training's start and end, and of an episode that judges.
 SPEED = dict(none=11_000, oracle=11_000, belief=8_000, gru=4_000, liam=4_000, latent=4_000)
-END_SECONDS = 15.0
+END_SECONDS = 20.0
 JUDGE_SECONDS = 0.002
 VAE_SECONDS = 120.0 / 107_010  # of a sample
 
@@ -95,7 +91,7 @@ class Settings:
     methods: tuple[str, ...] = ("none", "gru", "liam", "latent", "belief", "oracle")
     seeds: tuple[int, ...] = (1, 2)
     steps: int = 262_144
-    policy_steps: int = 196_608
+    policy_steps: int = 163_840
     samples: int = 107_010
     boards: int = 128
     episodes: int = 10
@@ -204,8 +200,12 @@ def teams_of(cell: Cell) -> list[str]:
     return ["self", "mixed"] if cell.partners == "self-play" else standard_teams("mixed", rules)
 
 
-def estimate(cell: Cell, settings: Settings) -> float:
-    """Seconds of an idle core."""
+def estimate(cell: Cell, settings: Settings) -> int:
+    """Whole seconds of an idle core, one at least: they add up to the length of a bar."""
+    return max(1, round(estimate_seconds(cell, settings)))
+
+
+def estimate_seconds(cell: Cell, settings: Settings) -> float:
     if cell.kind == "vae":
         return VAE_SECONDS * settings.samples + END_SECONDS
     episodes = settings.boards * settings.episodes

@@ -21,7 +21,7 @@ MATTERS = 0.05  # a task counts in the interquartile mean if random play is that
 BASELINES = ("random", "script", "script_told")
 TOP = {"few-shot": "oracle", "held-out": "best response", "self-play": "oracle"}  # score 1
 TITLES = {
-    "few-shot": "Few-shot: ten episodes with the same scripted co-players",
+    "few-shot": "Few-shot: episodes in a row with the same scripted co-players",
     "held-out": "Held-out partners that learned",
     "self-play": "Self-play",
 }
@@ -251,7 +251,10 @@ def introduction(facts: Facts) -> str:
         ["samples of a game's VAE (latent, belief)", f"{settings['samples']:,}"],
         ["boards that judge", f"{settings['boards']} x {settings['episodes']} episodes, the same for all"],
         ["done", whole],
-        ["hours of a core", f"{facts.hours:.2f}; estimated for an idle one: {facts.estimate:.2f}"],
+        [
+            "hours of all cells, one after the other",
+            f"{facts.hours:.2f}; estimated, on an idle core: {facts.estimate:.2f}",
+        ],
     ]
     return f"""# The study
 
@@ -287,8 +290,8 @@ HOW = {
     "few-shot": """Trained among scripted co-players with one of two goals each (`mixed`: first columns), judged with
 each team (last columns).""",
     "held-out": """Trained among the policies of a population that are to train with; judged with each that was held
-out, in all seats but one: mean over partners. Best: the best response, a training like the others, which may fall short
-of what is possible. There is no oracle: it would know whom it learned with, and these it never met.""",
+out, in all seats but one: mean over partners. Best: the best response, a training like the others: a share above 100%
+shows that it fell short. There is no oracle: it would know whom it learned with, and these it never met.""",
     "self-play": """Trained among its own kind, each with its own reward: mean return of all hunters (first columns);
 and what one such agent earns among scripted co-players (`mixed`).""",
 }
