@@ -1,5 +1,5 @@
 # make moa: train the VAE with a MOA head.   make wm: train a world model and judge it.   make play: train a policy and judge it.
-# make study: every method, two games, as one page (an hour); make study-full: eight games, five seeds.
+# make study: every method, two games, as one page; make study-full: eight games, five seeds.
 # make test: lint, check the types and run the tests.   make format: what `make test` expects.   Windows: see README.md.
 PYTHON ?= python3
 VENV := .venv
