@@ -107,8 +107,7 @@ def train_policy(args: Args, rules: hop_ppo.GameRules, kind: str, seed: int) -> 
     boards = 1024 // (rules.hunters if "self" in flags else 1)
     trained = Path(run(*game_flags(args, seed, args.steps), "--num-envs", boards, *flags))
     path.parent.mkdir(exist_ok=True)
-    for file in ("last.pt", path.name):  # the last one says that the policy is there
-        tracking.write_bytes(path.with_name(file), (trained / file).read_bytes())
+    tracking.write_bytes(path, (trained / "best.pt").read_bytes())
 
 
 def train_population(args: Args, rules: hop_ppo.GameRules) -> None:

@@ -10,7 +10,6 @@ from commands import run_script
 from hidden_game import HIDDEN
 
 import hop_ppo
-import tracking
 from benchmarks import population
 from envs.vector_env import LEARNER
 from hop_ppo import Population, make_envs, to_tensors
@@ -239,11 +238,9 @@ def test_a_population_is_trained_policy_by_policy(tmp_path, monkeypatch):
 
     def run(*flags):
         runs.append(" ".join(map(str, flags)))
-        folder = tmp_path / f"run{len(runs)}"
-        folder.mkdir()
-        for name in ("best.pt", "last.pt"):
-            (folder / name).write_bytes(runs[-1].encode())
-        return str(folder)
+        (tmp_path / f"run{len(runs)}").mkdir()
+        (tmp_path / f"run{len(runs)}" / "best.pt").write_bytes(runs[-1].encode())
+        return str(tmp_path / f"run{len(runs)}")
 
     monkeypatch.setattr(population, "run", run)
     args = population.Args("train", folder=(tmp_path / "all").as_posix(), steps=9)
@@ -252,7 +249,6 @@ def test_a_population_is_trained_policy_by_policy(tmp_path, monkeypatch):
     common = "--env-id StagHunt-hidden-v0 --gamma 0.99 --seed 3 --total-timesteps 9 --num-envs"
     assert (tmp_path / "all/self3/best.pt").read_text() == f"{common} 341 --co-players self"
     assert (tmp_path / "all/one3/best.pt").read_text() == f"{common} 1024 --co-players 2NS"
-    assert tracking.find_folder(tmp_path / "all/self3") == tmp_path / "all/self3", "a policy can be loaded"
     saved = json.loads((tmp_path / "all/population.json").read_text())
     assert saved["game"] == dict(id="StagHunt-hidden-v0", args=[])
     assert saved["train"] == [f"{kind}{seed}" for kind in ("self", "team", "mixed", "one") for seed in (1, 2)]
