@@ -52,7 +52,7 @@ def call(script, folder: Path, *flags) -> int:
 
 
 def newest(folder: Path) -> Path:
-    return max(folder.iterdir(), key=lambda path: int(path.name.split("__")[1]))
+    return max(folder.iterdir(), key=lambda path: int(path.name.split("__")[-1]))
 
 
 def train_networks(folder: Path) -> Path:

@@ -102,7 +102,7 @@ def test_features_are_in_the_order_of_each_learner():
     """One learner a board: seats after it. Self-play: row r is seat r % A of board r // A."""
     infos = to_tensors(make_envs(HIDDEN, 30, "mixed").reset(seed=1)[1])
     ids, seats = infos["strategy_ids"], infos["seat"]
-    features = OracleInfo(infos, 1, HIDDEN).features()
+    features = OracleInfo(infos, 1, len(HIDDEN.game.strategies)).features()
     assert features.shape == (30, 2, 3)
     for row in range(30):
         expected = [ids[row, (seats[row] + step) % 3] for step in (1, 2)]

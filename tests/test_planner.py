@@ -265,7 +265,7 @@ def test_what_the_policy_knows_in_a_tree(kind):
     stag, hare, none = [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]
     believed = [[hare, stag], [stag, none], [hare, stag]]
     assert info_of_trees(make_belief(envs, infos), at_root) == believed
-    oracle = OracleInfo(infos, envs.rows_per_board, TEAM)
+    oracle = OracleInfo(infos, envs.rows_per_board, len(TEAM.game.strategies))
     truth = oracle.features()
     assert truth.argmax(2).tolist() == [[1, 0], [1, 2]]
     taken_for = torch.eye(3)[goals_in_order]

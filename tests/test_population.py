@@ -217,6 +217,7 @@ def test_a_damaged_population_is_one_line(content, message, home, monkeypatch, c
     if "oracle" in message and not Path("oracle").exists():
         assert play(monkeypatch, hop_ppo, *TINY, "--exp-name", "told", "--om", "oracle") == 0
         next(Path("ppo_ckpts").glob("told__*")).rename("oracle")
+        capsys.readouterr()
     before = Path("population.json").read_text(encoding="utf-8")
     if isinstance(content, str):
         Path("population.json").write_text(content, encoding="utf-8")
