@@ -32,18 +32,19 @@ from tqdm import tqdm
 
 from data import DataError, memory
 from data.datasets import Batches, Samples, first_boards, samples_of_episodes
-from data.recording import EpisodeRecorder
+from data.recording import EpisodeRecorder, with_random_moves
 from data.trajectories import Trajectories, check_output, file_of, save_arrays
 from envs import DATA_EPSILON, REGISTERED, make_rules
 from envs.core import Board, Cells, GameRules, first_hunt_after, kind_slices, legal_cells, step_cells
 from envs.game import STAY
-from envs.grid import neighbours, planes_to_joint
+from envs.grid import neighbours
+from envs.render import film_frame
 from envs.scripted import cells_probs, parse_team
-from envs.vector_env import LEARNER, check_state
+from envs.vector_env import check_state
 from envs.world_model_env import WorldModelEnv
 from metrics import returns
 from metrics.comparison import adapt, compare, standard_teams
-from metrics.predictions import PredictionStats
+from metrics.predictions import PredictionStats, accuracy_by_tick, is_shown
 from metrics.rivals import describe_script, uniform_policy
 from metrics.scores import score
 from metrics.vae_reports import predict
@@ -82,8 +83,6 @@ MOA_KL_COEF = 1e-3  # weight of the KL term
 FILMED_EPISODES = 5  # with the same strangers: the first and the last are filmed
 EVAL_SEED = 2001  # of the boards on which `best` and the ticks of the scripts are chosen
 FINAL_SEED = 3001  # of the boards that judge at the end
-ACCURACY = "belief_accuracy_tick"  # begins the names of these figures
-SHOWN_TICKS = (0, 2, 5, 10)  # of which TensorBoard gets the accuracy while training goes on
 SCRIPT_BOARDS = 256  # at most, on which the ticks of the scripts are chosen
 PLAY_COST = 0.16  # of a tick of a board that is judged, beside one that is also learnt from; measured
 HIDDEN_FINAL_SEED = 4001  # those of a hidden game: it was chosen on other boards
@@ -849,10 +848,6 @@ class HistoryInfo(NoInfo):
             self.remembered = self.memory(self.inputs(), self.hidden)
         return self.remembered
 
-    def board_features(self) -> Tensor:
-        """float [B, A, 0]: no two learners know the same."""
-        return torch.zeros(*self.per_board("active").shape, 0)
-
     def update(self, infos: Infos) -> None:
         advanced = (infos["tick"] > self.infos["tick"])[:, None, None]  # a board that is over stands still
         self.before = torch.where(advanced, self.nearest(), self.before)
@@ -1120,7 +1115,7 @@ def own_collectors(
     """Those of this process: each plays its share of the boards of `whole`."""
     if world.size == 1:
         return whole
-    with kept_rng():
+    with tracking.kept_rng():
         share = replace(args, num_envs=args.num_envs // world.size)
         collectors = make_collectors(share, rules, vae, world_model)
     for collector, of_all in zip(collectors, whole, strict=True):
@@ -1308,7 +1303,7 @@ class MOALearner:
 def new_vae(args: Args, rules: GameRules) -> VAE:
     """With its first weights."""
     game = rules.game
-    with kept_rng():
+    with tracking.kept_rng():
         torch.manual_seed(args.seed)
         return VAE(rules.height, rules.width, rules.horizon, kinds=game.kinds, goal_kinds=game.goal_kinds)
 
@@ -1904,17 +1899,6 @@ def evaluate(
     return {key: torch.stack(values).numpy() for key, values in results.items()}
 
 
-def with_random_moves(policy: Callable) -> Callable:
-    """A policy that acts uniformly over legal actions as often as the scripts of recorded files do."""
-
-    def mixed(obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs, values = policy(obs, opponent_info)
-        uniform = obs.action_mask / obs.action_mask.sum(1, keepdim=True)
-        return torch.lerp(logprobs.exp(), uniform, DATA_EPSILON).log().clamp(min=MASKED), values
-
-    return mixed
-
-
 def record_games(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Module | None) -> Trajectories:
     """Games of a run's team, learners and all, on boards of the seed of its training; who is who is not recorded."""
     torch.manual_seed(args.seed)
@@ -1926,28 +1910,6 @@ def record_games(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Modul
     evaluate(with_random_moves(agent), envs, infos, opponents, recorder=recorder)
     recorder.finish()
     return recorder.trajectories(envs.num_boards)[0]
-
-
-def film_frame(envs: Envs, infos: Infos, opponents: NoInfo, joint_returns: Tensor) -> dict:
-    """The first board, what was done last, and what is believed of its hunters."""
-    learned = isinstance(envs.co_players, Population)  # policies have no names to show
-    return dict(
-        joint=planes_to_joint(np.array(envs.planes()[0])),  # uint8 [A + 3, H, W]
-        belief=opponents.board_features()[0, :, :1].sum(1).tolist(),
-        strategy_ids=[LEARNER] * envs.rules.hunters if learned else infos["strategy_ids"][0].tolist(),
-        learner=int(infos["seat"][0]),
-        tick=int(infos["tick"][0]),
-        returns=joint_returns[0].tolist(),
-        actions=infos["joint_actions"][0].tolist(),
-    )
-
-
-@contextlib.contextmanager
-def kept_rng() -> Iterator[None]:
-    """What is drawn inside changes nothing outside: training does not depend on when it is judged."""
-    saved = tracking.rng_state()
-    yield
-    tracking.set_rng_state(saved)
 
 
 @dataclass
@@ -1983,7 +1945,7 @@ class Evaluator:
         boards = boards or max(2, math.ceil(self.args.eval_boards / episodes))
         args = replace(self.args, om=om or self.args.om)
         network = self.tree_network(policy) if plan == "learned" and args.plan_fit else None
-        with kept_rng():
+        with tracking.kept_rng():
             torch.manual_seed(seed)
             co_players = co_players_of(team, args, self.rules)
             envs = make_envs(self.rules, boards, co_players, episodes, episode="board")
@@ -2016,14 +1978,14 @@ class Evaluator:
             costs.append(self.cost(**how))
             return nothing
 
-        with kept_rng():
+        with tracking.kept_rng():
             self.judge(agent, play)
         return sum(costs)
 
     def tree_network(self, policy: Callable) -> ActorCritic:
         """Fitted once for each policy, on boards of the seed of its training."""
         if policy not in self.tree_networks:
-            with kept_rng():
+            with tracking.kept_rng():
                 infos = to_tensors(make_envs(self.rules, TREE_BOARDS, "mixed").reset(seed=self.args.seed)[1])
                 starts = tuple(infos[key] for key in ("blocks", "hunters", "prey"))
                 networks = (self.vae, self.world_model)
@@ -2038,7 +2000,7 @@ class Evaluator:
 
     def untrained(self, agent: ActorCritic) -> ActorCritic:
         """A network of the same kind with its first weights."""
-        with kept_rng():
+        with tracking.kept_rng():
             torch.manual_seed(self.args.seed)
             return rebuild_agent(agent.sizes, self.rules, self.args.om)
 
@@ -2115,7 +2077,7 @@ class Evaluator:
     def film_frames(self, agent: ActorCritic, seed: int) -> tuple[list[dict], bool]:
         """Of an episode on the first board of a seed, and whether there are beliefs to show: found goals have no names."""
         frames: list[dict] = []
-        with kept_rng():
+        with tracking.kept_rng():
             torch.manual_seed(self.args.seed)
             co_players = co_players_of(self.args.co_players, self.args, self.rules)
             envs = make_envs(self.rules, 1, co_players, self.args.team_episodes, episode="board")
@@ -2130,7 +2092,7 @@ class Evaluator:
         second_goal = list(self.rules.game.goals.values())[SECOND]
         team = f"{self.rules.hunters - 1}{second_goal}"
         everywhere = np.ones(1, bool)
-        with kept_rng():
+        with tracking.kept_rng():
             torch.manual_seed(self.args.seed)
             envs = make_envs(self.rules, 1, team, FILMED_EPISODES, episode="board")
             infos = to_tensors(envs.reset(seed=self.final_seed)[1])
@@ -2214,48 +2176,19 @@ def check_ranges(args: Args) -> None:
             raise tracking.UsageError(f"--{name.replace('_', '-')}: must be in [0, 1], got {value}")
 
 
-def check_team(args: Args, rules: GameRules) -> None:
-    """Raises: tracking.UsageError: there is no such team, or what needs scripted co-players has policies."""
-    if not is_population(args.co_players):
-        if args.population:
-            raise tracking.UsageError("--population: needs --co-players population or held-out")
+def check_settings(args: Args, rules: GameRules) -> None:
+    """Raises: tracking.UsageError: settings that exclude each other, or a team that there is not."""
+    if is_population(args.co_players):
+        fit.check_population_settings(args)
+        co_players_of(args.co_players, args, rules)
+    elif args.population:
+        raise tracking.UsageError("--population: needs --co-players population or held-out")
+    else:
         try:
             parse_team(args.co_players, rules.hunters - 1, rules.game)
         except ValueError as error:
             raise tracking.UsageError(f"--{error}") from None
-        return
-    if not args.population:
-        advice = "name the folder of one, see python -m benchmarks.population"
-        raise tracking.UsageError(f"--co-players {args.co_players}: needs --population: {advice}")
-    if args.oracle or args.oracle_simulations:
-        raise tracking.UsageError(f"--oracle: knows strategies, not the policies of {args.population}")
-    if args.real_ratio < 1 and args.imagined_co_players == "same":
-        needs = "its policies play on real boards alone"
-        raise tracking.UsageError(f"--real-ratio: {needs}: give --imagined-co-players goals, too")
-    co_players_of(args.co_players, args, rules)
-
-
-def check_settings(args: Args, rules: GameRules) -> None:
-    """Raises: tracking.UsageError: settings that exclude each other, or a team that the game has no room for."""
-    check_team(args, rules)
-    if 0 < args.real_ratio < 1 and round(args.real_ratio * args.num_envs) in (0, args.num_envs):
-        outcome = "none would be real" if args.real_ratio < 0.5 else "all would be real"
-        numbers = f"--real-ratio {args.real_ratio}: of {args.num_envs} boards {outcome}"
-        raise tracking.UsageError(f"{numbers}: 0, 1, or more --num-envs")
-    if args.imagined_co_players != "same" and args.real_ratio == 1:
-        raise tracking.UsageError(
-            "--imagined-co-players: no board is imagined: give --real-ratio below 1, too"
-        )
-    if args.team_reward and args.co_players != "self":
-        message = "needs --co-players self: scripted co-players have no use for a reward"
-        raise tracking.UsageError(f"--team-reward: {message}")
-    if args.om in ("gru", "liam") and (args.real_ratio < 1 or args.plan):
-        flag = "--plan" if args.plan else "--real-ratio below 1"
-        raise tracking.UsageError(f"--om {args.om}: plays real boards, without a search: leave out {flag}")
-    if args.moa_update != "off" and args.real_ratio == 0:
-        raise tracking.UsageError("--moa-update: learns from real boards, of which --real-ratio 0 has none")
-    if args.plan_train and (args.om, args.plan_search) != ("belief", "gumbel"):
-        raise tracking.UsageError("--plan-train: needs --om belief and --plan-search gumbel")
+    fit.check_settings(args)
 
 
 def check_info_size(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Module | None) -> None:
@@ -2289,23 +2222,8 @@ def check_memory(args: Args, rules: GameRules) -> None:
     """Raises: MemoryError: this machine cannot hold the run."""
     sizes = "num_envs num_steps eval_boards plan_boards plan_samples plan_simulations oracle_simulations"
     settings = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name in sizes.split()]
-    memory.require(estimate_memory(args, rules), " ".join(settings))
-
-
-def estimate_memory(args: Args, rules: GameRules) -> int:
-    """Bytes: the rollout and the minibatches' copy of it, the activations of a minibatch, boards, and search trees."""
-    A, P, K = rules.hunters, rules.prey, rules.cells
-    board = K * (4 * P + 8)
-    observation = 12 * (A + P) + P * (A + 4) + K + 100
-    node = 8 * (A + P) + 200
-    rows = args.num_envs * (A if args.co_players == "self" else 1)
-    samples = rows * args.num_steps
-    activations = 1500 * P * (A + 4) * math.ceil(samples / args.num_minibatches)
-    simulations = max(args.plan * (args.plan_simulations + args.plan_samples), args.oracle_simulations)
-    trees = args.plan_boards * simulations * node
-    boards = max(rows, args.eval_boards, args.plan_boards) * board
-    recorded = (args.moa_update != "off") * 2 * MOA_EPISODES * rules.horizon * A * K * (3 + rules.game.kinds)
-    return 2 * samples * observation + activations + boards + trees + recorded
+    recorded = MOA_EPISODES if args.moa_update != "off" else 0
+    memory.require(memory.bytes_of_play(args, rules, recorded), " ".join(settings))
 
 
 # ---- checkpoints
@@ -2388,21 +2306,6 @@ def load_agent(folder: str | Path) -> tuple[ActorCritic, dict]:
     return tracking.load_model(tracking.find_folder(folder) / "best.pt", CHECKPOINT)
 
 
-def check_shares(args: Args, world: tracking.World) -> None:
-    """Raises: tracking.UsageError: the boards, real and imagined, do not divide evenly over the processes, or search."""
-    alone = "--plan-train" if args.plan_train else f"--om {args.om}" if args.om in ("gru", "liam") else ""
-    if alone and (world.size > 1 or world.device.type != "cpu"):
-        raise tracking.UsageError(
-            f"{alone}: runs in one process on the CPU: give --no-cuda, without torchrun"
-        )
-    if args.moa_update != "off" and world.size > 1:
-        raise tracking.UsageError("--moa-update: runs in one process, without torchrun")
-    real = round(args.real_ratio * args.num_envs)
-    if real % world.size or args.num_envs % world.size:
-        boards = f"--num-envs {args.num_envs}: {real} real and {args.num_envs - real} imagined boards"
-        raise tracking.UsageError(f"{boards} do not divide evenly over {world.size} processes")
-
-
 @contextlib.contextmanager
 def noise_of(collector: Collector, seed: tuple[int, int], world: tracking.World) -> Iterator[None]:
     """Inside, each of several processes draws from its own generator if the boards are imagined: how many numbers they take
@@ -2410,7 +2313,7 @@ def noise_of(collector: Collector, seed: tuple[int, int], world: tracking.World)
     if world.size == 1 or not isinstance(collector.envs, WorldModelEnv):
         yield
         return
-    with kept_rng():
+    with tracking.kept_rng():
         torch.manual_seed(int(np.random.default_rng((*seed, world.rank)).integers(2**62)))
         yield
 
@@ -2605,21 +2508,6 @@ def with_own_moa(args: Args, folder: str | Path, checkpoint: dict) -> Args:
     return replace(args, moa_update="off", vae=args.vae if named else (Path(folder) / "moa").as_posix())
 
 
-def is_shown(name: str) -> bool:
-    """While training goes on, in TensorBoard."""
-    return not name.startswith(ACCURACY) or int(name.removeprefix(ACCURACY)) in SHOWN_TICKS
-
-
-def accuracy_by_tick(history: list[dict]) -> dict[int, float]:
-    """Of the beliefs, the mean over these updates at each tick."""
-    by_tick: dict[int, list[float]] = {}
-    for row in history:
-        for name, value in row.items():
-            if name.startswith(ACCURACY):
-                by_tick.setdefault(int(name.removeprefix(ACCURACY)), []).append(value)
-    return {tick: sum(values) / len(values) for tick, values in sorted(by_tick.items())}
-
-
 def evaluate_run(args: Args) -> None:
     """--evaluate: judge a run again, with other settings of the search."""
     folder = tracking.find_folder(args.evaluate)
@@ -2675,7 +2563,7 @@ def main() -> None:
     check_oracle(args)
     check_memory(args, rules)
     with tracking.join_world(args.cuda) as world:
-        check_shares(args, world)
+        fit.check_shares(args, world)
         train(args, world, resumed)
 
 

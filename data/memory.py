@@ -4,8 +4,10 @@ with the number, and not killed in the middle."""
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -32,6 +34,26 @@ def require(needed: float, what: str) -> None:
     why = shortage(needed)
     if why:
         raise MemoryError(f"{what}: {why}; choose smaller numbers")
+
+
+def bytes_of_play(args: Any, rules: Any, recorded: int) -> int:
+    """Of a run of hop_ppo.py: the rollout and the minibatches' copy of it, the activations of a minibatch, boards, search
+    trees, and recorded episodes.
+
+    args: settings of hop_ppo.py; rules: envs.core.GameRules; recorded: episodes that are kept.
+    """
+    A, P, K = rules.hunters, rules.prey, rules.cells
+    board = K * (4 * P + 8)
+    observation = 12 * (A + P) + P * (A + 4) + K + 100
+    node = 8 * (A + P) + 200
+    rows = args.num_envs * (A if args.co_players == "self" else 1)
+    samples = rows * args.num_steps
+    activations = 1500 * P * (A + 4) * math.ceil(samples / args.num_minibatches)
+    simulations = max(args.plan * (args.plan_simulations + args.plan_samples), args.oracle_simulations)
+    trees = args.plan_boards * simulations * node
+    boards = max(rows, args.eval_boards, args.plan_boards) * board
+    kept = 2 * recorded * rules.horizon * A * K * (3 + rules.game.kinds)
+    return 2 * samples * observation + activations + boards + trees + kept
 
 
 def available_bytes() -> int | None:

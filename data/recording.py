@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from data.collect import draw_boards
 from data.trajectories import Trajectories, size_of
+from envs import DATA_EPSILON
 from envs.core import GameRules
 from envs.game import STAY
 from envs.stag_hunt import GAME as STAG_HUNT
@@ -140,6 +142,20 @@ class EpisodeRecorder:
             self.playing[key] = state[f"playing.{key}"].clone()
             self.kept[key] = state[f"kept.{key}"].clone()
         self.count = int(state["count"])
+
+
+def with_random_moves(policy: Callable) -> Callable:
+    """A policy that acts uniformly over legal actions as often as the scripts of recorded files do.
+
+    policy: (obs, opponent_info) -> (log pi float [N, 5 + k], V); obs has `action_mask`, bool [N, 5 + k].
+    """
+
+    def mixed(obs: Any, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs, values = policy(obs, opponent_info)
+        uniform = obs.action_mask / obs.action_mask.sum(1, keepdim=True)
+        return torch.lerp(logprobs.exp(), uniform, DATA_EPSILON).log().clamp(min=-1e9), values
+
+    return mixed
 
 
 def recorded_metadata(arrays: dict[str, np.ndarray], rules: GameRules) -> dict:

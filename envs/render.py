@@ -12,11 +12,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from envs.core import GameRules, State, make_core
 from envs.games import REGISTERED, make_rules
+from envs.grid import planes_to_joint
 from envs.scripted import sample_actions, strategy_probs
 
 RENDER_MODES = ("rgb_array", "ansi")
@@ -465,6 +467,24 @@ def render_board(
 ) -> np.ndarray | str:
     """One board as `mode` ("rgb_array" or "ansi") has it."""
     return text(state, rules, board, ring) if mode == "ansi" else draw(state, rules, board, ring=ring)
+
+
+def film_frame(envs: Any, infos: dict, opponents: Any, joint_returns: Any) -> dict:
+    """What a film shows at a tick: the first board, what was done last, and what is believed of its hunters.
+
+    envs, infos: of a vector environment, infos as tensors. opponents: `board_features()` float [B, A, I]; shown is the first
+    of the I. joint_returns: float [B, A].
+    """
+    learned = callable(envs.co_players)  # policies have no names to show
+    return dict(
+        joint=planes_to_joint(np.array(envs.planes()[0])),  # uint8 [A + 1 + k, H, W]
+        belief=opponents.board_features()[0, :, :1].sum(1).tolist(),
+        strategy_ids=[-1] * envs.rules.hunters if learned else infos["strategy_ids"][0].tolist(),
+        learner=int(infos["seat"][0]),
+        tick=int(infos["tick"][0]),
+        returns=joint_returns[0].tolist(),
+        actions=infos["joint_actions"][0].tolist(),
+    )
 
 
 # ---- files

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+ACCURACY = "belief_accuracy_tick"  # and the tick: the names of these figures
+SHOWN_TICKS = (0, 2, 5, 10)  # of which TensorBoard gets the accuracy while training goes on
+
 
 class PredictionStats:
     """Sums over the co-players of the boards just played; hunters that learn themselves are left out."""
@@ -52,7 +55,22 @@ class PredictionStats:
             figures = {name: value / count for name, value in zip(names, sums, strict=True)}
         for tick, (goals, right) in enumerate(add_up(self.by_tick).tolist()):
             if goals:
-                figures[f"belief_accuracy_tick{tick}"] = right / goals
+                figures[f"{ACCURACY}{tick}"] = right / goals
         self.sums.zero_()
         self.by_tick.zero_()
         return figures
+
+
+def is_shown(name: str) -> bool:
+    """While training goes on, in TensorBoard."""
+    return not name.startswith(ACCURACY) or int(name.removeprefix(ACCURACY)) in SHOWN_TICKS
+
+
+def accuracy_by_tick(history: list[dict]) -> dict[int, float]:
+    """Of the beliefs, the mean over these updates at each tick."""
+    by_tick: dict[int, list[float]] = {}
+    for row in history:
+        for name, value in row.items():
+            if name.startswith(ACCURACY):
+                by_tick.setdefault(int(name.removeprefix(ACCURACY)), []).append(value)
+    return {tick: sum(values) / len(values) for tick, values in sorted(by_tick.items())}

@@ -18,6 +18,7 @@ from data.trajectories import save_arrays
 from envs import Rules
 from hop_ppo import Args, Collector, MOALearner, make_envs, new_vae, rollout
 from metrics.rivals import uniform_policy
+from tracking import fit
 
 SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
 SMALL_FLAGS = ("--env-args", "height=5", "width=5", "blocks=3", "hares=3", "horizon=14")
@@ -173,7 +174,7 @@ def test_a_state_that_is_none_is_refused(change, message):
 def test_one_process_alone():
     world = tracking.World(0, 2, torch.device("cpu"))
     with pytest.raises(tracking.UsageError, match="--moa-update: runs in one process"):
-        hop_ppo.check_shares(Args(moa_update="empty"), world)
+        fit.check_shares(Args(moa_update="empty"), world)
 
 
 def test_a_run_is_judged_with_its_own_moa_unless_another_is_named():

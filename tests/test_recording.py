@@ -10,7 +10,7 @@ import pretrain_vae
 import tracking
 import train_world_model
 from benchmarks import adaptation
-from data import trajectories
+from data import recording, trajectories
 from data.datasets import captured_goals, samples_of_episodes, transitions_of_episodes
 from data.recording import EpisodeRecorder
 from envs import Rules, snowdrift
@@ -152,7 +152,7 @@ def test_random_moves_are_legal():
     mask = torch.tensor([[True, False, True, True, True, False, False]])
     logprobs = torch.tensor([[0.0] + [hop_ppo.MASKED] * 6])
     obs = type("Obs", (), dict(action_mask=mask))
-    mixed, _ = hop_ppo.with_random_moves(lambda obs, info: (logprobs, None))(obs, None)
+    mixed, _ = recording.with_random_moves(lambda obs, info: (logprobs, None))(obs, None)
     random = hop_ppo.DATA_EPSILON / 4
     expected = [1 - hop_ppo.DATA_EPSILON + random, 0, random, random, random, 0, 0]
     torch.testing.assert_close(mixed.exp(), torch.tensor([expected]))

@@ -21,6 +21,7 @@ import torch
 
 from tracking.checkpoints import (
     Schema,
+    kept_rng,
     learnt,
     load_checkpoint,
     load_model,
@@ -57,6 +58,7 @@ __all__ = [
     "find_folder",
     "interrupt",
     "join_world",
+    "kept_rng",
     "learnt",
     "load_checkpoint",
     "load_model",

@@ -594,3 +594,11 @@ def set_rng_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+@contextlib.contextmanager
+def kept_rng() -> Iterator[None]:
+    """What is drawn inside changes nothing outside: training does not depend on when it is judged."""
+    saved = rng_state()
+    yield
+    set_rng_state(saved)

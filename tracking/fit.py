@@ -1,4 +1,4 @@
-"""Does a trained network fit the game that it is to play in? One line says what does not, and what to do."""
+"""Do networks, the game and the settings of hop_ppo.py fit each other? One line says what does not, and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tracking import UsageError, find_folder
+from tracking import UsageError, World, find_folder
 
 # Rules that say what lies on a board, how large it is and when it ends: a world model can do without.
 OF_BOARDS = (
@@ -177,3 +177,49 @@ def check_partner(run: str, settings: dict, env_id: str, env_args: tuple[str, ..
     found = flags_of(settings["om"], settings["env_id"], settings["env_args"])
     if found != wanted:
         raise UsageError(f"{run}: a co-player sees the board alone: needs {wanted}, this has {found}")
+
+
+def check_population_settings(args: Any) -> None:
+    """args: settings of hop_ppo.py with a population's co-players. Raises: UsageError: what needs scripted ones is set."""
+    if not args.population:
+        advice = "name the folder of one, see python -m benchmarks.population"
+        raise UsageError(f"--co-players {args.co_players}: needs --population: {advice}")
+    if args.oracle or args.oracle_simulations:
+        raise UsageError(f"--oracle: knows strategies, not the policies of {args.population}")
+    if args.real_ratio < 1 and args.imagined_co_players == "same":
+        needs = "its policies play on real boards alone"
+        raise UsageError(f"--real-ratio: {needs}: give --imagined-co-players goals, too")
+
+
+def check_settings(args: Any) -> None:
+    """Raises: UsageError: settings of hop_ppo.py that exclude each other."""
+    if 0 < args.real_ratio < 1 and round(args.real_ratio * args.num_envs) in (0, args.num_envs):
+        outcome = "none would be real" if args.real_ratio < 0.5 else "all would be real"
+        numbers = f"--real-ratio {args.real_ratio}: of {args.num_envs} boards {outcome}"
+        raise UsageError(f"{numbers}: 0, 1, or more --num-envs")
+    if args.imagined_co_players != "same" and args.real_ratio == 1:
+        raise UsageError("--imagined-co-players: no board is imagined: give --real-ratio below 1, too")
+    if args.team_reward and args.co_players != "self":
+        message = "needs --co-players self: scripted co-players have no use for a reward"
+        raise UsageError(f"--team-reward: {message}")
+    if args.om in ("gru", "liam") and (args.real_ratio < 1 or args.plan):
+        flag = "--plan" if args.plan else "--real-ratio below 1"
+        raise UsageError(f"--om {args.om}: plays real boards, without a search: leave out {flag}")
+    if args.moa_update != "off" and args.real_ratio == 0:
+        raise UsageError("--moa-update: learns from real boards, of which --real-ratio 0 has none")
+    if args.plan_train and (args.om, args.plan_search) != ("belief", "gumbel"):
+        raise UsageError("--plan-train: needs --om belief and --plan-search gumbel")
+
+
+def check_shares(args: Any, world: World) -> None:
+    """args: settings of hop_ppo.py. Raises: UsageError: they need one process on the CPU, or their
+    boards, real and imagined, do not divide evenly over the processes."""
+    alone = "--plan-train" if args.plan_train else f"--om {args.om}" if args.om in ("gru", "liam") else ""
+    if alone and (world.size > 1 or world.device.type != "cpu"):
+        raise UsageError(f"{alone}: runs in one process on the CPU: give --no-cuda, without torchrun")
+    if args.moa_update != "off" and world.size > 1:
+        raise UsageError("--moa-update: runs in one process, without torchrun")
+    real = round(args.real_ratio * args.num_envs)
+    if real % world.size or args.num_envs % world.size:
+        boards = f"--num-envs {args.num_envs}: {real} real and {args.num_envs - real} imagined boards"
+        raise UsageError(f"{boards} do not divide evenly over {world.size} processes")
