@@ -46,8 +46,7 @@ from metrics import returns
 from metrics.comparison import adapt, compare, standard_teams
 from metrics.predictions import PredictionStats, accuracy_by_tick, is_shown
 from metrics.rivals import describe_script, uniform_policy
-from metrics.scores import score
-from metrics.vae_reports import predict
+from metrics.vae_reports import action_figures, predict
 from pretrain_vae import KIND as VAE_KIND
 from pretrain_vae import (
     VAE,
@@ -900,18 +899,9 @@ class Population:
         time_features = encode_time(
             torch.as_tensor(core.tick).long(), torch.as_tensor(core.first_hunt).long(), self.rules
         )
-        maps = (core.hunters, core.prey, core.distances(), core.blocks)
-        hunters, prey, distances, blocks = map(torch.as_tensor, maps)
-        obs = observe(
-            hunters[board].long(),
-            prey[board].long(),
-            time_features[board],
-            seat,
-            board,
-            distances,
-            blocks,
-            self.rules,
-        )
+        hunters, prey = (torch.as_tensor(cells)[board].long() for cells in (core.hunters, core.prey))
+        maps = map(torch.as_tensor, (core.distances(), core.blocks))
+        obs = observe(hunters, prey, time_features[board], seat, board, *maps, self.rules)
         nothing = torch.zeros(len(board), self.rules.hunters - 1, 0)
         probs = torch.zeros(*playing.shape, self.rules.game.num_actions)
         probs[..., STAY] = 1.0
@@ -1174,7 +1164,8 @@ class MOALearner:
         is_new = samples.episodes >= first_new
         self.count(samples, batches, is_new)
         judged = is_new & (samples.episodes < first_new + MOA_JUDGED)
-        figures = self.judge(samples, batches, np.flatnonzero(judged))
+        figures = action_figures(self.vae, samples, batches, np.flatnonzero(judged))
+        self.nll = figures["nll"]
 
         self.optimizer.param_groups[0]["lr"] = MOA_LEARNING_RATE * frac
         groups = torch.randperm(len(batches.start)).numpy()
@@ -1208,19 +1199,6 @@ class MOALearner:
         self.action_counts += torch.as_tensor(
             np.bincount(samples.actions[new], minlength=len(self.action_counts))
         )
-
-    def judge(self, samples: Samples, batches: Batches, index: np.ndarray) -> dict[str, float]:
-        """Of the samples `index`, whole episodes; goal_nll: given the goal that a hunter turned out to have."""
-        predictions = predict(self.vae, batches, index)
-        figures = score(predictions.probs, samples.actions[index])
-        self.nll = figures["nll"]
-        goals = batches.goals.numpy()[index]
-        known = np.flatnonzero(goals >= 0)
-        figures = {name: figures[name] for name in ("top1", "top3", "nll")}
-        if len(known):
-            by_goal = predictions.goal_probs[known, goals[known]]
-            figures["goal_nll"] = score(by_goal, samples.actions[index][known])["nll"]
-        return figures
 
     def choose_law(self) -> None:
         """What a belief assumes of hunters without a goal and of changes of mind, as `pretrain_vae.py` chooses it."""
@@ -1432,22 +1410,20 @@ def rollout(
         logprobs[step] = policy.gather(1, actions[step, :, None])[:, 0]
         if planner:
             actions[step], improved[step] = planner(next_obs, next_info, collector.infos)
-        _, reward, terminated, truncated, infos = envs.step(actions[step].cpu().numpy())
+        _, *outcome, infos = envs.step(actions[step].cpu().numpy())
+        reward, terminated, truncated = map(torch.as_tensor, outcome)
         collector.infos = infos = to_tensors(infos)
         if history:
             history.add(infos)
         opponents.update(infos)
         if collector.recorder:
-            collector.recorder.update(infos, torch.as_tensor(terminated))
+            collector.recorder.update(infos, terminated)
 
-        reward = torch.as_tensor(reward)
         rewards[step] = reward
         on_board = infos["active"].gather(1, infos["seat"][:, None])[:, 0]
-        ended = torch.as_tensor(terminated) | torch.as_tensor(
-            truncated
-        )  # the episode, in self-play that of the board
+        ended = terminated | truncated  # the episode, in self-play that of the board
         dones[step] = ended | ~on_board
-        last = torch.as_tensor(truncated) & on_board
+        last = truncated & on_board
         truncations[step] = last
         if last.any() and not args.end_at_horizon:
             # Pardo et al. 2018, Time Limits in Reinforcement Learning
@@ -1639,6 +1615,7 @@ class Planner:
         self.args = args
         self.kind = kind
         self.belief = None  # about goals: that of the policy, or one beside it
+        self.own_belief = None  # the one beside it
         if kind == "learned":
             self.world_model = world_model.on(self.rules.height, self.rules.width)
         if kind == "oracle":
@@ -1651,6 +1628,7 @@ class Planner:
             if not isinstance(opponents, GoalBelief):
                 infos = opponents.infos
                 self.belief = GoalBelief(infos, envs.rows_per_board, vae, self.rules, args.belief_discount)
+                self.own_belief = self.belief
             self.goal_policy = self.belief.goal_policy
         self.rng = np.random.default_rng(args.seed)
         self.decisions = 0
@@ -1658,13 +1636,13 @@ class Planner:
 
     def update(self, infos: Infos) -> None:
         """As `NoInfo.update`."""
-        if self.belief is not None and self.belief is not self.opponents:
-            self.belief.update(infos)
+        if self.own_belief:
+            self.own_belief.update(infos)
 
     def reset(self, boards: Tensor, infos: Infos) -> None:
         """As `NoInfo.reset`."""
-        if self.belief is not None and self.belief is not self.opponents:
-            self.belief.reset(boards, infos)
+        if self.own_belief:
+            self.own_belief.reset(boards, infos)
 
     def clear(self) -> None:
         """Forget what was computed of boards and steps, so that a resumed run and the one that goes on round alike."""
@@ -1673,8 +1651,8 @@ class Planner:
     def __call__(self, obs: Observation, opponent_info: Tensor, infos: Infos) -> tuple[Tensor, Tensor]:
         """obs, opponent_info: what the policy sees and knows, [N, ..]. Returns: actions int64 [N], and the policy of the
         search, float [N, 5 + k]."""
-        if self.belief is not None and self.belief is not self.opponents:
-            self.belief.features()
+        if self.own_belief:
+            self.own_belief.features()
         action = torch.full_like(infos["seat"], STAY)
         improved = F.one_hot(action, obs.action_mask.shape[1]).float()
         rows = (obs.action_mask.sum(1) > 1).nonzero()[:, 0]
@@ -2130,19 +2108,7 @@ def load_networks(args: Args, rules: GameRules) -> tuple[nn.Module | None, nn.Mo
     """The VAE and the world model that the settings need; their folders go into the settings. Raises: tracking.UsageError:
     there is none, or it was trained for another game or without what is needed of it."""
     vae = world_model = None
-    goal_users = {
-        "--om belief": args.om == "belief",
-        "--plan": args.plan,
-        "--plan-train": args.plan_train,
-        "--real-ratio below 1": args.real_ratio < 1 and imagined_team(args) != "self",
-    }
-    needs_goals = [flag for flag, used in goal_users.items() if used]
-    names_co_players = args.real_ratio < 1 and imagined_team(args) not in ("self", "goals")
-    name_users = {
-        "--om oracle": args.om == "oracle",
-        "--real-ratio below 1 without --imagined-co-players goals": names_co_players,
-    }
-    needs_names = [flag for flag, used in name_users.items() if used]
+    needs_goals, needs_names = fit.needs_of_vae(args, imagined_team(args))
     is_default_game = rules == make_rules("StagHunt-v0")[0]
     if args.moa_update == "empty":
         vae = new_vae(args, rules)
@@ -2387,12 +2353,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     settings_ = f"--co-players {args.co_players} --om {args.om}"
     where = f"on {world.device}" + (f", {world.size} processes" if world.size > 1 else "")
     print(f"[PPO] {run_name}: {settings_}, {num_updates} updates of {boards}, {where}", flush=True)
-    evaluations = math.ceil(num_updates / args.eval_every)
-    done = state["update"] + len(state["evaluations"]) * evaluator.cost()
-    left = num_updates - state["update"] + (evaluations - len(state["evaluations"])) * evaluator.cost()
+    of_training = num_updates + math.ceil(num_updates / args.eval_every) * evaluator.cost()
     evaluator.progress = progress = tqdm(
-        initial=done,
-        total=done + left + evaluator.cost_of_report(agent),
+        initial=state["update"] + len(state["evaluations"]) * evaluator.cost(),
+        total=of_training + evaluator.cost_of_report(agent),
         bar_format="{percentage:3.0f}%|{bar}| {desc}{elapsed}<{remaining}",
         leave=False,
         disable=world.rank > 0,

@@ -61,6 +61,25 @@ def predict(model: torch.nn.Module, batches: Batches, index: np.ndarray) -> Pred
     )
 
 
+def action_figures(
+    model: torch.nn.Module, samples: Samples, batches: Batches, index: np.ndarray
+) -> dict[str, float]:
+    """How well the actions of the samples `index`, whole groups, are predicted.
+
+    Returns: top1, top3 and nll of p(action | z); goal_nll of p(action | goal), if there are samples with a goal.
+    """
+    predictions = predict(model, batches, index)
+    actions = samples.actions[index]
+    score = scores.score(predictions.probs, actions)
+    figures = {name: score[name] for name in ("top1", "top3", "nll")}
+    goals = batches.goals.cpu().numpy()[index]
+    known = np.flatnonzero(goals >= 0)
+    if len(known):
+        by_goal = predictions.goal_probs[known, goals[known]]
+        figures["goal_nll"] = scores.score(by_goal, actions[known])["nll"]
+    return figures
+
+
 def reconstruction_sums(cell_logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
     """NLL in nats, MSE, and frames with every cell right (p > 0.5), summed over a batch. cell_logits: [B, 3 + k, K]."""
     planes = batch.planes

@@ -59,6 +59,27 @@ def check_vae(
         raise UsageError(f"{folder}: {why}: {advice}")
 
 
+def needs_of_vae(args: Any, imagined_team: str) -> tuple[list[str], list[str]]:
+    """Flags of hop_ppo.py that need trained goal heads, and those that need goals with names: see `check_vae`.
+
+    args: its settings. imagined_team: the co-players of imagined boards.
+    """
+    imagines = args.real_ratio < 1 and imagined_team != "self"
+    goal_users = {
+        "--om belief": args.om == "belief",
+        "--plan": args.plan,
+        "--plan-train": args.plan_train,
+        "--real-ratio below 1": imagines,
+    }
+    name_users = {
+        "--om oracle": args.om == "oracle",
+        "--real-ratio below 1 without --imagined-co-players goals": imagines and imagined_team != "goals",
+    }
+    users = (goal_users, name_users)
+    needs_goals, needs_names = ([flag for flag, used in flags.items() if used] for flags in users)
+    return needs_goals, needs_names
+
+
 def describe_vae(folder: str, checkpoint: dict, rules: Any, env_id: str) -> list[str]:
     """How good its MOA is, and whether it was trained under other rules."""
     split = f"on the offline test split of {checkpoint['args']['data']}"
