@@ -537,6 +537,8 @@ class Memory(nn.Module):
         outputs = self.decoder(remembered)  # [T, n, A - 1, 5 + k + 2 k]
         actions, near = outputs.split([self.num_actions, outputs.shape[-1] - self.num_actions], -1)
         playing = history.playing[:, rows]
+        if not playing.any():  # all of them have left the board
+            return 0.0 * outputs.sum()
         nll = F.cross_entropy(actions[playing], history.actions[:, rows][playing])
         seen = history.inputs[:, rows][..., : near.shape[-1]]
         return nll + (near - seen)[playing].square().mean()
@@ -1562,7 +1564,9 @@ def minibatches(batch: Batch, number: int) -> Iterator[tuple[Tensor, Tensor | No
     num_rows = batch.history.fresh.shape[1]
     for rows in torch.randperm(num_rows, device=device).split(math.ceil(num_rows / number)):
         own = torch.zeros(num_rows, dtype=torch.bool).index_fill_(0, rows, True)
-        yield own[batch.history.samples % num_rows].nonzero()[:, 0], rows
+        minibatch = own[batch.history.samples % num_rows].nonzero()[:, 0]
+        if len(minibatch):  # in self-play all learners of these rows may have left the board
+            yield minibatch, rows
 
 
 def remember(
@@ -2481,6 +2485,7 @@ def evaluate_run(args: Args) -> None:
     args = tracking.resumed_args(args, checkpoint, free=(*free, *search_flags))
     check_oracle(args)
     rules, _ = load_rules(args)
+    check_settings(args, rules)
     args = with_own_moa(args, folder, checkpoint)
     vae, world_model = load_networks(args, rules)
     check_info_size(agent, args, rules, vae)

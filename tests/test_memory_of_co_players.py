@@ -1,11 +1,15 @@
 """What a policy remembers of its co-players: `--om gru` and `--om liam`."""
 
+from dataclasses import asdict, replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hidden_game import HIDDEN
 
 import hop_ppo
+import tracking
 from envs.grid import FAR
 from hop_ppo import Args, Collector, HistoryInfo, Memory, make_agent, make_envs, make_memory, rollout
 
@@ -175,3 +179,28 @@ def test_liam_learns_to_predict():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] - 0.7
+
+
+def test_without_co_players_there_is_nothing_to_predict():
+    agent, batch, _ = played("liam")
+    rows = torch.arange(ROWS)
+    alone = replace(batch.history, playing=torch.zeros_like(batch.history.playing))
+    loss = agent.memory.prediction_loss(agent.memory.replay(alone, rows), alone, rows)
+    loss.backward()
+    assert loss == 0.0
+    assert not any(parameter.grad.any() for parameter in agent.memory.parameters())
+
+
+def test_rows_whose_learners_have_left_are_no_minibatch():
+    _, batch, _ = played("gru", "self")
+    batch.history.samples = batch.history.samples[batch.history.samples % len(batch.history.hidden) == 3]
+    ((samples, rows),) = hop_ppo.minibatches(batch, len(batch.history.hidden))
+    assert rows.tolist() == [3] and len(samples) == len(batch.history.samples)
+
+
+def test_an_evaluation_does_not_search_with_a_memory(monkeypatch):
+    saved = dict(run="run", args=asdict(Args(om="gru")))
+    monkeypatch.setattr(hop_ppo, "load_agent", lambda folder: (None, saved))
+    monkeypatch.setattr(tracking, "find_folder", Path)
+    with pytest.raises(tracking.UsageError, match="--om gru: plays real boards, without a search"):
+        hop_ppo.evaluate_run(Args(evaluate="run", plan=True))

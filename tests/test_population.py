@@ -182,6 +182,11 @@ ALL = ("--co-players", "population", "--population", ".")
         ),
         ((*ALL, "--env-args", "hares=1"), "--env-args hares=1: name one of this game"),
         ((*ALL, "--oracle-simulations", 4), "--oracle: knows strategies, not the policies of ."),
+        ((*ALL, "--om", "oracle", "--plan"), "--om oracle: knows policies of ., --plan has goals: leave one"),
+        (
+            (*ALL, "--om", "oracle", "--real-ratio", 0.5, "--imagined-co-players", "goals"),
+            "--om oracle: knows policies of ., --real-ratio below 1 has goals: leave one out",
+        ),
         ((*ALL, "--real-ratio", 0.5), "--real-ratio: its policies play on real boards alone"),
         (
             ("--om", "gru", "--real-ratio", 0.5),
@@ -215,8 +220,8 @@ def test_a_damaged_population_is_one_line(content, message, home, monkeypatch, c
     monkeypatch.chdir(home)
     shorten_report(monkeypatch)
     if "oracle" in message and not Path("oracle").exists():
-        assert play(monkeypatch, hop_ppo, *TINY, "--exp-name", "told", "--om", "oracle") == 0
-        next(Path("ppo_ckpts").glob("told__*")).rename("oracle")
+        assert play(monkeypatch, hop_ppo, *TINY, "--exp-name", "oracle", "--om", "oracle") == 0
+        next(Path("ppo_ckpts").glob("oracle__*")).rename("oracle")
         capsys.readouterr()
     before = Path("population.json").read_text(encoding="utf-8")
     if isinstance(content, str):

@@ -207,6 +207,9 @@ def check_population_settings(args: Any) -> None:
         raise UsageError(f"--co-players {args.co_players}: needs --population: {advice}")
     if args.oracle or args.oracle_simulations:
         raise UsageError(f"--oracle: knows strategies, not the policies of {args.population}")
+    if args.om == "oracle" and (args.real_ratio < 1 or args.plan):
+        flag = "--plan" if args.plan else "--real-ratio below 1"
+        raise UsageError(f"--om oracle: knows policies of {args.population}, {flag} has goals: leave one out")
     if args.real_ratio < 1 and args.imagined_co_players == "same":
         needs = "its policies play on real boards alone"
         raise UsageError(f"--real-ratio: {needs}: give --imagined-co-players goals, too")
