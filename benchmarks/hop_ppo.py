@@ -105,8 +105,8 @@ def call(script: str, *flags: str | float) -> str:
     print("$ python", *command[1:], file=sys.stderr, flush=True)
     done = subprocess.run(command, text=True, capture_output=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"{' '.join(command[1:])}: {said[-1]}")
+        errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(f"{' '.join(command[1:])}: {errors[-1]}")
     saved = re.search(r"model saved to: (\S+)", done.stdout)
     return saved[1] if saved else ""
 

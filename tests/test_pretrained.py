@@ -102,10 +102,10 @@ def test_hop_ppo_takes_them_where_there_is_no_run(home, monkeypatch, capsys):
     vae, world_model = hop_ppo.load_networks(args, hop_ppo.load_rules(args)[0])
     assert vae is not None and world_model is not None
     assert (args.vae, args.world_model) == ("pretrained/vae", "pretrained/wm")
-    said = capsys.readouterr().out
-    assert "vae_ckpts: no trained run there, so pretrained/vae is used" in said
-    assert "wm_ckpts: no trained run there, so pretrained/wm is used" in said
-    assert "[MOA] pretrained/vae: top1 0.78" in said
+    printed = capsys.readouterr().out
+    assert "vae_ckpts: no trained run there, so pretrained/vae is used" in printed
+    assert "wm_ckpts: no trained run there, so pretrained/wm is used" in printed
+    assert "[MOA] pretrained/vae: top1 0.78" in printed
 
 
 def test_other_games_refuse_where_there_is_no_run(home, monkeypatch):
