@@ -329,13 +329,8 @@ def encode_planes(
     prey_planes = [prey[:, kind].sum(1, keepdim=True) for kind in kind_slices(prey_counts)]
     time_planes = obs.time_features[..., None].expand(-1, -1, on.shape[2])
     info_planes = opponent_info[..., None] * hunters[:, 1:, None]  # [N, A - 1, I, K]
-    planes = [
-        hunters,
-        obs.blocks[:, None].float(),
-        *prey_planes,
-        time_planes,
-        info_planes.flatten(1, 2),
-    ]
+    blocks = obs.blocks[:, None].float()
+    planes = [hunters, blocks, *prey_planes, time_planes, info_planes.flatten(1, 2)]
     return torch.cat(planes, 1).unflatten(2, (height, width))
 
 
@@ -1198,9 +1193,8 @@ class MOALearner:
         """new: bool [M], samples that it has not learnt from."""
         goals = batches.goals[torch.as_tensor(new)]
         self.goal_counts += goals[goals >= 0].bincount(minlength=len(self.goal_counts))
-        self.action_counts += torch.as_tensor(
-            np.bincount(samples.actions[new], minlength=len(self.action_counts))
-        )
+        actions = np.bincount(samples.actions[new], minlength=len(self.action_counts))
+        self.action_counts += torch.as_tensor(actions)
 
     def choose_law(self) -> None:
         """What a belief assumes of hunters without a goal and of changes of mind, as `pretrain_vae.py` chooses it."""
@@ -2181,9 +2175,8 @@ def check_info_size(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Mo
 def check_oracle(args: Args) -> None:
     """Raises: tracking.UsageError: --oracle names a run that is none."""
     command = f"hop_ppo.py --om oracle --env-id {args.env_id}"
-    args.oracle = tracking.named_run(
-        args.oracle, "ppo_ckpts", command, pattern=f"*__{args.env_id}__oracle__*"
-    )
+    pattern = f"*__{args.env_id}__oracle__*"
+    args.oracle = tracking.named_run(args.oracle, "ppo_ckpts", command, pattern=pattern)
     if args.oracle:
         fit.check_oracle(args.oracle, load_agent(args.oracle)[1]["args"], args.env_id, args.env_args)
 
@@ -2351,9 +2344,8 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     writer = tracking.open_log(run_name, settings, purge_step=purge_step) if world.rank == 0 else None
     if not resumed:
         save("last.pt")  # so that a run killed before its first evaluation can be resumed, too
-    boards = (
-        f"{args.num_envs} boards x {args.num_steps} ticks, {real_batch_size / batch_size:.0%} of them real"
-    )
+    share = f"{real_batch_size / batch_size:.0%} of them real"
+    boards = f"{args.num_envs} boards x {args.num_steps} ticks, {share}"
     settings_ = f"--co-players {args.co_players} --om {args.om}"
     where = f"on {world.device}" + (f", {world.size} processes" if world.size > 1 else "")
     print(f"[PPO] {run_name}: {settings_}, {num_updates} updates of {boards}, {where}", flush=True)
