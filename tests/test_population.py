@@ -10,9 +10,11 @@ from commands import run_script
 from hidden_game import HIDDEN
 
 import hop_ppo
+import tracking
 from benchmarks import population
 from envs.vector_env import LEARNER
 from hop_ppo import Population, make_envs, to_tensors
+from tracking import fit
 
 GAME = ("--env-id", "StagHunt-hidden-v0")
 TINY = ("--num-envs", 8, "--num-steps", 8, "--total-timesteps", 128, "--num-minibatches", 2, *GAME)
@@ -236,6 +238,21 @@ def test_a_damaged_population_is_one_line(content, message, home, monkeypatch, c
     finally:
         Path("population.json").write_text(before, encoding="utf-8")
         hop_ppo.load_population.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "population.json: expected JSON"),
+        ('{"game": {"id": "StagHunt-v0", "args": null}}', "args: expected a list of rules, found None"),
+        ('{"game": {"id": "StagHunt-v0", "args": [1]}}', r"args: expected a list of rules, found \[1\]"),
+        ('{"game": {"id": "StagHunt-v0", "args": "hares"}}', "args: expected a list of rules, found 'hares'"),
+    ],
+)
+def test_a_damaged_population_file_is_refused(content, message, tmp_path):
+    (tmp_path / "population.json").write_text(content, encoding="utf-8")
+    with pytest.raises(tracking.UsageError, match=message):
+        fit.read_population(str(tmp_path), "StagHunt-v0", ())
 
 
 def test_a_population_is_trained_policy_by_policy(tmp_path, monkeypatch):

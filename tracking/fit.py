@@ -172,11 +172,13 @@ def read_population(folder: str, env_id: str, env_args: tuple[str, ...]) -> dict
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise UsageError(f"--population {folder}: no population.json there: {make}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path.as_posix()}: expected JSON, {error}: {make}") from None
     game = content.get("game") if isinstance(content, dict) else None
     if not isinstance(game, dict) or set(game) != {"id", "args"}:
         raise UsageError(f"{path.as_posix()}: game: expected its id and args: {make}")
+    if not isinstance(game["args"], list) or not all(isinstance(rule, str) for rule in game["args"]):
+        raise UsageError(f"{path.as_posix()}: args: expected a list of rules, found {game['args']!r}: {make}")
     found = flags_of("none", str(game["id"]), tuple(game["args"]))
     wanted = flags_of("none", env_id, env_args)
     if found != wanted:
