@@ -122,7 +122,7 @@ def test_a_film_of_the_snowdrift_shows_its_planes(tmp_path, monkeypatch):
         (
             ("height=5",),
             dict(om="belief", vae="vae_ckpts/vae__1"),
-            r"for boards of \(4, 4\), the game has \(5, 4\)",
+            r"for boards of \(4, 4\), the game has \(5, 4\): name one of this size with --vae",
         ),
         (("height=5",), dict(real_ratio=0.5, co_players="self"), ""),
         (("cost=3",), dict(real_ratio=0.5, co_players="self"), "cost 4.0 where .* --env-args cost=3 --out"),

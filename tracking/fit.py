@@ -49,7 +49,8 @@ def check_vae(
         raise UsageError(f"{folder}: trained with --loss recon, it has no MOA head: name another with --vae")
     size = (vae.sizes["height"], vae.sizes["width"])
     if size != (rules.height, rules.width):
-        raise UsageError(f"{folder}: for boards of {size}, the game has {(rules.height, rules.width)}")
+        found = f"for boards of {size}, the game has {(rules.height, rules.width)}"
+        raise UsageError(f"{folder}: {found}: name one of this size with --vae")
     if needs_names and checkpoint["args"]["goals"] == "free":
         found = f"of --goals free, goals without names, which {needs_names[0]} cannot use"
         raise UsageError(f"{folder}: {found}: name a VAE of recorded or captured goals with --vae")
