@@ -1613,7 +1613,7 @@ class Planner:
         self.args = args
         self.kind = kind
         self.belief = None  # about goals: that of the policy, or one beside it
-        self.own_belief = None  # the one beside it
+        self.own_belief: GoalBelief | None = None  # the one beside it
         if kind == "learned":
             self.world_model = world_model.on(self.rules.height, self.rules.width)
         if kind == "oracle":
