@@ -1613,7 +1613,6 @@ class Planner:
         self.args = args
         self.kind = kind
         self.belief = None  # about goals: that of the policy, or one beside it
-        self.own_belief: GoalBelief | None = None  # the one beside it
         if kind == "learned":
             self.world_model = world_model.on(self.rules.height, self.rules.width)
         if kind == "oracle":
@@ -1626,11 +1625,15 @@ class Planner:
             if not isinstance(opponents, GoalBelief):
                 infos = opponents.infos
                 self.belief = GoalBelief(infos, envs.rows_per_board, vae, self.rules, args.belief_discount)
-                self.own_belief = self.belief
             self.goal_policy = self.belief.goal_policy
         self.rng = np.random.default_rng(args.seed)
         self.decisions = 0
         self.seconds = 0.0
+
+    @property
+    def own_belief(self) -> GoalBelief | None:
+        """The belief beside the policy, which the planner alone keeps up to date."""
+        return None if self.belief is self.opponents else self.belief
 
     def update(self, infos: Infos) -> None:
         """As `NoInfo.update`."""
