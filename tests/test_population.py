@@ -18,7 +18,7 @@ from tracking import fit
 
 GAME = ("--env-id", "StagHunt-hidden-v0")
 TINY = ("--num-envs", 8, "--num-steps", 8, "--total-timesteps", 128, "--num-minibatches", 2, *GAME)
-TINY += ("--eval-every", 1, "--eval-boards", 20, "--plan-boards", 4)
+TINY += ("--eval-every", 1, "--eval-boards", 4, "--plan-boards", 4, "--team-episodes", 2)
 play = run_script
 
 
