@@ -840,8 +840,9 @@ class HistoryInfo(NoInfo):
         return torch.cat([part.float() for part in parts], 2)
 
     def features(self) -> Tensor:
+        self.seen = self.inputs()
         with torch.no_grad():
-            self.remembered = self.memory(self.inputs(), self.hidden)
+            self.remembered = self.memory(self.seen, self.hidden)
         return self.remembered
 
     def update(self, infos: Infos) -> None:
@@ -1466,7 +1467,7 @@ class HistoryBuffer:
         others = self.opponents.order()[:, 1:]
         actions = infos["joint_actions"].long().gather(1, others)
         playing = self.opponents.infos["active"].gather(1, others)
-        self.ticks.append((self.opponents.inputs(), self.opponents.fresh, actions, playing))
+        self.ticks.append((self.opponents.seen, self.opponents.fresh, actions, playing))
 
     def history(self, samples: Tensor) -> History:
         inputs, fresh, actions, playing = map(torch.stack, zip(*self.ticks, strict=True))
@@ -1879,7 +1880,7 @@ def evaluate(
 
 
 def record_games(agent: ActorCritic, args: Args, rules: GameRules, vae: nn.Module | None) -> Trajectories:
-    """Games of a run's team, learners and all, on boards of the seed of its training; who is who is not recorded."""
+    """Games of a run's team, learners and all, on boards of the seed of its training. Strategies are not recorded."""
     torch.manual_seed(args.seed)
     envs = make_envs(rules, args.eval_boards, co_players_of(args.co_players, args, rules), episode="board")
     infos = to_tensors(envs.reset(seed=args.seed)[1])

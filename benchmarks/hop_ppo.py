@@ -32,7 +32,7 @@ from metrics.rivals import uniform_policy
 from tracking import figures
 
 TEAMS = ("mixed", "3NS", "1NS2NH", "2NS1NH", "3NH", "3RANDOM")
-OPPONENT_MODELS = ("none", "latent", "belief", "oracle")
+OPPONENT_MODELS = ("none", "latent", "belief", "gru", "liam", "oracle")
 
 
 @dataclass

@@ -606,8 +606,8 @@ def test_an_epoch_logs_means_of_its_steps(batches, data_file, monkeypatch):
     steps, logged = [], []
     loss_sums = pretrain_vae.loss_sums
 
-    def spy(said, batch, mixed_goals):
-        sums = loss_sums(said, batch, mixed_goals)
+    def spy(outputs, batch, mixed_goals):
+        sums = loss_sums(outputs, batch, mixed_goals)
         detached = {name: value.detach() for name, value in sums.items()}
         steps.append((detached, len(batch.tick), int((batch.goal >= 0).sum())))
         return sums

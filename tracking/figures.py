@@ -253,7 +253,7 @@ def of_returns(
 
     Args:
         results: results[policy][team], figures of which `learner`, `learner_ci95` and `episodes` are drawn.
-        adaptation: adaptation[team], one row an episode: `learner`, `learner_ci95`. boards: of each, 0: not said.
+        adaptation: adaptation[team], one row an episode: `learner`, `learner_ci95`. boards: of each, 0: unknown.
     """
     teams = list(results["teams"])
     heights, half_widths = {}, {}
@@ -370,8 +370,8 @@ def event_text(
     """What was taken in a tick, by whom, and what all were paid, such as `seats 0, 2 captured a stag: 5 each`; or nothing.
 
     Args:
-        before, after: [A+1+k, H, W], joint boards of 0 and 1. actions, rewards: [A]; nothing is said where an action is -1,
-            not known.
+        before, after: [A+1+k, H, W], joint boards of 0 and 1. actions, rewards: [A]; no event is named where an action is
+            unknown, -1.
     """
     if min(actions) < 0:
         return ""

@@ -150,13 +150,19 @@ def capture_totals(rules: Any) -> set[float]:
 
 def check_oracle(folder: str, settings: dict, env_id: str, env_args: tuple[str, ...]) -> None:
     """settings: of the run in `folder`. Raises: UsageError: it does not know who the others are, or is of another game."""
-    wanted = flags_of("oracle", env_id, env_args)
-    found = flags_of(settings["om"], settings["env_id"], settings["env_args"])
-    if found != wanted:
-        raise UsageError(f"--oracle {folder}: needs {wanted}, this has {found}")
+    check_policy(f"--oracle {folder}", settings, "oracle", env_id, env_args)
     if settings["co_players"] == "self":
         advice = "name one with scripted co-players"
         raise UsageError(f"--oracle {folder}: learnt among learners alone; {advice}")
+
+
+def check_policy(what: str, settings: dict, om: str, env_id: str, env_args: tuple[str, ...]) -> None:
+    """settings: of a run; what: begins the message. Raises: UsageError: it knows other things than `om`, or is of another
+    game."""
+    wanted = flags_of(om, env_id, env_args)
+    found = flags_of(settings["om"], settings["env_id"], settings["env_args"])
+    if found != wanted:
+        raise UsageError(f"{what}: needs {wanted}, this has {found}")
 
 
 def flags_of(om: str, env_id: str, env_args: tuple[str, ...]) -> str:
@@ -197,10 +203,7 @@ def read_population(folder: str, env_id: str, env_args: tuple[str, ...]) -> dict
 
 def check_partner(run: str, settings: dict, env_id: str, env_args: tuple[str, ...]) -> None:
     """settings: of a policy of a population. Raises: UsageError: it is of another game, or needs to know something."""
-    wanted = flags_of("none", env_id, env_args)
-    found = flags_of(settings["om"], settings["env_id"], settings["env_args"])
-    if found != wanted:
-        raise UsageError(f"{run}: a co-player sees the board alone: needs {wanted}, this has {found}")
+    check_policy(f"{run}: a co-player sees the board alone", settings, "none", env_id, env_args)
 
 
 def check_population_settings(args: Any) -> None:
