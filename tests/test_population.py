@@ -118,7 +118,7 @@ def test_co_players_do_what_their_policy_says():
     np.testing.assert_array_equal(after["joint_actions"].numpy(), expected)
 
 
-@pytest.mark.parametrize("om", ["none", "gru", "oracle"])
+@pytest.mark.parametrize("om", ["gru", "oracle"])
 def test_training_with_a_population_and_resuming(om, home, monkeypatch):
     """Killed after the first of two updates: the same weights and boards."""
     monkeypatch.chdir(home)
