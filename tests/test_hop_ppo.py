@@ -1456,6 +1456,7 @@ def shorten_report(monkeypatch) -> None:
     monkeypatch.setattr(hop_ppo, "adapt", lambda *args: adapt(*args, episodes=2))
     monkeypatch.setattr(hop_ppo.figures, "save", lambda *args: None)
     monkeypatch.setattr(hop_ppo.Evaluator, "film", lambda *args: None)
+    monkeypatch.setattr(hop_ppo.Evaluator, "film_strangers", lambda *args: None)
     monkeypatch.setattr(metrics.comparison, "best_switch", lambda *args: None)
 
 
