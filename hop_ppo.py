@@ -964,7 +964,7 @@ def make_envs(
         rules.game.id,
         num_envs=num_boards * (rules.hunters if self_play else 1),
         rules=rules,
-        layout="hop",
+        layout="none",  # networks read the infos
         co_players=co_players,
         team_episodes=team_episodes,
         episode=episode or ("board" if self_play else "learner"),

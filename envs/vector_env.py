@@ -33,6 +33,7 @@ from envs.window import FPS, HUMAN, WINDOW_MODES, Window
 LEARNER = -1  # in `strategy_ids`
 EPISODE_DRAWS = 2**32  # more numbers than an episode of a board draws
 LAYOUTS = ("planes", "hop")
+NO_LAYOUT = "none"
 EPISODES = ("learner", "board")
 
 
@@ -78,6 +79,13 @@ def planes_space(rules: GameRules) -> Box:
 def hop_space(rules: GameRules) -> Box:
     """The space of one hunter's observation in HOP's layout: uint8 [H, W, A+1+k], each cell 0 or 1."""
     return Box(0, 1, (rules.height, rules.width, rules.hunters + 1 + rules.game.kinds), np.uint8)
+
+
+def space_of(layout: str, rules: GameRules) -> Box:
+    """The space of one hunter's observation."""
+    if layout == NO_LAYOUT:
+        return Box(0, 1, (0,), np.uint8)
+    return planes_space(rules) if layout == "planes" else hop_space(rules)
 
 
 def check_render_mode(render_mode: str | None, modes: Sequence[str] = RENDER_MODES) -> str | None:
@@ -203,7 +211,7 @@ class BoardVectorEnv(VectorEnv):
     stand still: their rewards are 0, their `terminated` and `truncated` stay what they are.
 
     obs: uint8, the "planes" [N, 3+k, H, W] of the learner, or "hop" [N, H, W, A+1+k], the
-    learner first; k kinds of prey, 2 in the stag hunt.
+    learner first, or "none" [N, 0]; k kinds of prey, 2 in the stag hunt.
     rewards: float32 [N]. terminated, truncated: bool [N].
 
     infos, each with its mask `_<key>`, bool [N]; hunters are in seat order, K = H * W is a cell
@@ -240,7 +248,7 @@ class BoardVectorEnv(VectorEnv):
         render_mode: None, "rgb_array" or "ansi".
         autoreset_mode: SAME_STEP or DISABLED.
         team_episodes: how many episodes of a board its seats and co-players stay what they are.
-        layout: of the observations, "planes" or "hop".
+        layout: of the observations, "planes", "hop", or "none": uint8 [N, 0], for a policy that reads the infos.
         episode: "learner" or "board"; self-play has no single learner, and needs "board".
     Attributes:
         num_boards, rows_per_board: B, and N / B. core: the boards. seats: int64 [N], the
@@ -278,7 +286,7 @@ class BoardVectorEnv(VectorEnv):
         self.rules = rules
         self.co_players = check_co_players(co_players, hunters, rules.game)
         self.self_play = self.co_players == "self"
-        self.layout = check_choice("layout", layout, LAYOUTS)
+        self.layout = check_choice("layout", layout, (*LAYOUTS, NO_LAYOUT))
         self.episode = check_choice("episode", episode, EPISODES)
         self.render_mode = check_render_mode(render_mode)
         if not 0.0 <= epsilon <= 1.0:
@@ -296,7 +304,7 @@ class BoardVectorEnv(VectorEnv):
         self.num_boards = num_envs // self.rows_per_board
         self.core = make_core(self.num_boards, rules)
 
-        self.single_observation_space = planes_space(rules) if layout == "planes" else hop_space(rules)
+        self.single_observation_space = space_of(layout, rules)
         self.single_action_space = Discrete(num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = MultiDiscrete(np.full(num_envs, num_actions))
@@ -589,6 +597,8 @@ class BoardVectorEnv(VectorEnv):
         return values[self._board_of_row, self.seats]
 
     def _obs(self) -> np.ndarray:
+        if self.layout == NO_LAYOUT:
+            return np.empty(self.observation_space.shape, np.uint8)
         planes = self.core.obs  # [B, A, 3+k, H, W]
         if self.layout == "planes":
             return self._of_learners(planes)

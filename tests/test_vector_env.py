@@ -290,6 +290,30 @@ def test_hop_layout_has_the_learner_first(team, rows):
     assert single.reset(seed=1)[0].shape == single.observation_space.shape == (8, 8, 7)
 
 
+@pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
+def test_without_a_layout_the_boards_are_the_same(mode):
+    env, other = (make(8, co_players="mixed", layout=layout, autoreset_mode=mode) for layout in ("none", "planes"))
+    obs, infos = env.reset(seed=1)
+    others_infos = other.reset(seed=1)[1]
+    ended = 0
+    for _ in range(60):
+        assert obs.shape == (8, 0) and obs in env.observation_space
+        for key in INFOS:
+            np.testing.assert_array_equal(infos[key], others_infos[key])
+        actions = np.random.default_rng(1).integers(0, 7, 8)
+        obs, *results, infos = env.step(actions)
+        _, *others_results, others_infos = other.step(actions)
+        np.testing.assert_array_equal(results, others_results)
+        over = results[1] | results[2]
+        ended += over.sum()
+        if mode == "SameStep" and over.any():
+            assert all(last.shape == (0,) for last in infos["final_obs"][over])
+        elif over.any():
+            obs, infos = env.reset(options={"reset_mask": over})
+            others_infos = other.reset(options={"reset_mask": over})[1]
+    assert ended > 0
+
+
 # ---- stopping and going on
 
 
@@ -332,7 +356,7 @@ def test_a_loaded_environment_goes_on_as_if_it_had_not_stopped(team, episode, mo
 # ---- the registered games
 
 
-@pytest.mark.parametrize("layout", ["planes", "hop"])
+@pytest.mark.parametrize("layout", ["planes", "hop", "none"])
 @pytest.mark.parametrize("episode", ["learner", "board"])
 @pytest.mark.filterwarnings("error")
 def test_gymnasiums_checks_pass_for_the_hidden_game(layout, episode):
