@@ -2444,9 +2444,10 @@ def train(args: Args, world: tracking.World, resumed: dict | None) -> None:
     final_step = num_updates * batch_size + 1  # a resumed run removes what is logged after its checkpoint
     curves = figures.of_ppo(state["history"], state["evaluations"], args.co_players)
     figures.save(curves, folder / "ppo_curve.png", writer, final_step)
-    accuracy = accuracy_by_tick(state["history"][-args.eval_every :])
+    last_updates = state["history"][-args.eval_every :]
+    accuracy = accuracy_by_tick(last_updates)
     if accuracy:
-        title = f"share of co-players whose goal is believed, last {args.eval_every} updates"
+        title = f"share of co-players whose goal is believed, last {len(last_updates)} updates"
         drawn = figures.by_tick({"belief accuracy": {f"--om {args.om}": accuracy}}, title)
         figures.save(drawn, folder / "belief_by_tick.png", writer, final_step)
     head = dict(
