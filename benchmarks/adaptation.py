@@ -21,7 +21,7 @@ Beside them, with each team: `response`, PPO trained against this team, which kn
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,8 +36,9 @@ from metrics.comparison import best_switch
 from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy
 
+Name = Literal["nothing", "beliefs", "planning", "imagined", "both", "oracle", "learning", "strict"]
 IMAGINED = ("--real-ratio", 0.5, "--imagined-co-players", "goals")
-AGENTS: dict[str, Flags] = {
+AGENTS: dict[Name, Flags] = {
     "nothing": ("--om", "none"),
     "beliefs": ("--om", "belief"),
     "imagined": ("--om", "belief", *IMAGINED),
@@ -45,8 +46,8 @@ AGENTS: dict[str, Flags] = {
     "strict": ("--om", "belief", "--moa-update", "empty", *IMAGINED),
 }
 GAMES = 4096  # of self-play, that a world model learns from
-PLANNED = {"planning": "nothing", "both": "imagined"}  # who searches, and whose agent it is
-LEARNING = {"learning": "imagined"}  # who goes on to learn, and whose agent it begins as
+PLANNED: dict[Name, Name] = {"planning": "nothing", "both": "imagined"}  # who searches, and whose agent it is
+LEARNING: dict[Name, Name] = {"learning": "imagined"}  # who goes on to learn, and whose agent it begins as
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Args:
     """of them, for those who search"""
     episodes: int = 10
     """with the same strangers"""
-    only: tuple[str, ...] = ()
+    only: tuple[Name, ...] = ()
     """these rows alone"""
     responses: str = ""
     """CSV file of this command, with the same boards and episodes, whose best responses are not trained again"""
@@ -191,8 +192,6 @@ def judge_seed(args: Args, seed: int, teams: list[str], best: dict[str, np.ndarr
     wanted = args.only or (*AGENTS, *PLANNED, *LEARNING)
     for name in tqdm(wanted, unit=" agents", leave=False):
         whose = (PLANNED | LEARNING).get(name, name)
-        if whose not in AGENTS:
-            continue
         if whose not in folders:
             networks = (
                 replace(args, vae="", world_model=learn_world(args, seed)) if whose == "strict" else args

@@ -18,7 +18,7 @@ Methods learn with `--co-players population` and meet each held-out policy, in a
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -33,9 +33,10 @@ from benchmarks.hop_ppo import Flags, Rows, add, load, run
 from metrics.comparison import best_switch
 from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy
-from tracking import figures
+from tracking import figures, fit
 
-METHODS = ("none", "latent", "belief", "gru", "liam")
+Method = Literal["none", "latent", "belief", "gru", "liam"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Args:
     """discount"""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     """of the methods"""
-    only: tuple[str, ...] = ()
+    only: tuple[Method, ...] = ()
     """these methods alone"""
     vae: str = ""
     """folder of the game's VAE, of latent and belief; the newest by default"""
@@ -88,13 +89,17 @@ def policies_of(rules: hop_ppo.GameRules) -> list[tuple[str, int]]:
 
 
 def name_population(args: Args, rules: hop_ppo.GameRules) -> dict[str, list[str]]:
-    """Writes population.json. Returns: names to train with, `train`, and `held_out`."""
+    """Writes population.json. Returns: names to train with, `train`, and `held_out`. Raises: tracking.UsageError: one of
+    another game is there."""
+    path = Path(args.folder) / "population.json"
+    if path.exists():
+        fit.read_population(args.folder, args.env_id, ())
     names: dict[str, list[str]] = {"train": [], "held_out": []}
     for kind, seed in policies_of(rules):
         names["train" if seed <= 2 else "held_out"].append(f"{kind}{seed}")
-    Path(args.folder).mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = dict(game=dict(id=args.env_id, args=[])) | names
-    tracking.write_json(Path(args.folder) / "population.json", content)
+    tracking.write_json(path, content)
     return names
 
 

@@ -12,6 +12,7 @@ from hidden_game import HIDDEN
 import hop_ppo
 import tracking
 from benchmarks import population
+from envs import Rules
 from envs.vector_env import LEARNER
 from hop_ppo import Population, make_envs, to_tensors
 from tracking import fit
@@ -281,3 +282,7 @@ def test_a_population_is_trained_policy_by_policy(tmp_path, monkeypatch):
     (tmp_path / "all/mixed2/best.pt").unlink()
     population.train_population(args, HIDDEN)
     assert len(runs) == 17 and "--seed 2" in runs[-1] and runs[-1].endswith("mixed")
+    args.env_id = "StagHunt-v0"
+    with pytest.raises(tracking.UsageError, match="of --om none --env-id StagHunt-hidden-v0"):
+        population.train_population(args, Rules())
+    assert json.loads((tmp_path / "all/population.json").read_text()) == saved and len(runs) == 17

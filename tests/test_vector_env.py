@@ -292,7 +292,9 @@ def test_hop_layout_has_the_learner_first(team, rows):
 
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
 def test_without_a_layout_the_boards_are_the_same(mode):
-    env, other = (make(8, co_players="mixed", layout=layout, autoreset_mode=mode) for layout in ("none", "planes"))
+    env, other = (
+        make(8, co_players="mixed", layout=layout, autoreset_mode=mode) for layout in ("none", "planes")
+    )
     obs, infos = env.reset(seed=1)
     others_infos = other.reset(seed=1)[1]
     ended = 0
