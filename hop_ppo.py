@@ -2,8 +2,9 @@
 
 PPO (Schulman et al. 2017) in CleanRL's form, on a thousand boards at once. `--om` chooses what the policy knows of each
 co-player: nothing; z and action probabilities of a pretrained VAE + MOA; P(goal) by Bayes' rule from its goal heads,
-carried from one episode to the next (Huang et al. 2024, HOP); or, as an oracle, who it is. With `--real-ratio` below 1 it
-also learns from boards imagined in a world model; with `--plan` an evaluation searches a tree before each move.
+carried from one episode to the next (Huang et al. 2024, HOP); what a GRU remembers of it; or, as an oracle, who it is. With
+`--real-ratio` below 1 it also learns from boards imagined in a world model; with `--plan` an evaluation searches a tree
+before each move.
 """
 
 import tracking  # first: from here on Ctrl-C is one line, also while torch is imported
