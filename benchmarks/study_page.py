@@ -196,7 +196,8 @@ def draw_by_episode(rows: pd.DataFrame, methods: list[str], ylabel: str, path: P
             axis.fill_between(x, curves.min(), curves.max(), color=colour, alpha=0.12, lw=0)
         axis.set(title=game, xlabel="episode with the same partners", ylabel=ylabel)
         axis.grid(alpha=0.25)
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     figures.save(figure, path)
 
 
@@ -207,7 +208,10 @@ def draw_iqm(found: list[dict], methods: list[str], partners: list[str], path: P
             if row["partners"] == sort:
                 height = methods.index(row["method"])
                 colour = figures.COLOURS[height % len(figures.COLOURS)]
-                axis.plot([row["low"], row["high"]], [height, height], color=colour, lw=7, alpha=0.35)
+                bar = dict(
+                    color=colour, lw=7, alpha=0.35, solid_capstyle="butt"
+                )  # ends where the interval does
+                axis.plot([row["low"], row["high"]], [height, height], **bar)
                 axis.plot(row["iqm"], height, "|", color=colour, ms=16, mew=2)
         axis.axvline(1.0, color="0.5", lw=0.8, ls=":")
         axis.set(yticks=range(len(methods)), yticklabels=methods, title=sort, ylim=(len(methods) - 0.5, -0.5))
