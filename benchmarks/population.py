@@ -12,6 +12,7 @@ mixed        among scripted co-players with one of two goals each
 one          among scripted co-players that all have one goal: the first in seeds 1 and 3, the second in 2 and 4
 
 Methods learn with `--co-players population` and meet each held-out policy, in all seats but theirs, ten episodes in a row.
+latent and belief have a VAE of games of the policies to train with, whose goals are found without labels.
 `share` is that of the best response: PPO trained with this partner alone, on the same boards.
 """
 
@@ -29,7 +30,8 @@ from tqdm import tqdm
 import hop_ppo
 import tracking
 from benchmarks import machine
-from benchmarks.hop_ppo import Flags, Rows, add, load, run
+from benchmarks.hop_ppo import Flags, Rows, add, call, load, run
+from data.trajectories import save_arrays
 from metrics.comparison import best_switch
 from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy
@@ -37,6 +39,7 @@ from tracking import figures, fit
 
 Method = Literal["none", "latent", "belief", "gru", "liam"]
 METHODS: tuple[Method, ...] = get_args(Method)
+GAMES = 4096  # of the policies to train with, that a VAE learns from
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Args:
     only: tuple[Method, ...] = ()
     """these methods alone"""
     vae: str = ""
-    """folder of the game's VAE, of latent and belief; the newest by default"""
+    """folder of the VAE of latent and belief; by default a new one, of games of the population"""
     boards: int = 512
     """of each pair of policies, the same for all"""
     episodes: int = 10
@@ -120,6 +123,23 @@ def train_population(args: Args, rules: hop_ppo.GameRules) -> None:
     name_population(args, rules)
     for kind, seed in tqdm(policies_of(rules), unit=" policies"):
         train_policy(args, rules, kind, seed)
+
+
+def record_games(args: Args, rules: hop_ppo.GameRules) -> Path:
+    """Games of the policies to train with, in teams as `--co-players population` draws them, the first one in the seat of
+    the learner. What is there already is kept."""
+    path = Path(args.folder) / "games.npz"
+    if not path.exists():
+        policy = hop_ppo.load_population(args.folder, args.env_id, ())["population"][0]
+        team = dict(co_players="population", population=args.folder)
+        settings = hop_ppo.Args(env_id=args.env_id, eval_boards=GAMES, **team)
+        save_arrays(path, hop_ppo.record_games(policy, settings, rules, None).arrays())
+    return path
+
+
+def learn_goals(args: Args, rules: hop_ppo.GameRules) -> str:
+    """A VAE + MOA whose goals are what the policies to train with do, found without labels. Returns: its folder."""
+    return call("pretrain_vae.py", "--data", record_games(args, rules).resolve(), "--goals", "free")
 
 
 def evaluator(args: Args) -> hop_ppo.Evaluator:
@@ -195,9 +215,12 @@ def methods(args: Args, out: Path) -> Rows:
         meet("best response", args.seeds[0], hop_ppo.load_agent(folder)[0], judge, partner)
         switch = best_switch(judge.play, judge.rules, partner, hop_ppo.EVAL_SEED, args.boards)
         meet("script_told", args.seeds[0], ScriptPolicy(judge.rules, switch), judge, partner)
-    vae = ("--vae", args.vae) if args.vae else ()
+    wanted = args.only or METHODS
+    vae: Flags = ()
+    if {"latent", "belief"} & set(wanted):
+        vae = ("--vae", args.vae or learn_goals(args, judge.rules))
     for seed in args.seeds:
-        for om in args.only or METHODS:
+        for om in wanted:
             team = ("--co-players", "population", "--population", args.folder)
             folder = run(*game_flags(args, seed, args.method_steps), *team, "--om", om, *vae)
             agent, own_judge = load(folder)

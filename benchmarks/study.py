@@ -48,6 +48,7 @@ SPEED = dict(none=11_000, oracle=11_000, belief=8_000, gru=4_000, liam=4_000, la
 END_SECONDS = 20.0
 JUDGE_SECONDS = 0.002
 VAE_SECONDS = 120.0 / 107_010  # of a sample
+FREE_VAE_SECONDS = 200.0  # of games of a population
 
 
 @dataclass
@@ -163,7 +164,8 @@ def cells_of(settings: Settings) -> list[Cell]:
     """In the order in which they are begun."""
     cells = []
     for game in settings.games:
-        if {"latent", "belief"} & set(settings.methods):
+        needs_vae = bool({"latent", "belief"} & set(settings.methods))
+        if needs_vae and set(settings.partners) != {"held-out"}:
             cells.append(Cell("vae", game))
         cells.append(Cell("rivals", game))
         for partners in settings.partners:
@@ -173,6 +175,8 @@ def cells_of(settings: Settings) -> list[Cell]:
                     continue
                 policies = population.policies_of(rules_of(game))
                 cells += [Cell("policy", game, partners, kind, seed) for kind, seed in policies]
+                if needs_vae:
+                    cells.append(Cell("vae", game, partners))
                 held_out = range(1, len(policies) // 2 + 1)
                 cells += [Cell("response", game, partners, "best response", number) for number in held_out]
                 # An oracle knows those whom it learned with.
@@ -182,12 +186,17 @@ def cells_of(settings: Settings) -> list[Cell]:
     return cells
 
 
+def vae_of(cell: Cell) -> Cell:
+    """The VAE of an agent: of games of the population's policies to train with, or of scripted ones."""
+    return Cell("vae", cell.game, "held-out" if cell.partners == "held-out" else "")
+
+
 def needs(cell: Cell, cells: list[Cell]) -> list[Cell]:
     """The cells that a cell uses."""
-    kinds = {"vae"} if cell.method in ("latent", "belief") else set()
+    needed = [vae_of(cell)] if cell.method in ("latent", "belief") else []
     if cell.partners == "held-out" and cell.kind != "policy":
-        kinds.add("policy")
-    return [other for other in cells if other.game == cell.game and other.kind in kinds]
+        needed += [other for other in cells if other.game == cell.game and other.kind == "policy"]
+    return needed
 
 
 def teams_of(cell: Cell) -> list[str]:
@@ -206,6 +215,8 @@ def estimate(cell: Cell, settings: Settings) -> int:
 
 
 def estimate_seconds(cell: Cell, settings: Settings) -> float:
+    if cell.kind == "vae" and cell.partners == "held-out":
+        return FREE_VAE_SECONDS
     if cell.kind == "vae":
         return VAE_SECONDS * settings.samples + END_SECONDS
     episodes = settings.boards * settings.episodes
@@ -261,6 +272,9 @@ def judge_rivals(
 
 
 def train_vae(cell: Cell, study: Study) -> dict:
+    if cell.partners == "held-out":
+        args = population_args(study, cell.game)
+        return dict(vae=population.learn_goals(args, rules_of(cell.game)), rows=[])
     samples = study.settings.samples
     data = results.collected(f"{cell.game}_{samples}", "--env-id", cell.game, "--samples", str(samples))
     folder, metrics = results.train("--data", data)
@@ -311,7 +325,7 @@ def train_agent(cell: Cell, study: Study) -> dict:
     if team == "population":
         flags += ["--population", args.folder]
     if cell.method in ("latent", "belief"):
-        flags += ["--vae", study.result(Cell("vae", cell.game))["vae"]]
+        flags += ["--vae", study.result(vae_of(cell))["vae"]]
     folder = run(*flags, *SHORT_REPORT)
     agent, judge = load(folder)
     head = dict(game=cell.game, partners=cell.partners, method=cell.method, seed=cell.number)

@@ -252,7 +252,7 @@ def introduction(facts: Facts) -> str:
         ["seeds of trainings", words(settings["seeds"])],
         ["ticks of a method", f"{settings['steps']:,}"],
         ["ticks of a policy of a population, of a best response", f"{settings['policy_steps']:,}"],
-        ["samples of a game's VAE (latent, belief)", f"{settings['samples']:,}"],
+        ["samples of a game's VAE (latent, belief; few-shot)", f"{settings['samples']:,}"],
         ["boards that judge", f"{settings['boards']} x {settings['episodes']} episodes, the same for all"],
         ["done", whole],
         [
@@ -294,7 +294,8 @@ HOW = {
     "few-shot": """Trained among scripted co-players with one of two goals each (`mixed`: first columns), judged with
 each team (last columns).""",
     "held-out": """Trained among the policies of a population that are to train with; judged with each that was held
-out, in all seats but one: mean over partners. Best: the best response, a training like the others: a share above 100%
+out, in all seats but one: mean over partners. The VAE of latent and belief is of games of the policies to train with,
+its goals found without labels (`--goals free`). Best: the best response, a training like the others: a share above 100%
 shows that it fell short. There is no oracle: it would know whom it learned with, and these it never met.""",
     "self-play": """Trained among its own kind, each with its own reward: mean return of all hunters (first columns);
 and what one such agent earns among scripted co-players (`mixed`).""",

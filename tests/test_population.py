@@ -12,6 +12,7 @@ from hidden_game import HIDDEN
 import hop_ppo
 import tracking
 from benchmarks import population
+from data.trajectories import load as load_trajectories
 from envs import Rules
 from envs.vector_env import LEARNER
 from hop_ppo import Population, make_envs, to_tensors
@@ -286,3 +287,24 @@ def test_a_population_is_trained_policy_by_policy(tmp_path, monkeypatch):
     with pytest.raises(tracking.UsageError, match="of --om none --env-id StagHunt-hidden-v0"):
         population.train_population(args, Rules())
     assert json.loads((tmp_path / "all/population.json").read_text()) == saved and len(runs) == 17
+
+
+def test_goals_are_learnt_from_games_of_the_policies_to_train_with(home, monkeypatch, tmp_path):
+    """Recorded once, in a file that says no strategy; none of those that are held out plays."""
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(population, "GAMES", 40)
+    commands, teams = [], []
+    monkeypatch.setattr(population, "call", lambda *words: commands.append(words) or "vae")
+    recorded = hop_ppo.record_games
+    monkeypatch.setattr(
+        hop_ppo, "record_games", lambda *given: teams.append(given[1].co_players) or recorded(*given)
+    )
+    args = population.Args("methods", folder=".")
+    rules, _ = hop_ppo.load_rules(hop_ppo.Args(env_id=args.env_id))
+    assert population.learn_goals(args, rules) == population.learn_goals(args, rules) == "vae"
+    games = home / "games.npz"
+    assert commands == [("pretrain_vae.py", "--data", games, "--goals", "free")] * 2
+    assert teams == ["population"]
+    trajectories = load_trajectories(games)
+    assert len(np.unique(trajectories.episode)) == 40 and trajectories.rules == rules
+    games.unlink()
