@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 import tracking
-from benchmarks import hop_ppo, moa_loss, results, scale
+from benchmarks import hop_ppo, moa_loss, results, scale, study, study_page
 from benchmarks.results import ROOT, run
 from envs import GameRules, make_rules, render
 from tracking import figures
@@ -119,6 +120,10 @@ def moa_loss_figure(path: Path, options: Options) -> None:
     figures.save(moa_loss.draw(curves, parts["level"], parts["bar"]), path)
 
 
+def study_figure(path: Path, options: Options) -> None:
+    study_page.draw(read_table("study.csv"), list(get_args(study.Method)), path)
+
+
 # ---- from trainings
 
 
@@ -155,6 +160,7 @@ FROM_TABLES: dict[str, Callable[[Path, Options], None]] = {
     "scale_boards.png": scale_boards,
     "recon_curve.png": recon_curve,
     "moa_loss.png": moa_loss_figure,
+    **{f"study_{name}.png": study_figure for name in ("iqm", "few_shot", "held_out")},
 }
 TRAINED: dict[str, Callable[[Path, Options], None]] = {
     **{f"{name}.png": vae_image for name in VAE_IMAGES},

@@ -220,6 +220,25 @@ def draw_iqm(found: list[dict], methods: list[str], partners: list[str], path: P
     figures.save(figure, path)
 
 
+def draw_section(rows: pd.DataFrame, methods: list[str], partners: str, path: Path) -> None:
+    """By episode. rows: with these partners."""
+    if partners == "held-out":
+        draw_by_episode(shares(rows), methods, "share of the best response", path)
+    else:
+        draw_by_episode(rows[rows.team == "mixed"], methods, "return among mixed", path)
+
+
+def draw(table: pd.DataFrame, methods: list[str], path: Path) -> None:
+    """Once more from a study's table: study_iqm.png, study_few_shot.png or study_held_out.png."""
+    methods = [method for method in methods if (table.method == method).any()]
+    if path.stem == "study_iqm":
+        partners = [sort for sort in TITLES if (table.partners == sort).any()]
+        draw_iqm(iqm_rows(table, methods, partners), methods, partners, path)
+    else:
+        partners = path.stem.removeprefix("study_").replace("_", "-")
+        draw_section(table[table.partners == partners], methods, partners, path)
+
+
 # ---- the page
 
 
@@ -228,8 +247,9 @@ def write(rows: list[dict], facts: Facts, folder: Path) -> None:
     for name in ("results", "images"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     csv = folder / "results" / "study.csv"
-    tracking.write_csv(csv, rows)
-    table = pd.read_csv(csv)
+    content = pd.DataFrame(rows).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    tracking.write_bytes(csv, f"# {facts.command} --page docs\n{content}".encode())
+    table = pd.read_csv(csv, comment="#")
     methods = [method for method in facts.settings["methods"] if (table.method == method).any()]
     partners = [sort for sort in facts.settings["partners"] if (table.partners == sort).any()]
     found = iqm_rows(table, methods, partners)
@@ -314,10 +334,7 @@ def section(rows: pd.DataFrame, methods: list[str], partners: str, folder: Path)
     path = folder / "images" / picture
     if partners == "self-play":
         return "\n".join(parts)
-    if partners == "held-out":
-        draw_by_episode(shares(rows), methods, "share of the best response", path)
-    else:
-        draw_by_episode(rows[rows.team == "mixed"], methods, "return among mixed", path)
+    draw_section(rows, methods, partners, path)
     parts.append(f"![By episode](images/{picture})\n")
     return "\n".join(parts)
 

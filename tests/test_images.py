@@ -33,7 +33,10 @@ def test_every_table_begins_with_the_command_that_made_it():
         assert module and importlib.util.find_spec(module.group(1)), first
 
 
-@pytest.mark.parametrize("name", sorted(set(images.FROM_TABLES) - {"film.gif", "board.png"}))
+STUDY = {"study_iqm.png", "study_few_shot.png", "study_held_out.png"}
+
+
+@pytest.mark.parametrize("name", sorted(set(images.FROM_TABLES) - {"film.gif", "board.png"} - STUDY))
 def test_a_figure_has_the_numbers_of_its_table(name, monkeypatch):
     saved = []
     monkeypatch.setattr(figures, "save", lambda figure, path: saved.append((figure, path)))
@@ -44,6 +47,25 @@ def test_a_figure_has_the_numbers_of_its_table(name, monkeypatch):
     drawn = [y for axis in figure.axes for line in axis.lines for y in line.get_ydata()]
     known = np.append(table, 100 * table)  # some are drawn as percent
     assert sum(np.isclose(known, y).any() for y in drawn) >= 6
+
+
+@pytest.mark.parametrize("name", sorted(STUDY))
+def test_a_figure_of_the_study_has_the_numbers_of_its_page(name, monkeypatch):
+    """Interquartile means as they stand in study.md, returns by episode in its column of the first."""
+    saved = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr(images.study_page, "bootstrap_iqm", lambda *given, **how: (0.0, 1.0))
+    images.MAKERS[name](images.IMAGES / name, images.Options())
+    page = (images.IMAGES.parent / "study.md").read_text(encoding="utf-8")
+    first = [line.get_ydata()[0] for axis in saved[0].axes for line in axis.lines]
+    if name == "study_iqm.png":
+        first = [
+            line.get_xdata()[0] for axis in saved[0].axes for line in axis.lines if line.get_marker() == "|"
+        ]
+    if name == "study_held_out.png":
+        assert len(first) == 10 and all(0.7 < share < 1 for share in first)
+    else:
+        assert len(first) >= 11 and all(f"| {value:.3f} " in page for value in first)
 
 
 def test_the_board_is_what_is_drawn_today(tmp_path):

@@ -391,7 +391,7 @@ def test_a_page_of_a_part_says_so(monkeypatch):
     assert command(monkeypatch, *FLAGS, "--workers", 1, start=Fake(stop_after=20)) == 130
     assert command(monkeypatch, "--page", "docs") == 0
     page = Path("docs/study.md").read_text(encoding="utf-8")
-    assert "20 of 40 cells: **not finished**" in page and "2026-01-01  a machine" in page
+    assert "20 of 41 cells: **not finished**" in page and "2026-01-01  a machine" in page
     for link in ("results/study.csv", "images/study_iqm.png", "images/study_few_shot.png"):
         assert f"]({link})" in page and (Path("docs") / link).is_file()
     assert drawn and all(isinstance(figure, Figure) for figure in drawn)
