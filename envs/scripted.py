@@ -51,15 +51,14 @@ def strategy_probs(env: Board, names: Sequence[str], epsilon: float = 0.0) -> np
             raise ValueError(f"unknown strategy {name!r}: choose from {', '.join(strategies)}")
     if not 0.0 <= epsilon <= 1.0:
         raise ValueError(f"epsilon must be in [0, 1], got {epsilon!r}")
-    legal = env.legal_actions()
-    uniform = legal / legal.sum(-1, keepdims=True)  # [B, A, 5 + k]
-    probs = np.repeat(uniform[:, :, None], len(names), 2)
-    is_random = [_is_random(strategies[name]) for name in names]
-    if not all(is_random):
-        plans = _plans(env.distances(), env.hunters, legal, env.rules)
-        for s, name in enumerate(names):
-            if not is_random[s]:
-                probs[:, :, s] = (1.0 - epsilon) * plans[name] + epsilon * uniform
+    legal = _hunters_last(env.legal_actions())  # [5 + k, B, A]
+    uniform = legal / legal.sum(0)
+    pursuers = [name for name in names if not _is_random(strategies[name])]
+    plans = _plans(env.distances(), env.hunters, legal, env.rules, pursuers) if pursuers else {}
+    probs = np.empty((*legal.shape[1:], len(names), len(legal)))
+    for s, name in enumerate(names):
+        mixed = (1.0 - epsilon) * plans[name] + epsilon * uniform if name in plans else uniform
+        probs[:, :, s] = np.moveaxis(mixed, 0, -1)
     return probs
 
 
@@ -80,16 +79,16 @@ def cells_probs(
         blocks: bool [B, K].
     Returns: float64 [B, A, 5 + k].
     """
-    legal = legal_cells(cells.hunters, cells.prey, blocks, rules)
-    uniform = legal / legal.sum(-1, keepdims=True)
+    legal = _hunters_last(legal_cells(cells.hunters, cells.prey, blocks, rules))
+    uniform = legal / legal.sum(0)  # [5 + k, B, A]
     captured = cells.prey == rules.cells
-    plans = _plans(np.where(captured[..., None], FAR, distance), cells.hunters, legal, rules)
-    probs = uniform.copy()
+    pursuers = [name for name in names if not _is_random(rules.game.strategies[name])]
+    plans = _plans(np.where(captured[..., None], FAR, distance), cells.hunters, legal, rules, pursuers)
+    probs = uniform
     for index, name in enumerate(names):
-        if not _is_random(rules.game.strategies[name]):
-            plays = (strategy_ids == index)[..., None]
-            probs = np.where(plays, (1.0 - epsilon) * plans[name] + epsilon * uniform, probs)
-    return probs
+        if name in plans:
+            probs = np.where(strategy_ids == index, (1.0 - epsilon) * plans[name] + epsilon * uniform, probs)
+    return np.ascontiguousarray(np.moveaxis(probs, 0, -1))
 
 
 def _is_random(strategy: Strategy) -> bool:
@@ -97,64 +96,79 @@ def _is_random(strategy: Strategy) -> bool:
     return not strategy.chases and strategy.otherwise == "any"
 
 
+def _hunters_last(values: np.ndarray) -> np.ndarray:
+    """[B, A, n] -> [n, B, A], contiguous: NumPy is slow on short last axes."""
+    return np.ascontiguousarray(np.moveaxis(values, -1, 0))
+
+
 def _plans(
-    distance: np.ndarray, hunters: np.ndarray, legal: np.ndarray, rules: GameRules
+    distance: np.ndarray, hunters: np.ndarray, legal: np.ndarray, rules: GameRules, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """`chase_probs` of hunters [B, A] on cells, K once they have left; distance: int16 [B, P, K].
 
     What is read for cell K plays no part: a move off the board is not legal, and a hunter that has left stays.
     """
-    board = np.arange(len(hunters))[:, None, None]
-    prey = np.arange(rules.prey)
     inside = rules.cells - 1
-    own = np.minimum(hunters, inside)
+    own = np.minimum(hunters, inside)  # [B, A]
     around = np.minimum(neighbours(rules.height, rules.width)[hunters, :4], inside)  # [B, A, 4]
-    own_distance = distance[board, prey, own[:, :, None]]  # [B, A, P]
-    neighbour_distance = distance[board[..., None], prey[:, None], around[:, :, None, :]]  # [B, A, P, 4]
-    return chase_probs(own_distance, neighbour_distance, legal, rules)
+    first = (
+        np.arange(distance.shape[0] * rules.prey) * rules.cells
+    )  # where the map of each board's each prey begins
+    first = _hunters_last(first.reshape(len(hunters), 1, rules.prey))  # [P, B, 1]
+    own_distance = distance.reshape(-1).take(first + own)  # [P, B, A]
+    neighbour_distance = distance.reshape(-1).take(first[:, None] + _hunters_last(around))  # [P, 4, B, A]
+    return chase_probs(own_distance, neighbour_distance, legal, rules, names)
 
 
 def chase_probs(
-    own_distance: np.ndarray, neighbour_distance: np.ndarray, legal: np.ndarray, rules: GameRules
+    own_distance: np.ndarray,
+    neighbour_distance: np.ndarray,
+    legal: np.ndarray,
+    rules: GameRules,
+    names: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """The game's strategies without epsilon: the nearest prey of the first kind that is left, else `Strategy.otherwise`.
+    """Strategies without epsilon: the nearest prey of the first kind that is left, else `Strategy.otherwise`.
 
-    Args:
-        own_distance: int16 [B, A, P], from each hunter to each prey, kind after kind; FAR: no way, or no prey.
-        neighbour_distance: int16 [B, A, P, 4], from the four cells around it.
-        legal: bool [B, A, 5 + k]; a hunter that has left, or whose board has ended, may only STAY.
-    Returns: float64 [B, A, 5 + k] of each strategy, by name.
+    Args: of hunters [..], such as [B, A], in the last axes.
+        own_distance: int16 [P, ..], from each hunter to each prey, kind after kind; FAR: no way, or no prey.
+        neighbour_distance: int16 [P, 4, ..], from the four cells around it.
+        legal: bool [5 + k, ..]; a hunter that has left, or whose board has ended, may only STAY.
+        names: of the strategies.
+    Returns: float64 [5 + k, ..] of each strategy, by name.
     """
-    one_hot = np.eye(legal.shape[-1])
-    toward = (neighbour_distance == own_distance[..., None] - 1) & legal[:, :, None, :4]
-    toward = toward / np.maximum(toward.sum(-1, keepdims=True), 1)  # [B, A, P, 4]
-    active = legal.sum(-1, keepdims=True) > 1
-    chases = {}  # plane -> (is there one to go for? bool [B, A, 1]; probabilities [B, A, 5 + k])
+    toward = (neighbour_distance == own_distance[:, None] - 1) & legal[:4]
+    toward = toward / np.maximum(toward.sum(1, keepdims=True), 1)  # [P, 4, ..]
+    active = legal.sum(0) > 1
+    chases = {}  # plane -> (is there one to go for? bool [..]; probabilities [5 + k, ..])
     for kind, part in enumerate(kind_slices(rules.prey_counts)):
-        distance = own_distance[:, :, part]
-        least = distance.min(-1, initial=FAR)[..., None]  # [B, A, 1]
-        chosen = (distance == least) & (least < FAR)
-        weight = chosen / np.maximum(chosen.sum(-1, keepdims=True), 1)
+        least = own_distance[part].min(0, initial=FAR)
+        chosen = (own_distance[part] == least) & (least < FAR)
+        weight = chosen / np.maximum(chosen.sum(0), 1)  # [p, ..]
         probs = np.zeros(legal.shape)
-        probs[..., :4] = (weight[..., None] * toward[:, :, part]).sum(2)
-        probs[least[..., 0] == 0] = one_hot[TAKE + kind]
+        probs[:4] = (weight[:, None] * toward[part]).sum(0)
+        probs[:, least == 0] = np.eye(len(legal))[:, TAKE + kind, None]
         chases[rules.game.prey[kind]] = (least < FAR) & active, probs
     plans = {}
-    for name, strategy in rules.game.strategies.items():
-        plans[name] = _otherwise(strategy, legal)
+    for name in names:
+        strategy = rules.game.strategies[name]
+        plan = _otherwise(strategy, legal)
         for plane in reversed(strategy.chases):
             goes, probs = chases[plane]
-            plans[name] = np.where(goes, probs, plans[name])
+            plan = np.where(goes, probs, plan)
+        plans[name] = plan
     return plans
 
 
 def _otherwise(strategy: Strategy, legal: np.ndarray) -> np.ndarray:
-    """float64, broadcasts to [B, A, 5 + k]: what a hunter does that goes for nothing. legal: bool [B, A, 5 + k]."""
-    num_actions = legal.shape[-1]
+    """float64 [5 + k, ..]: what a hunter does that goes for nothing. legal: bool [5 + k, ..]."""
     if strategy.otherwise == "stay":
-        return np.eye(num_actions)[STAY]
-    allowed = legal & (np.arange(num_actions) < TAKE) if strategy.otherwise == "walk" else legal
-    return allowed / allowed.sum(-1, keepdims=True)
+        staying = np.zeros(legal.shape)
+        staying[STAY] = 1.0
+        return staying
+    allowed = legal.copy()
+    if strategy.otherwise == "walk":
+        allowed[TAKE:] = False
+    return allowed / allowed.sum(0)
 
 
 def sample_actions(probs: np.ndarray, uniform: np.ndarray) -> np.ndarray:

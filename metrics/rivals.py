@@ -56,11 +56,11 @@ class ScriptPolicy:
     def __call__(self, obs: Any, opponent_info: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
         """obs: has `distances` int8 [N, P, A] and `neighbour_distances` int8 [N, P, 4], the observer first, at least
         99 where no path leads; `action_mask` bool [N, 5 + k]; `time_features` [N, 3], the first is tick / horizon."""
-        own = _to_int16(obs.distances[:, :, 0])  # [N, P]
-        neighbours = _to_int16(obs.neighbour_distances)  # [N, P, 4]
-        legal = obs.action_mask[:, None].numpy()  # [N, 1, 5 + k]
-        probs = chase_probs(own[:, None], neighbours[:, None], legal, self.rules)
-        before, after = (torch.as_tensor(probs[name][:, 0]) for name in (self.before, self.after))
+        own = _to_int16(obs.distances[:, :, 0].T)  # [P, N]
+        neighbours = _to_int16(obs.neighbour_distances.permute(1, 2, 0))  # [P, 4, N]
+        names = (self.before, self.after)
+        probs = chase_probs(own, neighbours, obs.action_mask.T.numpy(), self.rules, names)
+        before, after = (torch.as_tensor(probs[name].T) for name in names)
         if self.waits:
             before = _wait(before)
         late = (obs.time_features[:, :1] * self.rules.horizon).round() >= self.switch
