@@ -1039,7 +1039,7 @@ def see(belief: hop_ppo.GoalBelief, infos: dict, actions: list[int]) -> dict:
 
 
 def test_belief_by_hand():
-    """After UP (3:1 for the stag) twice: 9:1. The next episode begins with counts 0.9 and 0.1, plus 1/2 each."""
+    """After UP (3:1 for the stag) twice: 9:1. The next episode begins with counts 0.9 and 0.1, plus 1/10 each."""
     probs = floats([0.3, 0.1, 0.1, 0.1, 0.2, 0.1, 0.1], [0.1, 0.3, 0.1, 0.1, 0.2, 0.1, 0.1])  # [goals, 7]
     belief, infos = make_belief(BeliefLaw(0.0, 0.0), probs, discount=0.5)
     assert belief.board_features().tolist() == [[[0.5, 0.5], [0.5, 0.5]]]
@@ -1052,9 +1052,9 @@ def test_belief_by_hand():
         belief.reset(bools(True), infos | {"new_team": bools(new_team)})
         return float(belief.board_features()[0, 0, 0])
 
-    assert next_episode(new_team=False) == pytest.approx(1.4 / 2)
-    # nothing happened: 0.5 * 0.9 + 0.7 for the stag, of 1.5 in all, plus 1/2 each
-    assert next_episode(new_team=False) == pytest.approx((0.45 + 0.7 + 0.5) / 2.5)
+    assert next_episode(new_team=False) == pytest.approx(1.0 / 1.2)
+    # nothing happened: 0.5 * 0.9 + 1 / 1.2 for the stag, of 1.5 in all, plus 1/10 each
+    assert next_episode(new_team=False) == pytest.approx((0.45 + 1.0 / 1.2 + 0.1) / 1.7)
     assert next_episode(new_team=True) == pytest.approx(0.5)
 
 
@@ -1073,7 +1073,7 @@ def test_belief_in_none_of_the_goals_and_in_changes_of_mind_by_hand():
     assert belief.log_belief[0, 0].exp().tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert belief.board_features()[0, 0].tolist() == pytest.approx(expected[:2].tolist(), rel=1e-5)
     belief.reset(bools(True), infos | {"new_team": bools(False)})
-    prior = (expected + np.array([0.4, 0.4, 0.2])) / 2
+    prior = (expected + 0.2 * np.array([0.4, 0.4, 0.2])) / 1.2
     assert belief.log_belief[0, 0].exp().tolist() == pytest.approx(prior.tolist(), rel=1e-5)
     before = belief.log_belief.clone()
     away = infos["hunters"].clone()
