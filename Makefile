@@ -4,8 +4,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Bytecode is written when a module is first imported: most of what is installed never is.
-INSTALL := $(BIN)/python -m pip install -q --no-compile
 
 .PHONY: moa wm play pretrained tour study study-full test format clean
 
@@ -47,11 +45,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt | $(VENV)/bin/python
-	$(INSTALL) -r requirements.txt
+	$(BIN)/python -m pip install -q -r requirements.txt
 	touch $@
 
 $(VENV)/.dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
-	$(INSTALL) -r requirements-dev.txt
+	$(BIN)/python -m pip install -q -r requirements-dev.txt
 	touch $@ $(VENV)/.run
 
 clean:
