@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import tracking
-from benchmarks import hop_ppo, moa_loss, results, scale, study, study_page
+from benchmarks import hop_ppo, moa_loss, population, results, scale, study, study_page
 from benchmarks.results import ROOT, run
 from envs import GameRules, make_rules, render
 from tracking import figures
@@ -124,6 +124,10 @@ def study_figure(path: Path, options: Options) -> None:
     study_page.draw(read_table("study.csv"), list(get_args(study.Method)), path)
 
 
+def cross_play(path: Path, options: Options) -> None:
+    population.draw_matrix(read_table("cross_play.csv"), path)
+
+
 # ---- from trainings
 
 
@@ -160,6 +164,7 @@ FROM_TABLES: dict[str, Callable[[Path, Options], None]] = {
     "scale_boards.png": scale_boards,
     "recon_curve.png": recon_curve,
     "moa_loss.png": moa_loss_figure,
+    "cross_play.png": cross_play,
     **{f"study_{name}.png": study_figure for name in ("iqm", "few_shot", "held_out")},
 }
 TRAINED: dict[str, Callable[[Path, Options], None]] = {

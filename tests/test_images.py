@@ -36,7 +36,9 @@ def test_every_table_begins_with_the_command_that_made_it():
 STUDY = {"study_iqm.png", "study_few_shot.png", "study_held_out.png"}
 
 
-@pytest.mark.parametrize("name", sorted(set(images.FROM_TABLES) - {"film.gif", "board.png"} - STUDY))
+@pytest.mark.parametrize(
+    "name", sorted(set(images.FROM_TABLES) - {"film.gif", "board.png", "cross_play.png"} - STUDY)
+)
 def test_a_figure_has_the_numbers_of_its_table(name, monkeypatch):
     saved = []
     monkeypatch.setattr(figures, "save", lambda figure, path: saved.append((figure, path)))
@@ -47,6 +49,16 @@ def test_a_figure_has_the_numbers_of_its_table(name, monkeypatch):
     drawn = [y for axis in figure.axes for line in axis.lines for y in line.get_ydata()]
     known = np.append(table, 100 * table)  # some are drawn as percent
     assert sum(np.isclose(known, y).any() for y in drawn) >= 6
+
+
+def test_the_matrix_of_cross_play_has_the_numbers_of_its_table(monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: saved.append(figure))
+    images.cross_play(images.IMAGES / "cross_play.png", images.Options())
+    drawn = np.asarray(saved[0].axes[0].images[0].get_array())
+    table = images.read_table("cross_play.csv")
+    assert drawn.shape == (16, 16) and len(table) == 256
+    assert drawn[0, 1] == table.query("policy == 'self1' and partner == 'self2'").learner.item()
 
 
 @pytest.mark.parametrize("name", sorted(STUDY))
