@@ -21,7 +21,7 @@ from envs.core import GameRules, first_hunt_after, kind_slices, legal_cells
 from envs.game import STAY
 from envs.grid import FAR, distance_fields, joint_to_planes
 from envs.scripted import parse_team
-from envs.vector_env import EPISODES, LEARNER, check_choice, check_state, count_rows
+from envs.vector_env import EPISODES, LEARNER, NO_LAYOUT, check_choice, check_state, count_rows
 
 Starts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Infos = dict[str, torch.Tensor]
@@ -36,7 +36,7 @@ class WorldModelEnv:
     `BoardVectorEnv`.
 
     All that is returned is a torch tensor. The caller resets boards, as with DISABLED. Draws
-    come from torch's global generator. obs: None, or (layout="hop") uint8 [N, H, W, A+1+k],
+    come from torch's global generator. obs: None (layout="none"), or ("hop") uint8 [N, H, W, A+1+k],
     the learner first. rewards: float32 [N], as the world model predicts them. `joint_actions` in
     the infos are what the world model was given, not always legal.
 
@@ -62,7 +62,7 @@ class WorldModelEnv:
         episode: "learner" or "board"; self-play needs "board".
         make_state: called with blocks float [B, K], hunters, prey, and how many prey there are of
             each kind, a tuple.
-        layout: of `obs`, None or "hop".
+        layout: of `obs`, "none" or "hop".
     Raises:
         ValueError: an unknown team, episode or layout; self-play with "learner" or N not a
         multiple of A.
@@ -81,14 +81,12 @@ class WorldModelEnv:
         num_goals: int | None = None,
         *,
         make_state: Callable[..., Any],
-        layout: str | None = None,
+        layout: str = NO_LAYOUT,
     ):
         hunters = rules.hunters
         game = rules.game
         team = [] if co_players == "goals" else parse_team(co_players, hunters - 1, game)
         self.self_play = co_players == "self"
-        if layout not in (None, "hop"):
-            raise ValueError(f"unknown layout {layout!r}: choose from None, hop")
         self.num_envs = num_envs
         self.episode = check_choice("episode", episode, EPISODES)
         self.rows_per_board = count_rows(num_envs, hunters, self.self_play, episode)
@@ -101,7 +99,7 @@ class WorldModelEnv:
         self.make_state = make_state
         self.starts = starts
         self.team_episodes = team_episodes
-        self.layout = layout
+        self.layout = check_choice("layout", layout, (NO_LAYOUT, "hop"))
 
         strategies = list(game.strategies)
         self._team = torch.tensor([strategies.index(name) for name in team], dtype=torch.int64)
@@ -372,7 +370,7 @@ class WorldModelEnv:
         return joint.unflatten(2, (self.rules.height, self.rules.width))
 
     def _obs(self) -> torch.Tensor | None:
-        if self.layout is None:
+        if self.layout == NO_LAYOUT:
             return None
         hunters = self.rules.hunters
         joint = self._to_rows(self._joint_planes())  # [N, A+1+k, H, W]

@@ -224,17 +224,8 @@ def test_resumed_equals_uninterrupted_with_trained_networks(trained, tmp_path, m
     monkeypatch.setattr(hop_ppo.Evaluator, "report", lambda *args: None)
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     steps = 24 * 5 * 24
-    flags = (
-        *TINY_HIDDEN,
-        "--total-timesteps",
-        steps,
-        "--data",
-        "hidden.npz",
-        "--om",
-        "belief",
-        "--real-ratio",
-        0.5,
-    )
+    flags = (*TINY_HIDDEN, "--total-timesteps", steps, "--data", "hidden.npz")
+    flags += ("--om", "belief", "--real-ratio", 0.5)
     assert call(hop_ppo, tmp_path, *flags) == 0
     whole = newest(tmp_path / "ppo_ckpts")
     kill_at(monkeypatch, 2)
