@@ -114,7 +114,7 @@ FULL = Settings(
 
 
 class Cell(NamedTuple):
-    """kind: vae, rivals, policy (of a population), response (to one that is held out), agent."""
+    """kind: vae, rivals, policy (of a population), goals (a VAE of its games), response (to one that is held out), agent."""
 
     kind: str
     game: str
@@ -176,7 +176,7 @@ def cells_of(settings: Settings) -> list[Cell]:
                 policies = population.policies_of(rules_of(game))
                 cells += [Cell("policy", game, partners, kind, seed) for kind, seed in policies]
                 if needs_vae:
-                    cells.append(Cell("vae", game, partners))
+                    cells.append(Cell("goals", game, partners))
                 held_out = range(1, len(policies) // 2 + 1)
                 cells += [Cell("response", game, partners, "best response", number) for number in held_out]
                 # An oracle knows those whom it learned with.
@@ -188,7 +188,7 @@ def cells_of(settings: Settings) -> list[Cell]:
 
 def vae_of(cell: Cell) -> Cell:
     """The VAE of an agent: of games of the population's policies to train with, or of scripted ones."""
-    return Cell("vae", cell.game, "held-out" if cell.partners == "held-out" else "")
+    return Cell("goals", cell.game, cell.partners) if cell.partners == "held-out" else Cell("vae", cell.game)
 
 
 def needs(cell: Cell, cells: list[Cell]) -> list[Cell]:
@@ -215,7 +215,7 @@ def estimate(cell: Cell, settings: Settings) -> int:
 
 
 def estimate_seconds(cell: Cell, settings: Settings) -> float:
-    if cell.kind == "vae" and cell.partners == "held-out":
+    if cell.kind == "goals":
         return FREE_VAE_SECONDS
     if cell.kind == "vae":
         return VAE_SECONDS * settings.samples + END_SECONDS
@@ -272,13 +272,15 @@ def judge_rivals(
 
 
 def train_vae(cell: Cell, study: Study) -> dict:
-    if cell.partners == "held-out":
-        args = population_args(study, cell.game)
-        return dict(vae=population.learn_goals(args, rules_of(cell.game)), rows=[])
     samples = study.settings.samples
     data = results.collected(f"{cell.game}_{samples}", "--env-id", cell.game, "--samples", str(samples))
     folder, metrics = results.train("--data", data)
     return dict(vae=folder, rows=[], test=metrics["test"])
+
+
+def learn_goals(cell: Cell, study: Study) -> dict:
+    args = population_args(study, cell.game)
+    return dict(vae=population.learn_goals(args, rules_of(cell.game)), rows=[])
 
 
 def play_rivals(cell: Cell, study: Study) -> dict:
@@ -335,6 +337,7 @@ def train_agent(cell: Cell, study: Study) -> dict:
 
 WORK: dict[str, Callable[[Cell, Study], dict]] = {
     "vae": train_vae,
+    "goals": learn_goals,
     "rivals": play_rivals,
     "policy": train_policy,
     "response": train_response,

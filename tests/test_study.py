@@ -39,7 +39,7 @@ def number_of(text: str) -> float:
 
 def rows_of(cell: Cell) -> list[dict]:
     """What a cell might find."""
-    if cell.kind in ("vae", "policy"):
+    if cell.kind in ("vae", "goals", "policy"):
         return []
     names = dict(
         rivals=["random", "script", "script_told"], response=["best response", "random", "script_told"]
@@ -301,15 +301,15 @@ def test_who_uses_which_vae():
     for partners in ("few-shot", "held-out"):
         agents = [cell for cell in cells if (cell.kind, cell.partners) == ("agent", partners)]
         for agent in agents:
-            used = [cell.partners for cell in study.needs(agent, cells) if cell.kind == "vae"]
-            vae_of_method = ["held-out" if partners == "held-out" else ""]
-            assert used == (vae_of_method if agent.method in ("latent", "belief") else []), agent
-    (own,) = [cell for cell in cells if (cell.kind, cell.partners, cell.game) == ("vae", "held-out", GAME)]
+            used = [cell.kind for cell in study.needs(agent, cells) if cell.kind in ("vae", "goals")]
+            kind = "goals" if partners == "held-out" else "vae"
+            assert used == ([kind] if agent.method in ("latent", "belief") else []), agent
+    (own,) = [cell for cell in cells if (cell.kind, cell.game) == ("goals", GAME)]
     assert {cell.kind for cell in study.needs(own, cells)} == {"policy"}
     only = study.cells_of(Settings(partners=("held-out",)))
-    assert {cell.partners for cell in only if cell.kind == "vae"} == {"held-out"}
+    assert {cell.kind for cell in only} == {"rivals", "policy", "goals", "response", "agent"}
     blind = study.cells_of(Settings(methods=("none", "gru")))
-    assert not [cell for cell in blind if cell.kind == "vae"]
+    assert not {"vae", "goals"} & {cell.kind for cell in blind}
 
 
 def test_a_study_fits_an_hour_on_two_cores():
