@@ -74,6 +74,12 @@ def test_probs_sum_to_one_over_legal_actions(position, epsilon):
     assert (probs >= floor - 1e-12).all()
 
 
+def test_without_an_epsilon_nothing_is_random():
+    env = StagHunt(8)
+    env.reset(seed=1)
+    np.testing.assert_array_equal(strategy_probs(env, STRATEGIES), strategy_probs(env, STRATEGIES, 0.0))
+
+
 @PROPERTY
 @given(positions(), st.randoms(use_true_random=False))
 def test_permuting_the_seats_permutes_the_probs(position, random):
