@@ -71,7 +71,7 @@ NEVER = 99  # the distance to a prey that is gone or cannot be reached
 MASKED = -1e9  # the logit of an illegal action
 FIRST, SECOND = 0, 1  # goals, and among the game's strategies the ones that pursue them; a later one has none
 PRIOR_COUNT = 0.1  # of each goal before the first episode: a co-player seldom changes its own; chosen on EVAL_SEED's boards
-TREE_BOARDS = 1024  # imagined at once, to fit the network for search trees
+PLAN_BOARDS = 1024  # imagined at once by --plan-fit
 MOA_BOARDS = 256  # real boards that --moa-update records
 MOA_EPISODES = 512  # the last ones that it learns from
 MOA_MINIBATCHES = 16  # of an update
@@ -191,16 +191,16 @@ class Args:
     """expert iteration: search before each move of the training, too, and learn the policy that the search found"""
     plan_model: Literal["learned", "rules"] = "learned"
     """model that is searched: the world model, or the real rules"""
-    plan_search: Literal["puct", "gumbel"] = "puct"
-    """kind of search. gumbel: for 8 to 32 simulations, each action tried in all trees alike; beside the prior, so that it
-    stays near it"""
-    plan_simulations: int = 200
+    plan_search: Literal["gumbel", "puct"] = "gumbel"
+    """kind of search. gumbel: for 8 to 32 simulations, each action tried in all trees alike, beside the prior, so that it
+    stays near it; puct: for 200 simulations and more"""
+    plan_simulations: int = 16
     """simulations of a decision, over all its goal samples"""
-    plan_samples: int = 5
+    plan_samples: int = 4
     """goals drawn from the belief: a tree each"""
-    plan_fit: int = 24
-    """updates of a network for the trees, which knows the goals: policy and return of the player on imagined boards with
-    every sort of team; 0: its own policy and critic"""
+    plan_fit: int = 40
+    """updates, before a search in the world model, of a copy of the policy by PPO on imagined boards with every sort of
+    team, whose goals it is given; 0: search with the policy itself"""
     plan_beta: float = 20.0
     """beta of the search's policy: pi ~ exp(beta Q); gumbel: pi ~ prior * exp(beta Q)"""
     plan_boards: int = 256
@@ -1605,11 +1605,11 @@ class Planner:
         vae: nn.Module | None,
         world_model: nn.Module | None,
         kind: str,
-        tree_network: ActorCritic | None = None,
+        imagined: ActorCritic | None = None,
     ):
-        """tree_network: of `fit_tree_network`; None: the policy itself and its critic."""
-        self.policy = policy
-        self.tree_network = tree_network
+        """imagined: of `imagine`; it is searched with instead of the policy."""
+        self.policy = imagined or policy
+        self.reads_goals = imagined is not None or isinstance(opponents, GoalBelief)
         self.rules = envs.rules
         self.opponents = opponents
         self.args = args
@@ -1654,8 +1654,7 @@ class Planner:
     def __call__(self, obs: Observation, opponent_info: Tensor, infos: Infos) -> tuple[Tensor, Tensor]:
         """obs, opponent_info: what the policy sees and knows, [N, ..]. Returns: actions int64 [N], and the policy of the
         search, float [N, 5 + k]."""
-        if self.own_belief:
-            self.own_belief.features()
+        beliefs = self.own_belief.features() if self.own_belief else opponent_info
         action = torch.full_like(infos["seat"], STAY)
         improved = F.one_hot(action, obs.action_mask.shape[1]).float()
         rows = (obs.action_mask.sum(1) > 1).nonzero()[:, 0]
@@ -1674,7 +1673,8 @@ class Planner:
             self.table = self.goal_policy.sync(infos["blocks"], infos["prey"])
         root = tuple(infos[key][self.board] for key in ("hunters", "prey", "tick", "first_hunt"))
         if self.args.plan_search == "gumbel":
-            log_prior = self.policy(obs[rows], opponent_info[rows])[0]
+            known = beliefs if self.reads_goals else opponent_info
+            log_prior = self.policy(obs[rows], known[rows])[0]
             action[rows], improved[rows] = self.search_gumbel(root, log_prior)
         else:
             action[rows], improved[rows] = self.search_puct(root, obs.action_mask[rows])
@@ -1696,13 +1696,12 @@ class Planner:
 
     def info_of_trees(self, opponent_info: Tensor) -> Tensor:
         """float [T, A - 1, I]: a tree's goals are what the policy believes in; z stays what it is at the root."""
-        knows_goals = self.tree_network is not None or isinstance(self.opponents, GoalBelief)
         knows_strategies = isinstance(self.opponents, OracleInfo) and self.belief is not None
-        if not knows_goals and not knows_strategies:
+        if not self.reads_goals and not knows_strategies:
             return opponent_info[self.board]
         A = self.rules.hunters
         goals = self.goals.gather(1, (self.seat[:, None] + torch.arange(1, A)) % A)  # [T, A - 1]
-        if knows_goals:
+        if self.reads_goals:
             knower = self.belief or self.opponents
             return F.one_hot(goals, knower.info_size + 1)[..., :-1].float()
         return F.one_hot(goals, self.opponents.info_size).float()
@@ -1714,8 +1713,7 @@ class Planner:
         board, seat = self.board[tree], self.seat[tree]
         maps = (self.infos["distances"], self.infos["blocks"])
         obs = observe(hunters, prey, time_features, seat, board, *maps, self.rules)
-        network = self.tree_network or self.policy
-        return network(obs, self.opponent_info[tree])
+        return self.policy(obs, self.opponent_info[tree])
 
     def step(self, state: tuple, actions: Tensor, tree: Tensor) -> tuple[tuple, Tensor, Tensor]:
         """One tick of the model. actions: int64 [n], the learners'. Returns: states, rewards [n] and ends [n] for them."""
@@ -1754,71 +1752,40 @@ class Planner:
         return torch.as_tensor(cells_probs(cells, names, ids, DATA_EPSILON, distances, blocks, self.rules))
 
 
-class Imaginer(ActorCritic):
-    """Moves by a policy, and values by the network that is fitted to it. Both read their own part of what is known."""
+class KnownGoals(NoInfo):
+    """The goal of each co-player of an imagined board, one-hot; zeros for none."""
 
-    def __init__(self, policy: Callable, network: ActorCritic, goals: int):
-        super().__init__()
-        self.policy = policy
-        self.network = network
-        self.goals = goals
+    def __init__(self, infos: Infos, goals: int):
+        super().__init__(infos)
+        self.info_size = goals
 
-    def forward(self, obs: Observation, opponent_info: Tensor) -> tuple[Tensor, Tensor]:
-        """opponent_info: float [N, A - 1, I + G], that of the policy, then the goals."""
-        logprobs, _ = self.policy(obs, opponent_info[..., : -self.goals])
-        return logprobs, self.network.get_value(obs, opponent_info[..., -self.goals :])
-
-
-class WithGoals:
-    """What a policy knows of its co-players, and then their goals, one-hot: zeros for none."""
-
-    def __init__(self, opponents: NoInfo, goals: int):
-        self.opponents = opponents
-        self.goals = goals
-        self.update, self.reset = opponents.update, opponents.reset
-
-    def features(self) -> Tensor:
-        """float [N, A - 1, I + G]"""
-        strategy_ids = self.opponents.infos["strategy_ids"].clamp(min=0)
-        goals = self.opponents.rotate(F.one_hot(strategy_ids, self.goals + 1)[..., :-1].float())
-        known = self.opponents.features()
-        if isinstance(self.opponents, GoalBelief):
-            known = goals
-        return torch.cat([known, goals], 2)
+    def board_features(self) -> Tensor:
+        goals = self.per_board("strategy_ids").clamp(min=0)  # the learner's own is -1, and goes unread
+        return F.one_hot(goals, self.info_size + 1)[..., :-1].float()
 
 
 @torch.enable_grad()
-def fit_tree_network(
+def imagine(
     policy: Callable, args: Args, rules: GameRules, vae: nn.Module, world_model: nn.Module, starts: tuple
 ) -> ActorCritic:
-    """Fit a policy and a critic to what a policy does and earns on imagined boards with every sort of team.
+    """Background planning (Dyna, Sutton 1991): PPO trains a copy of the policy on imagined boards with every sort of team,
+    whose goals it is given; instead of a copy, a new network where the policy reads anything else than P(goal).
 
-    They are for search trees, in which the co-players' goals are known. The policy's own critic may be wrong about teams
-    that it seldom met.
+    In search trees goals are known, and the policy's own critic may be wrong about teams that it seldom met.
     starts: boards to begin from, blocks, hunters and prey.
     """
-    goals = vae.moa.num_goals
-    args = replace(args, imagined_co_players="goals", team_reward=False, num_steps=16, team_episodes=1)
-    network = make_agent("objects", rules, goals)
+    changes = dict(om="none", imagined_co_players="goals", team_reward=False, plan_train=False)
+    args = replace(args, num_steps=16, team_episodes=1, **changes)
+    network = make_agent("objects", rules, vae.moa.num_goals)
+    if isinstance(policy, ActorCritic) and policy.sizes == network.sizes:
+        network.load_state_dict(policy.state_dict())
     optimizer = make_optimizer(network, args)
     envs = make_world_model_envs(args, rules, len(starts[0]), starts, world_model, vae)
     collector = Collector(envs, args, vae, args.seed)
-    collector.opponents = WithGoals(collector.opponents, goals)
-    imaginer = Imaginer(policy, network, goals)
-    for now in tqdm(range(args.plan_fit), unit=" updates of the trees' network", leave=False):
-        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - now / args.plan_fit)
-        batch = rollout(imaginer, collector, args, torch.zeros(3))
-        with torch.no_grad():
-            target = policy(batch.obs, batch.opponent_info[..., :-goals])[0].exp()
-        for _ in range(args.update_epochs):
-            for rows in torch.randperm(len(target)).split(math.ceil(len(target) / args.num_minibatches)):
-                logprobs, values = network(batch.obs[rows], batch.opponent_info[rows][..., -goals:])
-                policy_loss = -(target[rows] * logprobs.clamp(min=-50.0)).sum(1).mean()
-                value_loss = 0.5 * ((values - batch.returns[rows]) / network.value_scale).square().mean()
-                optimizer.zero_grad()
-                (policy_loss + value_loss).backward()
-                nn.utils.clip_grad_norm_(network.parameters(), args.max_grad_norm)
-                optimizer.step()
+    collector.opponents = KnownGoals(collector.infos, vae.moa.num_goals)
+    for now in tqdm(range(args.plan_fit), unit=" updates in imagination", leave=False):
+        batch = rollout(network, collector, args, torch.zeros(3))
+        update(network, optimizer, batch, args, 1 - now / args.plan_fit)
     return network.eval()
 
 
@@ -1907,7 +1874,7 @@ class Evaluator:
         # A search asks the same few things of many boards.
         if self.args.plan and self.args.plan_model == "learned":
             self.world_model = CachedWorldModel(self.world_model)
-        self.tree_networks: dict[Callable, ActorCritic] = {}
+        self.imagined: dict[Callable, ActorCritic] = {}
 
     def play(
         self,
@@ -1925,7 +1892,7 @@ class Evaluator:
         episodes = episodes or self.args.team_episodes
         boards = boards or max(2, math.ceil(self.args.eval_boards / episodes))
         args = replace(self.args, om=om or self.args.om)
-        network = self.tree_network(policy) if plan == "learned" and args.plan_fit else None
+        imagined = self.imagine(policy) if plan == "learned" and args.plan_fit else None
         with tracking.kept_rng():
             torch.manual_seed(seed)
             co_players = co_players_of(team, args, self.rules)
@@ -1935,7 +1902,7 @@ class Evaluator:
             opponents = make_opponents(args, envs, infos, self.vae, memory)
             planner = None
             if plan:
-                planner = Planner(policy, envs, opponents, args, self.vae, self.world_model, plan, network)
+                planner = Planner(policy, envs, opponents, args, self.vae, self.world_model, plan, imagined)
             results = evaluate(policy, envs, infos, opponents, episodes, planner)
         if self.progress is not None:
             self.progress.update(self.cost(boards, episodes, plan))
@@ -1963,17 +1930,16 @@ class Evaluator:
             self.judge(agent, play)
         return sum(costs)
 
-    def tree_network(self, policy: Callable) -> ActorCritic:
-        """Fitted once for each policy, on boards of the seed of its training."""
-        if policy not in self.tree_networks:
+    def imagine(self, policy: Callable) -> ActorCritic:
+        """Once for each policy, from boards of the seed of its training."""
+        if policy not in self.imagined:
             with tracking.kept_rng():
-                infos = to_tensors(make_envs(self.rules, TREE_BOARDS, "mixed").reset(seed=self.args.seed)[1])
+                infos = to_tensors(make_envs(self.rules, PLAN_BOARDS, "mixed").reset(seed=self.args.seed)[1])
                 starts = tuple(infos[key] for key in ("blocks", "hunters", "prey"))
                 networks = (self.vae, self.world_model)
                 torch.manual_seed(self.args.seed)
-                network = fit_tree_network(policy, self.args, self.rules, *networks, starts)
-            self.tree_networks[policy] = network
-        return self.tree_networks[policy]
+                self.imagined[policy] = imagine(policy, self.args, self.rules, *networks, starts)
+        return self.imagined[policy]
 
     @property
     def final_seed(self) -> int:

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 import hop_ppo
 from benchmarks import cleanrl_ppo, machine
 from envs import Rules, snowdrift
-from metrics.comparison import best_switch, play_script
+from metrics.comparison import best_switch, play_script, standard_teams
 from metrics.returns import half_width, removals, summarize, table_rows
 from metrics.rivals import uniform_policy
 from tracking import figures
@@ -68,6 +68,10 @@ class Args:
     """search, plan, speed: the run whose agent plays; search: one trained with --om oracle"""
     runs: str = ""
     """adapt: the CSV file of `--what hidden` or `om`, whose runs are judged; removals: the folder of the runs"""
+    vae: str = ""
+    """plan, speed: the newest by default"""
+    world_model: str = ""
+    """plan, speed: the newest by default"""
     boards: int = 256
     """fresh ones to judge on"""
     threads: int = 1
@@ -237,7 +241,7 @@ def search_table(args: Args) -> Rows:
     rows: Rows = []
     before: dict[str, np.ndarray] = {}
     for simulations, team in itertools.product((0, 200, 800, 3200), TEAMS):
-        agent, judge = load(args.agent, oracle_simulations=simulations)
+        agent, judge = load(args.agent, oracle_simulations=simulations, plan_search="puct")
         plan = "oracle" if simulations else ""
         start = time.perf_counter()
         results = judge.play(agent, team, judge.final_seed, args.boards, 1, "oracle", plan)
@@ -253,23 +257,35 @@ def search_table(args: Args) -> Rows:
     return rows
 
 
+FEW = dict(plan_search="gumbel", plan_fit=hop_ppo.Args().plan_fit)
 SEARCHES = {  # of one decision, over all its goal samples
     "puct": dict(plan_search="puct", plan_simulations=200, plan_samples=5, plan_fit=0),
-    "gumbel": dict(plan_search="gumbel", plan_simulations=16, plan_samples=4, plan_fit=24),
+    "gumbel": dict(plan_simulations=16, plan_samples=4, **FEW),
+    "gumbel8": dict(plan_simulations=8, plan_samples=2, **FEW),
 }
 
 
 def plan_table(args: Args) -> Rows:
-    """The policy alone and with planning, in the world model and in the rules, by each search, on the same boards.
-    --only: these searches alone."""
+    """The policy alone, what it imagined alone, and each search, in the world model and in the rules, on the same boards.
+    --only: these searches alone; none: what was imagined, without a search."""
     rows: Rows = []
-    agent, judge = load(args.agent, plan=True)
-    teams = TEAMS if judge.rules.hunters == 4 else ("mixed",)
+    agent, judge = load(args.agent, plan=True, world_model=args.world_model, vae=args.vae)
+    teams = standard_teams("mixed", judge.rules) if judge.rules.hunters == 4 else ["mixed"]
+    searches = args.only or ("none", *SEARCHES)
+    played = [
+        (name, kind)
+        for name in searches
+        for kind in ("learned", "rules")
+        if (name, kind) != ("none", "rules")
+    ]
     for team in teams:
         alone = judge.play(agent, team, judge.final_seed, args.boards)["learner"].mean(0)
-        for name, kind in itertools.product(args.only or SEARCHES, ("learned", "rules")):
-            judge.args = replace(judge.args, **SEARCHES[name])
-            results = judge.play(agent, team, judge.final_seed, args.boards, plan=kind)
+        for name, kind in played:
+            judge.args = replace(judge.args, **SEARCHES.get(name, FEW))
+            player = dict(policy=agent, plan=kind)
+            if name == "none":
+                player = dict(policy=judge.imagine(agent), om="belief")
+            results = judge.play(team=team, seed=judge.final_seed, boards=args.boards, **player)
             planned = results["learner"].mean(0)
             gain = planned - alone
             row = dict(kind=kind, search=name, team=team, seed=judge.args.seed)
@@ -281,7 +297,7 @@ def plan_table(args: Args) -> Rows:
 def speed_table(args: Args) -> Rows:
     """Decisions a second by each search: boards that are reset as soon as their learner has left. --only: as above."""
     rows: Rows = []
-    agent, judge = load(args.agent, plan=True)
+    agent, judge = load(args.agent, plan=True, world_model=args.world_model, vae=args.vae)
     for name, kind in itertools.product(args.only or SEARCHES, ("learned", "rules", "oracle")):
         simulations = SEARCHES[name]["plan_simulations"]
         judge.args = replace(judge.args, **SEARCHES[name], oracle_simulations=simulations)
@@ -302,8 +318,8 @@ def plan_ticks(
     infos = hop_ppo.to_tensors(envs.reset(seed=1)[1])
     opponents = hop_ppo.make_opponents(judge.args, envs, infos, judge.vae)
     networks = (judge.vae, judge.world_model)
-    tree_network = judge.tree_network(agent) if kind == "learned" else None
-    planner = hop_ppo.Planner(agent, envs, opponents, judge.args, *networks, kind, tree_network)
+    imagined = judge.imagine(agent) if kind == "learned" and judge.args.plan_fit else None
+    planner = hop_ppo.Planner(agent, envs, opponents, judge.args, *networks, kind, imagined)
     for tick in range(ticks):
         if tick == 2:  # the first warm up
             planner.decisions = 0

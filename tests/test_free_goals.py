@@ -355,7 +355,7 @@ def test_beliefs_imagined_co_players_and_search_trees_take_any_number_of_goals(
     playing, tmp_path, monkeypatch
 ):
     drawn, films = [], []
-    monkeypatch.setattr(hop_ppo, "TREE_BOARDS", 8)
+    monkeypatch.setattr(hop_ppo, "PLAN_BOARDS", 8)
     monkeypatch.setattr(hop_ppo, "standard_teams", lambda co_players, rules: [co_players])
     monkeypatch.setattr(hop_ppo.figures, "save", lambda *args: None)
     monkeypatch.setattr(hop_ppo.figures, "play_film", lambda *args: films.append(args))

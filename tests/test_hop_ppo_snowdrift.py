@@ -45,7 +45,7 @@ def play(monkeypatch, folder, *flags) -> int:
     with monkeypatch.context() as patch:
         patch.setattr(hop_ppo, "standard_teams", lambda *args: standard_teams(*args)[:2])
         patch.setattr(hop_ppo, "adapt", lambda *args: adapt(*args, episodes=2))
-        patch.setattr(hop_ppo, "TREE_BOARDS", 16)
+        patch.setattr(hop_ppo, "PLAN_BOARDS", 16)
         patch.setattr(hop_ppo.figures, "save", lambda *args: None)
         patch.setattr(hop_ppo.Evaluator, "film", lambda *args: None)
         patch.setattr(metrics.comparison, "best_switch", lambda *args: 4)

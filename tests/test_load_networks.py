@@ -109,7 +109,7 @@ def test_a_self_play_run_is_judged_with_planning(tmp_path, monkeypatch):
     flags = (*TINY_HIDDEN, "--total-timesteps", 240, "--plan-boards", 3, "--co-players", "self")
     assert call(hop_ppo, tmp_path, *flags) == 0
     run = newest(tmp_path / "ppo_ckpts")
-    monkeypatch.setattr(hop_ppo, "TREE_BOARDS", 16)
+    monkeypatch.setattr(hop_ppo, "PLAN_BOARDS", 16)
     flags = ("--evaluate", run, "--plan", "--plan-fit", 1, "--plan-simulations", 2, "--plan-samples", 1)
     assert call(hop_ppo, tmp_path, *flags) == 0
     assert "plan" not in results[0] and set(results[1]["plan"]) == {"2NS"}

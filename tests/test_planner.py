@@ -48,12 +48,12 @@ def make_belief(envs, infos) -> GoalBelief:
 
 
 def make_planner(
-    envs, infos, kind, opponents=None, policy=uniform_with_value_0, vae=None, **settings
+    envs, infos, kind, opponents=None, policy=uniform_with_value_0, vae=None, imagined=None, **settings
 ) -> Planner:
     rules = envs.rules
     opponents = opponents or NoInfo(infos, envs.rows_per_board)
     vae = vae or VAE(rules.height, rules.width, rules.horizon)
-    return Planner(policy, envs, opponents, Args(**settings), vae, TrueWorld(rules), kind)
+    return Planner(policy, envs, opponents, Args(**settings), vae, TrueWorld(rules), kind, imagined)
 
 
 def decide(planner, envs, infos, opponent_info=None) -> torch.Tensor:
@@ -284,7 +284,8 @@ def test_the_policy_sees_the_root_as_it_sees_the_game():
     torch.manual_seed(0)
     envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
     belief = make_belief(envs, infos)
-    planner = make_planner(envs, infos, "rules", belief, policy, plan_simulations=2, plan_samples=2)
+    budget = dict(plan_search="puct", plan_simulations=2, plan_samples=2)
+    planner = make_planner(envs, infos, "rules", belief, policy, **budget)
     belief.features()
     decide(planner, envs, infos, torch.full((2, 2, 2), 0.5))
     obs, opponent_info = calls[0]
@@ -311,6 +312,23 @@ def test_the_prior_of_a_gumbel_root_is_the_policy_as_it_is_without_a_search():
     planner = make_planner(envs, infos, "rules", make_belief(envs, infos), policy, **budget)
     decide(planner, envs, infos, torch.full((2, 2, 2), 0.25))
     assert calls[0].tolist() == torch.full((2, 2, 2), 0.25).tolist()
+
+
+def test_a_planner_that_imagined_plays_what_it_learnt_there_and_gives_it_beliefs():
+    """At the root P(goal), of a belief beside the policy if that has none; in the trees the goals that were drawn."""
+    calls = []
+
+    def imagined(obs, opponent_info):
+        calls.append(opponent_info)
+        return uniform_with_value_0(obs, opponent_info)
+
+    envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
+    budget = dict(plan_search="gumbel", plan_simulations=2, plan_samples=2)
+    planner = make_planner(envs, infos, "learned", None, None, imagined=imagined, **budget)
+    decide(planner, envs, infos)
+    assert calls[0].tolist() == torch.full((2, 2, 2), 0.5).tolist()
+    for in_trees in calls[1:]:
+        assert in_trees.sum(2).unique().tolist() == [1.0] and set(in_trees.flatten().tolist()) == {0.0, 1.0}
 
 
 # ---- the planner's own belief and tables
