@@ -370,7 +370,7 @@ class OurLoop:
         self.args = hop_ppo.Args(seed=seed)
         envs = hop_ppo.make_envs(Rules(), self.args.num_envs, "mixed")
         self.collector = hop_ppo.Collector(envs, self.args, None, seed)
-        self.optimizer = torch.optim.Adam(agent.parameters(), lr=self.args.learning_rate, eps=1e-5)
+        self.optimizer = hop_ppo.make_optimizer(agent, self.args)
 
     def update(self, frac: float) -> tuple[hop_ppo.Batch, torch.Tensor]:
         """A rollout and an update. Returns: its samples and episode_stats."""

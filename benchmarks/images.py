@@ -104,8 +104,9 @@ def adaptation(path: Path, options: Options) -> None:
     hop_ppo.draw_adaptation(read_table("adaptation.csv").to_dict("records"), path)
 
 
-def scale_boards(path: Path, options: Options) -> None:
-    figures.save(scale.draw(read_table("scale_boards.csv"), "boards"), path)
+def scale_figure(path: Path, options: Options) -> None:
+    table = read_table(path.with_suffix(".csv").name)
+    figures.save(scale.draw(table, table["what"].iloc[0]), path)
 
 
 def recon_curve(path: Path, options: Options) -> None:
@@ -161,7 +162,7 @@ FROM_TABLES: dict[str, Callable[[Path, Options], None]] = {
     "board.png": board,
     "film.gif": film,
     "adaptation.png": adaptation,
-    "scale_boards.png": scale_boards,
+    **{f"scale_{what}.png": scale_figure for what in scale.SIZES if what != "processes"},
     "recon_curve.png": recon_curve,
     "moa_loss.png": moa_loss_figure,
     "cross_play.png": cross_play,

@@ -1175,6 +1175,21 @@ def test_ppo_in_imagination_earns_more_with_every_sort_of_team(info_size):
 
 
 @pytest.mark.usefixtures("uncached_worlds")
+def test_settings_of_a_run_that_imagination_does_not_share(monkeypatch):
+    """Its co-players, their goals and its search are not those of imagined boards, where each learner is paid its own."""
+    asked = []
+    make = hop_ppo.make_world_model_envs
+    monkeypatch.setattr(
+        hop_ppo, "make_world_model_envs", lambda args, *rest: asked.append(args) or make(args, *rest)
+    )
+    run = dict(co_players="self", team_reward=True, plan_train=True, team_episodes=3, num_steps=2)
+    imagine(Agent((1, 3), 2), plan_fit=1, **run)
+    seen = asked[0]
+    assert hop_ppo.imagined_team(seen) == "goals" and (seen.num_steps, seen.team_episodes) == (16, 1)
+    assert not seen.team_reward and not seen.plan_train
+
+
+@pytest.mark.usefixtures("uncached_worlds")
 def test_imagination_begins_with_the_policy_if_that_reads_goals():
     def distance(policy):
         network, _, _ = imagine(policy, plan_fit=1, num_steps=1, update_epochs=1, max_grad_norm=1e-9)
@@ -1281,17 +1296,16 @@ class Bar:
 SEARCHES = dict(plan=True, plan_model="rules", oracle_simulations=7)
 
 
-@pytest.mark.parametrize("settings", [{}, SEARCHES, dict(co_players="self")])
+@pytest.mark.parametrize("settings", [{}, SEARCHES, dict(plan=True, plan_fit=3), dict(co_players="self")])
 def test_the_bar_knows_beforehand_what_the_report_takes(settings, tmp_path, monkeypatch, capsys):
     """The games are not played, only counted."""
     args = Args(team_episodes=2, eval_boards=6, plan_boards=5, num_envs=4, num_steps=5, **settings)
     monkeypatch.setattr(hop_ppo, "evaluate", lambda *args: fake_results(np.zeros((1, 2))))
-    for name in ("make_envs", "make_opponents", "Planner", "to_tensors"):
+    for name in ("make_envs", "make_opponents", "Planner", "to_tensors", "imagine", "CachedWorldModel"):
         monkeypatch.setattr(hop_ppo, name, lambda *args, **how: MagicMock())
     monkeypatch.setattr(hop_ppo.figures, "of_returns", lambda *results: {})
     evaluator = hop_ppo.Evaluator(args, Rules(), None, None, Bar())
     monkeypatch.setattr(evaluator, "film", lambda *args: None)
-    monkeypatch.setattr(evaluator, "imagine", lambda policy: None)
     agent = Agent((1, 4), 0)
     torch.manual_seed(5)
     expected = evaluator.cost_of_report(agent)

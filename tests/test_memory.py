@@ -87,6 +87,7 @@ def test_available_bytes_are_those_of_macos_and_windows(monkeypatch, tmp_path):
         dict(plan=True, plan_simulations=2**31 - 1),
         dict(plan=True, plan_samples=2**31 - 1),
         dict(oracle_simulations=2**31 - 1),
+        dict(record="games.npz", eval_boards=100_000),  # 4 GB of episodes; without a record these fit
     ],
 )
 def test_hop_ppo_refuses_more_than_the_machine_holds(flags, four_gigabytes):
@@ -99,6 +100,7 @@ def test_hop_ppo_fits_with_its_defaults_and_with_many_boards(four_gigabytes):
     hop_ppo.check_memory(hop_ppo.Args(), Rules())
     hop_ppo.check_memory(hop_ppo.Args(num_envs=16_384, num_steps=16), Rules())
     hop_ppo.check_memory(hop_ppo.Args(plan_simulations=2**31 - 1), Rules())  # nothing searches
+    hop_ppo.check_memory(hop_ppo.Args(eval_boards=100_000), Rules())
 
 
 def test_a_latent_size_that_does_not_fit_is_refused(four_gigabytes):
