@@ -71,7 +71,7 @@ NEVER = 99  # the distance to a prey that is gone or cannot be reached
 MASKED = -1e9  # the logit of an illegal action
 FIRST, SECOND = 0, 1  # goals, and among the game's strategies the ones that pursue them; a later one has none
 PRIOR_COUNT = 0.1  # of each goal before the first episode: a co-player seldom changes its own; chosen on EVAL_SEED's boards
-PLAN_BOARDS = 1024  # imagined at once by --plan-fit
+PLAN_BOARDS, PLAN_STEPS = 1024, 16  # imagined at once by --plan-fit, and ticks of an update
 MOA_BOARDS = 256  # real boards that --moa-update records
 MOA_EPISODES = 512  # the last ones that it learns from
 MOA_MINIBATCHES = 16  # of an update
@@ -186,7 +186,7 @@ class Args:
     """file whose first observations imagined boards begin from, with --real-ratio 0; by default that of the game"""
 
     plan: bool = False
-    """search before each move in the evaluation at the end, too"""
+    """planning in the evaluation at the end, too: PPO in imagination (--plan-fit), and a search before each move"""
     plan_train: bool = False
     """expert iteration: search before each move of the training, too, and learn the policy that the search found"""
     plan_model: Literal["learned", "rules"] = "learned"
@@ -199,16 +199,18 @@ class Args:
     plan_samples: int = 4
     """goals drawn from the belief: a tree each"""
     plan_fit: int = 40
-    """updates, before a search in the world model, of a copy of the policy by PPO on imagined boards with every sort of
-    team, whose goals it is given; 0: search with the policy itself"""
+    """updates, before an evaluation that searches the world model, of a copy of the policy by PPO on imagined boards with
+    every sort of team, whose goals it is given; the copy is what plays and searches (of latent and oracle a new network);
+    0: the policy itself"""
     plan_beta: float = 20.0
-    """beta of the search's policy: pi ~ exp(beta Q); gumbel: pi ~ prior * exp(beta Q)"""
+    """beta of the search's policy: pi ~ prior * exp(beta Q); puct: pi ~ exp(beta Q)"""
     plan_boards: int = 256
     """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each"""
     oracle: str = ""
     """folder of a run trained with --om oracle, or `newest`: its policy is the oracle of the evaluation"""
     oracle_simulations: int = 0
-    """simulations of a search in the real rules that knows who the others are, in the evaluation at the end; 0: none"""
+    """simulations of a search by PUCT in the real rules that knows who the others are, in the evaluation at the end; 0:
+    none"""
     eval_every: int = 20
     """updates between evaluations"""
     eval_boards: int = 1024
@@ -1672,7 +1674,7 @@ class Planner:
         if self.kind != "oracle":
             self.table = self.goal_policy.sync(infos["blocks"], infos["prey"])
         root = tuple(infos[key][self.board] for key in ("hunters", "prey", "tick", "first_hunt"))
-        if self.args.plan_search == "gumbel":
+        if self.args.plan_search == "gumbel" and self.kind != "oracle":
             known = beliefs if self.reads_goals else opponent_info
             log_prior = self.policy(obs[rows], known[rows])[0]
             action[rows], improved[rows] = self.search_gumbel(root, log_prior)
@@ -1764,21 +1766,34 @@ class KnownGoals(NoInfo):
         return F.one_hot(goals, self.info_size + 1)[..., :-1].float()
 
 
+def reader_of_goals(policy: ActorCritic, om: str, rules: GameRules, goals: int) -> ActorCritic:
+    """A copy of a policy that knows nothing of the others, or P(goal), which is given their goals; of the former, at first
+    without effect. What others know is not known in imagination: of these a new network of the same kind."""
+    if om == "belief":
+        return copy.deepcopy(policy).train()
+    network = rebuild_agent(policy.sizes | dict(info_size=goals), rules, "belief")
+    if om == "none":
+        weights = network.state_dict()
+        for name, known in policy.state_dict().items():
+            weights[name].zero_()[tuple(map(slice, known.shape))] = (
+                known  # what is known of others comes last
+            )
+    return network
+
+
 @torch.enable_grad()
 def imagine(
-    policy: Callable, args: Args, rules: GameRules, vae: nn.Module, world_model: nn.Module, starts: tuple
+    policy: ActorCritic, args: Args, rules: GameRules, vae: nn.Module, world_model: nn.Module, starts: tuple
 ) -> ActorCritic:
-    """Background planning (Dyna, Sutton 1991): PPO trains a copy of the policy on imagined boards with every sort of team,
-    whose goals it is given; instead of a copy, a new network where the policy reads anything else than P(goal).
+    """Background planning (Dyna, Sutton 1991): PPO trains a copy of the policy, `reader_of_goals`, on imagined boards with
+    every sort of team, whose goals it is given. Settings are those of its run; the learning rate falls linearly to zero.
 
     In search trees goals are known, and the policy's own critic may be wrong about teams that it seldom met.
     starts: boards to begin from, blocks, hunters and prey.
     """
+    network = reader_of_goals(policy, args.om, rules, vae.moa.num_goals)
     changes = dict(om="none", imagined_co_players="goals", team_reward=False, plan_train=False)
-    args = replace(args, num_steps=16, team_episodes=1, **changes)
-    network = make_agent("objects", rules, vae.moa.num_goals)
-    if isinstance(policy, ActorCritic) and policy.sizes == network.sizes:
-        network.load_state_dict(policy.state_dict())
+    args = replace(args, num_steps=PLAN_STEPS, team_episodes=1, **changes)
     optimizer = make_optimizer(network, args)
     envs = make_world_model_envs(args, rules, len(starts[0]), starts, world_model, vae)
     collector = Collector(envs, args, vae, args.seed)
@@ -1920,7 +1935,9 @@ class Evaluator:
     @property
     def cost_of_imagination(self) -> float:
         """The same of `imagine`, of which an update takes about twice as long as one of real boards."""
-        return 2.0 * self.args.plan_fit * PLAN_BOARDS * 16 / (self.args.num_envs * self.args.num_steps)
+        return (
+            2.0 * self.args.plan_fit * PLAN_BOARDS * PLAN_STEPS / (self.args.num_envs * self.args.num_steps)
+        )
 
     def cost_of_report(self, agent: ActorCritic) -> float:
         """The same of `report`: who plays whom is asked with a `play` that plays nothing."""
@@ -1937,7 +1954,7 @@ class Evaluator:
             costs.append(self.cost_of_imagination)
         return sum(costs)
 
-    def imagine(self, policy: Callable) -> ActorCritic:
+    def imagine(self, policy: ActorCritic) -> ActorCritic:
         """Once for each policy, from boards of the seed of its training."""
         if policy not in self.imagined:
             with tracking.kept_rng():

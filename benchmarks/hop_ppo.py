@@ -69,9 +69,9 @@ class Args:
     runs: str = ""
     """adapt: the CSV file of `--what hidden` or `om`, whose runs are judged; removals: the folder of the runs"""
     vae: str = ""
-    """plan, speed: the newest by default"""
+    """plan, speed: instead of the one that the run was trained with"""
     world_model: str = ""
-    """plan, speed: the newest by default"""
+    """plan, speed: the same"""
     boards: int = 256
     """fresh ones to judge on"""
     threads: int = 1
@@ -265,11 +265,16 @@ SEARCHES = {  # of one decision, over all its goal samples
 }
 
 
+def load_planner(args: Args) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluator]:
+    networks = {name: getattr(args, name) for name in ("vae", "world_model") if getattr(args, name)}
+    return load(args.agent, plan=True, **networks)
+
+
 def plan_table(args: Args) -> Rows:
     """The policy alone, what it imagined alone, and each search, in the world model and in the rules, on the same boards.
     --only: these searches alone; none: what was imagined, without a search."""
     rows: Rows = []
-    agent, judge = load(args.agent, plan=True, world_model=args.world_model, vae=args.vae)
+    agent, judge = load_planner(args)
     teams = standard_teams("mixed", judge.rules) if judge.rules.hunters == 4 else ["mixed"]
     searches = args.only or ("none", *SEARCHES)
     played = [
@@ -295,9 +300,9 @@ def plan_table(args: Args) -> Rows:
 
 
 def speed_table(args: Args) -> Rows:
-    """Decisions a second by each search: boards that are reset as soon as their learner has left. --only: as above."""
+    """Decisions a second by each search: boards that are reset as soon as their learner has left. --only: these."""
     rows: Rows = []
-    agent, judge = load(args.agent, plan=True, world_model=args.world_model, vae=args.vae)
+    agent, judge = load_planner(args)
     for name, kind in itertools.product(args.only or SEARCHES, ("learned", "rules", "oracle")):
         simulations = SEARCHES[name]["plan_simulations"]
         judge.args = replace(judge.args, **SEARCHES[name], oracle_simulations=simulations)

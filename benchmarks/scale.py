@@ -335,6 +335,9 @@ def with_exponents(rows: list[dict]) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+X_LABELS = {"side": "side of the board, cells", "data": "rows"}
+
+
 def draw(table: pd.DataFrame, what: str) -> Figure:
     """Milliseconds and megabytes over the sizes, with the fitted lines."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
@@ -347,10 +350,11 @@ def draw(table: pd.DataFrame, what: str) -> Figure:
             slope, intercept = fit_exponent(sizes, curve[cost].to_numpy())
             axis.plot(sizes, curve[cost], "o-", ms=3, lw=1, color=colour, label=f"{name}: {slope:.2f}")
             axis.plot(sizes, np.exp(intercept) * sizes**slope, "--", lw=0.8, color=colour)
-        axis.set(xscale="log", yscale="log", xlabel=what, ylabel=ylabel)
+        axis.set(xscale="log", yscale="log", xlabel=X_LABELS.get(what, what), ylabel=ylabel)
         axis.set_xticks(np.unique(table["size"]))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.yaxis.set_major_formatter("{x:,g}")
         for scale in (axis.xaxis, axis.yaxis):
-            scale.set_major_formatter("{x:,g}")
             scale.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, title="exponent of the upper half", title_fontsize=7)

@@ -48,12 +48,18 @@ def bytes_of_play(args: Any, rules: Any, recorded: int) -> int:
     node = 8 * (A + P) + 200
     rows = args.num_envs * (A if args.co_players == "self" else 1)
     samples = rows * args.num_steps
+    if args.plan and args.plan_model == "learned" and args.plan_fit:
+        rows, samples = max(rows, 1024), max(samples, 1024 * 16)  # PLAN_BOARDS and PLAN_STEPS of hop_ppo.py
     activations = 1500 * P * (A + 4) * math.ceil(samples / args.num_minibatches)
-    simulations = max(args.plan * (args.plan_simulations + args.plan_samples), args.oracle_simulations)
-    trees = args.plan_boards * simulations * node
+    nodes = args.plan_simulations + args.plan_samples  # of a decision
+    trees = max(
+        args.plan * args.plan_boards * nodes,
+        args.plan_train * rows * nodes,
+        args.plan_boards * args.oracle_simulations,
+    )
     boards = max(rows, args.eval_boards, args.plan_boards) * board
     kept = 2 * recorded * rules.horizon * A * K * (3 + rules.game.kinds)
-    return 2 * samples * observation + activations + boards + trees + kept
+    return 2 * samples * observation + activations + boards + trees * node + kept
 
 
 def available_bytes() -> int | None:

@@ -383,6 +383,17 @@ def test_a_short_random_state_is_refused(length, runs):
     )
 
 
+@pytest.mark.parametrize("option", ["fused", "foreach"])
+def test_how_a_step_is_computed_may_differ(runs, option):
+    """In a run of before Adam took all weights in one call, it did not."""
+    run = runs["hop_ppo"]
+    path = ("optimizer", "param_groups", 0, option)
+    for value in (None, True, False):
+        checkpoints.check(replaced(run.load(), path, value), run.schema)
+    wrong = replaced(run.load(), (*path[:-1], "eps"), 1.0)
+    assert "optimizer.param_groups[0].eps" in refused(checkpoints.check, wrong, run.schema)
+
+
 def test_moments_are_of_their_parameters(runs):
     run = runs["hop_ppo"]
     saved = run.load()

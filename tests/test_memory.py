@@ -86,6 +86,7 @@ def test_available_bytes_are_those_of_macos_and_windows(monkeypatch, tmp_path):
         dict(plan=True, plan_boards=2**31 - 1),
         dict(plan=True, plan_simulations=2**31 - 1),
         dict(plan=True, plan_samples=2**31 - 1),
+        dict(plan_train=True, plan_simulations=2**31 - 1),
         dict(oracle_simulations=2**31 - 1),
         dict(record="games.npz", eval_boards=100_000),  # 4 GB of episodes; without a record these fit
     ],
@@ -101,6 +102,20 @@ def test_hop_ppo_fits_with_its_defaults_and_with_many_boards(four_gigabytes):
     hop_ppo.check_memory(hop_ppo.Args(num_envs=16_384, num_steps=16), Rules())
     hop_ppo.check_memory(hop_ppo.Args(plan_simulations=2**31 - 1), Rules())  # nothing searches
     hop_ppo.check_memory(hop_ppo.Args(eval_boards=100_000), Rules())
+
+
+def test_imagination_before_a_search_takes_memory():
+    """Its boards and ticks are its own, however few those of the run are."""
+
+    def needed(**settings):
+        args = hop_ppo.Args(num_envs=4, num_steps=5, num_minibatches=1, **settings)
+        return memory.bytes_of_play(args, Rules(), 0)
+
+    assert needed(plan=True) > 500e6 > 10 * needed(plan=True, plan_fit=0)
+    assert needed(plan=True, plan_model="rules") == needed(plan=True, plan_fit=0)
+    boards, steps = hop_ppo.PLAN_BOARDS, hop_ppo.PLAN_STEPS
+    many = hop_ppo.Args(num_envs=boards, num_steps=steps, num_minibatches=1)
+    assert 0 < needed(plan=True) - memory.bytes_of_play(many, Rules(), 0) < 50e6
 
 
 def test_a_latent_size_that_does_not_fit_is_refused(four_gigabytes):

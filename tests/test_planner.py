@@ -315,7 +315,8 @@ def test_the_prior_of_a_gumbel_root_is_the_policy_as_it_is_without_a_search():
 
 
 def test_a_planner_that_imagined_plays_what_it_learnt_there_and_gives_it_beliefs():
-    """At the root P(goal), of a belief beside the policy if that has none; in the trees the goals that were drawn."""
+    """At the root P(goal), of a belief beside the policy if that has none; in the trees the goals that were drawn; both in
+    the order of the learners, who sit in seats 1 and 0."""
     calls = []
 
     def imagined(obs, opponent_info):
@@ -325,10 +326,13 @@ def test_a_planner_that_imagined_plays_what_it_learnt_there_and_gives_it_beliefs
     envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
     budget = dict(plan_search="gumbel", plan_simulations=2, plan_samples=2)
     planner = make_planner(envs, infos, "learned", None, None, imagined=imagined, **budget)
+    believed = torch.tensor([[0.9, 0.5, 0.2], [0.3, 0.6, 0.8]])  # of the first goal, by seat
+    planner.belief.log_belief = torch.stack([believed, 0.95 - believed, torch.full((2, 3), 0.05)], 2).log()
     decide(planner, envs, infos)
-    assert calls[0].tolist() == torch.full((2, 2, 2), 0.5).tolist()
-    for in_trees in calls[1:]:
-        assert in_trees.sum(2).unique().tolist() == [1.0] and set(in_trees.flatten().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(calls[0][..., 0], torch.tensor([[0.2, 0.9], [0.6, 0.8]]))
+    torch.testing.assert_close(calls[0][..., 1], torch.tensor([[0.75, 0.05], [0.35, 0.15]]))
+    goals = planner.goals.gather(1, torch.tensor([[2, 0], [2, 0], [1, 2], [1, 2]]))  # two trees a decision
+    assert calls[1].tolist() == torch.eye(3)[goals][..., :2].tolist()
 
 
 # ---- the planner's own belief and tables

@@ -329,7 +329,7 @@ def check_optimizer(found: Any, model: torch.nn.Module, fresh: torch.optim.Optim
 
 
 def check_group(name: str, found: Any, expected: dict) -> None:
-    """Another version of torch may have other options: those that both know must be equal."""
+    """Another version of torch may have other options: those that both know must be equal, but how a step is computed."""
     if not isinstance(found, dict):
         raise Mismatch(name, "a dict", text_of(found))
     known = {key: value for key, value in expected.items() if key in found or key in ("lr", "params")}
@@ -337,7 +337,7 @@ def check_group(name: str, found: Any, expected: dict) -> None:
     learning_rate = found["lr"]
     if not is_finite(learning_rate) or learning_rate < 0:
         raise Mismatch(f"{name}.lr", "a finite number of at least 0", text_of(learning_rate))
-    for key in known.keys() - {"lr"}:
+    for key in known.keys() - {"lr", "foreach", "fused"}:
         check_like(f"{name}.{key}", found[key], expected[key])
 
 
