@@ -203,7 +203,8 @@ class Args:
     every sort of team, whose goals it is given; the copy is what plays and searches (of latent and oracle a new network);
     0: the policy itself"""
     plan_beta: float = 20.0
-    """beta of the search's policy: pi ~ prior * exp(beta Q); puct: pi ~ exp(beta Q)"""
+    """beta of the search's policy: pi ~ prior * exp(beta Q); puct: pi ~ exp(beta Q). Q in units of a hunter's pay: in the
+    snowdrift, which pays for every drift, divided by their number"""
     plan_boards: int = 256
     """fresh episodes of an evaluation that searches; boards of the adaptation, ten episodes each"""
     oracle: str = ""
@@ -1615,6 +1616,7 @@ class Planner:
         self.rules = envs.rules
         self.opponents = opponents
         self.args = args
+        self.beta = args.plan_beta / scale_of_returns(envs.rules)
         self.kind = kind
         self.belief = None  # about goals: that of the policy, or one beside it
         if kind == "learned":
@@ -1687,12 +1689,12 @@ class Planner:
     def search_puct(self, root: tuple, action_mask: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [n], drawn from exp(beta Q), and that policy. action_mask: bool [n, 5 + k]."""
         result = search(root, self.step, self.evaluate, self.simulations, self.args.gamma)
-        policy, _ = root_policy(result, self.samples, self.args.plan_beta, action_mask)
+        policy, _ = root_policy(result, self.samples, self.beta, action_mask)
         return sample(policy.log()), policy
 
     def search_gumbel(self, root: tuple, log_prior: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [n], and the improved policy. log_prior: float [n, 5 + k], of the policy as it is without a search."""
-        budget = (self.simulations, self.samples, self.args.gamma, self.args.plan_beta)
+        budget = (self.simulations, self.samples, self.args.gamma, self.beta)
         result = gumbel_search(root, self.step, self.evaluate, log_prior, *budget)
         return result.actions, result.policy
 

@@ -150,6 +150,7 @@ def judge_run(folder: str, teams: tuple[str, ...], boards: int, first: bool, fir
     metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
     costs = {key: metrics[key] for key in ("real_steps", "seconds", "sps", "run")}
     agent, judge = load(folder)
+    judge.args.team_episodes = hop_ppo.load_rules(judge.args)[1]  # as the game has it, however it was trained
     judge.args.eval_boards = boards * judge.args.team_episodes
     rows: Rows = []
     for team in teams:
@@ -185,9 +186,11 @@ def om_table(args: Args) -> Rows:
 
 
 def hidden_table(args: Args) -> Rows:
-    """--boards: each with 10 episodes in a row."""
+    """--boards: each with 10 episodes in a row. belief2: half of what it learns from are first episodes."""
     flags = ("--env-id", "StagHunt-hidden-v0")
-    return grid(args, {om: ("--om", om, *flags) for om in OPPONENT_MODELS}, ("mixed",))
+    settings = {om: ("--om", om, *flags) for om in OPPONENT_MODELS}
+    settings["belief2"] = (*settings["belief"], "--team-episodes", 2)
+    return grid(args, settings, ("mixed",))
 
 
 def self_table(args: Args) -> Rows:
@@ -215,21 +218,38 @@ def imagine_table(args: Args) -> Rows:
 
 
 def adapt_table(args: Args) -> Rows:
-    """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams."""
+    """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams. Beside it the share of
+    oracle - none, the first run of each, that is recovered on these teams: in the first episode, and in those after it."""
     rows: Rows = []
+    ends: dict[str, np.ndarray] = {}
     runs = pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates()
+    runs = runs.sort_values("setting", key=lambda names: ~names.isin(["none", "oracle"]), kind="stable")
     for name, seed, run_name in runs.itertuples(index=False):
         agent, judge = load(f"ppo_ckpts/{run_name}")
-        results = judge.play(agent, "mixed", judge.final_seed, args.boards, 10)
-        returns = {f"episode{i}": value for i, value in enumerate(results["learner"].mean(1), start=1)}
-        add(rows, dict(setting=name, seed=seed) | returns, args)
+        learner = judge.play(agent, "mixed", judge.final_seed, args.boards, 10)["learner"]
+        ends |= {name: learner} if name in ("none", "oracle") and name not in ends else {}
+        row: dict = dict(setting=name, seed=seed)
+        row |= {f"episode{i}": value for i, value in enumerate(learner.mean(1), start=1)}
+        if len(ends) == 2:
+            for part, episodes in dict(first=slice(0, 1), later=slice(1, None)).items():
+                parts = [returns[episodes].mean(0) for returns in (learner, ends["none"], ends["oracle"])]
+                row[part], row[f"{part}_ci95"] = recovered(*parts)
+        add(rows, row, args)
         if args.out:
             draw_adaptation(rows, Path(args.out).with_suffix(".png"))
     return rows
 
 
+def recovered(learner: np.ndarray, none: np.ndarray, oracle: np.ndarray) -> tuple[float, float]:
+    """The share of oracle - none, and half the width of its 95% interval by the delta method. float [B] each, of the same
+    boards."""
+    gap = (oracle - none).mean()
+    share = (learner - none).mean() / gap
+    return float(share), float(half_width((learner - none - share * (oracle - none)) / gap))
+
+
 def draw_adaptation(rows: Rows, path: Path) -> None:
-    by_setting = pd.DataFrame(rows).drop(columns="seed").groupby("setting", sort=False)
+    by_setting = pd.DataFrame(rows).set_index("setting").filter(like="episode").groupby("setting", sort=False)
     panel = {"return of the learner, mean of the seeds": by_setting.mean().T.to_dict("list")}
     spread = by_setting.std().dropna().T.to_dict("list")  # none of a single seed
     half_widths = {name: spread for name in panel} if spread else None

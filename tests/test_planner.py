@@ -1,6 +1,7 @@
 """The planner: what its trees do in a model of the game, whom it takes its co-players for, and what it believes."""
 
 import math
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from games import envs_at
 from reference import place, repeat
 from worlds import TrueWorld
 
-from envs import Rules
+import hop_ppo
+from envs import Rules, snowdrift
 from envs.stag_hunt import DOWN, HUNT_HARE, HUNT_STAG, LEFT, RIGHT, STAY, UP
 from envs.vector_env import LEARNER
 from hop_ppo import Args, GoalBelief, NoInfo, Observation, OracleInfo, Planner, observe_envs, to_tensors
@@ -312,6 +314,32 @@ def test_the_prior_of_a_gumbel_root_is_the_policy_as_it_is_without_a_search():
     planner = make_planner(envs, infos, "rules", make_belief(envs, infos), policy, **budget)
     decide(planner, envs, infos, torch.full((2, 2, 2), 0.25))
     assert calls[0].tolist() == torch.full((2, 2, 2), 0.25).tolist()
+
+
+@pytest.mark.parametrize("plan_search", ["gumbel", "puct"])
+@pytest.mark.parametrize(("rules", "unit"), [(TEAM, 1.0), (snowdrift.Rules(drifts=4), 4.0)])
+def test_q_is_weighted_in_units_of_what_a_hunter_is_paid(rules, unit, plan_search, monkeypatch):
+    """One that leaves with its prey is paid once, one that stays for each of them."""
+    weights = []
+    improved = torch.full((1, rules.game.num_actions), 1 / rules.game.num_actions)
+
+    def gumbel_search(*args):
+        weights.append(args[-1])
+        return MagicMock(actions=torch.tensor([STAY]), policy=improved)
+
+    monkeypatch.setattr(hop_ppo, "gumbel_search", gumbel_search)
+    monkeypatch.setattr(
+        hop_ppo,
+        "root_policy",
+        lambda *args: weights.append(args[2]) or (improved[:, : args[3].shape[1]], None),
+    )
+    envs = hop_ppo.make_envs(rules, 1, "mixed")
+    infos = to_tensors(envs.reset(seed=1)[1])
+    budget = dict(plan_search=plan_search, plan_simulations=1, plan_samples=1, plan_beta=20.0)
+    kinds = dict(kinds=rules.game.kinds, goal_kinds=rules.game.goal_kinds)
+    vae = VAE(rules.height, rules.width, rules.horizon, **kinds)
+    decide(make_planner(envs, infos, "rules", vae=vae, **budget), envs, infos)
+    assert weights == [20.0 / unit]
 
 
 def test_a_planner_that_imagined_plays_what_it_learnt_there_and_gives_it_beliefs():
