@@ -16,6 +16,7 @@ from benchmarks import hop_ppo as tables
 from envs import Rules
 from envs.stag_hunt import STAY
 from hop_ppo import make_envs, observe_envs, to_tensors
+from metrics.returns import half_width
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
@@ -182,3 +183,14 @@ def test_returns_by_episode_of_boards_that_go_on_by_hand():
         recorder.returns(2)
     recorder.step(None)
     assert recorder.returns(2).tolist() == [[5.0, 1.0], [11.0, 2.0]]
+
+
+def test_the_share_that_is_recovered_by_hand():
+    """On two boards, where knowing is worth 1 and 3: no interval if it is the same share of both."""
+    none, oracle = np.array([0.0, 1.0]), np.array([1.0, 4.0])
+    assert tables.recovered(none + 0.5 * (oracle - none), none, oracle) == (0.5, 0.0)
+    assert tables.recovered(oracle, none, oracle) == (1.0, 0.0)
+    share, half = tables.recovered(np.array([1.0, 1.0]), none, oracle)
+    assert share == 0.25
+    left = np.array([1.0 - 0.25, 0.0 - 0.75]) / 2
+    assert half == pytest.approx(half_width(left))
