@@ -1921,9 +1921,13 @@ class Evaluator:
             if plan:
                 planner = Planner(policy, envs, opponents, args, self.vae, self.world_model, plan, imagined)
             results = evaluate(policy, envs, infos, opponents, episodes, planner)
-        if self.progress is not None:
-            self.progress.update(self.cost(boards, episodes, plan))
+        self.move_on(self.cost(boards, episodes, plan))
         return results
+
+    def move_on(self, cost: float) -> None:
+        """The bar, but not beyond its end: scripts of which each team has its own take some plays that were not foreseen."""
+        if self.progress is not None:
+            self.progress.update(min(cost, max(0.0, self.progress.total - self.progress.n)))
 
     def cost(self, boards: int = 0, episodes: int = 0, plan: str = "", **_: Any) -> float:
         """What `play` with these takes of the time of one update, about."""
@@ -1965,8 +1969,7 @@ class Evaluator:
                 networks = (self.vae, self.world_model)
                 torch.manual_seed(self.args.seed)
                 self.imagined[policy] = imagine(policy, self.args, self.rules, *networks, starts)
-            if self.progress is not None:
-                self.progress.update(self.cost_of_imagination)
+            self.move_on(self.cost_of_imagination)
         return self.imagined[policy]
 
     @property

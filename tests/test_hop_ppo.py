@@ -1293,8 +1293,14 @@ def fake_results(learner: np.ndarray, team: np.ndarray | None = None) -> dict[st
 class Bar:
     """In place of tqdm's: what it was moved on by."""
 
+    total = 1e9
+
     def __init__(self):
         self.done = 0.0
+
+    @property
+    def n(self) -> float:
+        return self.done
 
     def update(self, n: float) -> None:
         self.done += n
@@ -1323,6 +1329,14 @@ def test_the_bar_knows_beforehand_what_the_report_takes(settings, tmp_path, monk
     evaluator.report(agent, tmp_path, dict(steps=1), "metrics")
     assert evaluator.progress.done == pytest.approx(expected) and expected > 0
     assert "[PPO] judging on boards of seed 3001: script, teams, untrained, random" in capsys.readouterr().out
+
+
+def test_a_bar_does_not_move_beyond_its_end():
+    evaluator = hop_ppo.Evaluator(Args(), Rules(), None, None, Bar())
+    evaluator.progress.total = 2.5
+    for _ in range(4):
+        evaluator.move_on(1.0)
+    assert evaluator.progress.done == 2.5
 
 
 def test_the_cost_of_what_is_judged_by_hand():
