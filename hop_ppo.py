@@ -1777,9 +1777,8 @@ def reader_of_goals(policy: ActorCritic, om: str, rules: GameRules, goals: int) 
     if om == "none":
         weights = network.state_dict()
         for name, known in policy.state_dict().items():
-            weights[name].zero_()[tuple(map(slice, known.shape))] = (
-                known  # what is known of others comes last
-            )
+            own = weights[name].zero_()  # what is known of others comes last
+            own[tuple(map(slice, known.shape))] = known
     return network
 
 

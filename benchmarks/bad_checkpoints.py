@@ -78,6 +78,8 @@ def is_allowed(path: tuple, change: str) -> bool:
         return True
     if path[0] == "args" and path[-1] in FREE_TEXT:
         return change == "text" or (change == "emptied" and path[-1] != "exp_name")
+    if path[-1] in ("foreach", "fused") and change == "none":  # how a step is computed
+        return True
     if path[:2] == ("optimizer", "param_groups") and change == "deleted":
         return path[-1] not in ("param_groups", "lr", "params")  # of another version of torch
     return path[:2] == ("optimizer", "state") and change == "deleted" and len(path) == 3  # had no gradient

@@ -52,7 +52,8 @@ def call(script, folder: Path, *flags) -> int:
 
 
 def newest(folder: Path) -> Path:
-    return max(folder.iterdir(), key=lambda path: int(path.name.split("__")[-1]))
+    """Of two runs of the same second the one that was written to last."""
+    return max(folder.iterdir(), key=lambda path: (int(path.name.split("__")[-1]), path.stat().st_mtime_ns))
 
 
 def train_networks(folder: Path) -> Path:

@@ -1523,7 +1523,11 @@ def shorten_report(monkeypatch) -> None:
 
 
 def newest_run(folder: Path) -> Path:
-    return max((folder / "ppo_ckpts").iterdir(), key=lambda path: int(path.name.split("__")[-1]))
+    """Of two runs of the same second the one that was written to last."""
+    return max(
+        (folder / "ppo_ckpts").iterdir(),
+        key=lambda path: (int(path.name.split("__")[-1]), path.stat().st_mtime_ns),
+    )
 
 
 def load_last(folder: Path) -> dict:

@@ -271,6 +271,7 @@ def test_what_is_returned_is_not_changed_by_later_steps():
 
 
 def test_imagined_boards_that_ended_stand_still_until_they_are_reset():
+    torch.manual_seed(0)
     env = make(20, rules=HIDDEN, episode="board")
     env.reset()
     last = None
