@@ -7,7 +7,7 @@ Every agent has real boards of self-play alone, with rewards of its own. What it
 
 nothing      it knows nothing of the others
 beliefs      beliefs over goals (`--om belief`)
-planning     as `nothing`, and before each move a search with goals drawn from a belief
+planning     as `nothing`, and before it meets them a copy of it learns in imagination, which searches before each move
 imagined     beliefs, and half of the boards are imagined, with co-players that act by the goal heads
 both         as `imagined`, and the search
 oracle       as `imagined`, but it knows who they are, in imagination and among the strangers
