@@ -2187,7 +2187,8 @@ def check_memory(args: Args, rules: GameRules) -> None:
     sizes = "num_envs num_steps eval_boards plan_boards plan_samples plan_simulations oracle_simulations"
     settings = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name in sizes.split()]
     recorded = MOA_EPISODES * (args.moa_update != "off") + args.eval_boards * bool(args.record)
-    memory.require(memory.bytes_of_play(args, rules, recorded), " ".join(settings))
+    needed = memory.bytes_of_play(args, rules, recorded, (PLAN_BOARDS, PLAN_STEPS))
+    memory.require(needed, " ".join(settings))
 
 
 # ---- checkpoints

@@ -227,7 +227,8 @@ def adapt_table(args: Args) -> Rows:
     for name, seed, run_name in runs.itertuples(index=False):
         agent, judge = load(f"ppo_ckpts/{run_name}")
         learner = judge.play(agent, "mixed", judge.final_seed, args.boards, 10)["learner"]
-        ends |= {name: learner} if name in ("none", "oracle") and name not in ends else {}
+        if name in ("none", "oracle"):
+            ends.setdefault(name, learner)
         row: dict = dict(setting=name, seed=seed)
         row |= {f"episode{i}": value for i, value in enumerate(learner.mean(1), start=1)}
         if len(ends) == 2:
@@ -261,7 +262,7 @@ def search_table(args: Args) -> Rows:
     rows: Rows = []
     before: dict[str, np.ndarray] = {}
     for simulations, team in itertools.product((0, 200, 800, 3200), TEAMS):
-        agent, judge = load(args.agent, oracle_simulations=simulations, plan_search="puct")
+        agent, judge = load(args.agent, oracle_simulations=simulations)
         plan = "oracle" if simulations else ""
         start = time.perf_counter()
         results = judge.play(agent, team, judge.final_seed, args.boards, 1, "oracle", plan)
@@ -277,12 +278,18 @@ def search_table(args: Args) -> Rows:
     return rows
 
 
-FEW = dict(plan_search="gumbel", plan_fit=hop_ppo.Args().plan_fit)
+IMAGINED = dict(plan_search="gumbel", plan_fit=hop_ppo.Args().plan_fit)
 SEARCHES = {  # of one decision, over all its goal samples
     "puct": dict(plan_search="puct", plan_simulations=200, plan_samples=5, plan_fit=0),
-    "gumbel": dict(plan_simulations=16, plan_samples=4, **FEW),
-    "gumbel8": dict(plan_simulations=8, plan_samples=2, **FEW),
+    "gumbel": dict(plan_simulations=16, plan_samples=4, **IMAGINED),
+    "gumbel8": dict(plan_simulations=8, plan_samples=2, **IMAGINED),
 }
+KINDS = dict.fromkeys(SEARCHES, ("learned", "rules"))
+
+
+def choices(args: Args, kinds: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """The searches that are asked for, each in each kind of model."""
+    return [(name, kind) for name in args.only or kinds for kind in kinds[name]]
 
 
 def load_planner(args: Args) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluator]:
@@ -296,17 +303,11 @@ def plan_table(args: Args) -> Rows:
     rows: Rows = []
     agent, judge = load_planner(args)
     teams = standard_teams("mixed", judge.rules) if judge.rules.hunters == 4 else ["mixed"]
-    searches = args.only or ("none", *SEARCHES)
-    played = [
-        (name, kind)
-        for name in searches
-        for kind in ("learned", "rules")
-        if (name, kind) != ("none", "rules")
-    ]
+    played = choices(args, dict(none=("learned",)) | KINDS)
     for team in teams:
         alone = judge.play(agent, team, judge.final_seed, args.boards)["learner"].mean(0)
         for name, kind in played:
-            judge.args = replace(judge.args, **SEARCHES.get(name, FEW))
+            judge.args = replace(judge.args, **SEARCHES.get(name, IMAGINED))
             player = dict(policy=agent, plan=kind)
             if name == "none":
                 player = dict(policy=judge.imagine(agent), om="belief")
@@ -323,7 +324,8 @@ def speed_table(args: Args) -> Rows:
     """Decisions a second by each search: boards that are reset as soon as their learner has left. --only: these."""
     rows: Rows = []
     agent, judge = load_planner(args)
-    for name, kind in itertools.product(args.only or SEARCHES, ("learned", "rules", "oracle")):
+    with_oracle = dict(puct=("learned", "rules", "oracle"))  # whose search is PUCT
+    for name, kind in choices(args, KINDS | with_oracle):
         simulations = SEARCHES[name]["plan_simulations"]
         judge.args = replace(judge.args, **SEARCHES[name], oracle_simulations=simulations)
         planner = plan_ticks(agent, judge, kind, args.boards)

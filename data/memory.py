@@ -36,11 +36,12 @@ def require(needed: float, what: str) -> None:
         raise MemoryError(f"{what}: {why}; choose smaller numbers")
 
 
-def bytes_of_play(args: Any, rules: Any, recorded: int) -> int:
+def bytes_of_play(args: Any, rules: Any, recorded: int, imagined: tuple[int, int]) -> int:
     """Of a run of hop_ppo.py: the rollout and the minibatches' copy of it, the activations of a minibatch, boards, search
     trees, and recorded episodes.
 
-    args: settings of hop_ppo.py; rules: envs.core.GameRules; recorded: episodes that are kept.
+    args: settings of hop_ppo.py; rules: envs.core.GameRules; recorded: episodes that are kept;
+    imagined: boards, and ticks of an update, of imagination before a search.
     """
     A, P, K = rules.hunters, rules.prey, rules.cells
     board = K * (4 * P + 8)
@@ -49,7 +50,7 @@ def bytes_of_play(args: Any, rules: Any, recorded: int) -> int:
     rows = args.num_envs * (A if args.co_players == "self" else 1)
     samples = rows * args.num_steps
     if args.plan and args.plan_model == "learned" and args.plan_fit:
-        rows, samples = max(rows, 1024), max(samples, 1024 * 16)  # PLAN_BOARDS and PLAN_STEPS of hop_ppo.py
+        rows, samples = max(rows, imagined[0]), max(samples, imagined[0] * imagined[1])
     activations = 1500 * P * (A + 4) * math.ceil(samples / args.num_minibatches)
     nodes = args.plan_simulations + args.plan_samples  # of a decision
     trees = max(

@@ -104,18 +104,21 @@ def test_hop_ppo_fits_with_its_defaults_and_with_many_boards(four_gigabytes):
     hop_ppo.check_memory(hop_ppo.Args(eval_boards=100_000), Rules())
 
 
-def test_imagination_before_a_search_takes_memory():
+def test_imagination_before_a_search_takes_memory(four_gigabytes, monkeypatch):
     """Its boards and ticks are its own, however few those of the run are."""
 
     def needed(**settings):
         args = hop_ppo.Args(num_envs=4, num_steps=5, num_minibatches=1, **settings)
-        return memory.bytes_of_play(args, Rules(), 0)
+        return memory.bytes_of_play(args, Rules(), 0, (1024, 16))
 
     assert needed(plan=True) > 500e6 > 10 * needed(plan=True, plan_fit=0)
     assert needed(plan=True, plan_model="rules") == needed(plan=True, plan_fit=0)
-    boards, steps = hop_ppo.PLAN_BOARDS, hop_ppo.PLAN_STEPS
-    many = hop_ppo.Args(num_envs=boards, num_steps=steps, num_minibatches=1)
-    assert 0 < needed(plan=True) - memory.bytes_of_play(many, Rules(), 0) < 50e6
+    many = hop_ppo.Args(num_envs=1024, num_steps=16, num_minibatches=1)
+    assert 0 < needed(plan=True) - memory.bytes_of_play(many, Rules(), 0, (1024, 16)) < 50e6
+    monkeypatch.setattr(hop_ppo, "PLAN_BOARDS", 2**31)
+    hop_ppo.check_memory(hop_ppo.Args(), Rules())
+    with pytest.raises(MemoryError):
+        hop_ppo.check_memory(hop_ppo.Args(plan=True), Rules())
 
 
 def test_a_latent_size_that_does_not_fit_is_refused(four_gigabytes):

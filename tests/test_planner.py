@@ -58,6 +58,17 @@ def make_planner(
     return Planner(policy, envs, opponents, Args(**settings), vae, TrueWorld(rules), kind, imagined)
 
 
+def recorder():
+    """A policy, and the list of what it is asked: observations and what is known of co-players."""
+    calls = []
+
+    def policy(obs, opponent_info):
+        calls.append((obs, opponent_info))
+        return uniform_with_value_0(obs, opponent_info)
+
+    return policy, calls
+
+
 def decide(planner, envs, infos, opponent_info=None) -> torch.Tensor:
     """The planner's actions; its policy is one, too. opponent_info: nothing is known of the others if it is not given."""
     if opponent_info is None:
@@ -277,12 +288,7 @@ def test_what_the_policy_knows_in_a_tree(kind):
 
 def test_the_policy_sees_the_root_as_it_sees_the_game():
     """With what it knows in the tree: here the goals drawn."""
-    calls = []
-
-    def policy(obs, opponent_info):
-        calls.append((obs, opponent_info))
-        return uniform_with_value_0(obs, opponent_info)
-
+    policy, calls = recorder()
     torch.manual_seed(0)
     envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
     belief = make_belief(envs, infos)
@@ -303,17 +309,12 @@ def test_the_policy_sees_the_root_as_it_sees_the_game():
 
 def test_the_prior_of_a_gumbel_root_is_the_policy_as_it_is_without_a_search():
     """With what it knows of the others in the game, not with the goals of a tree, and for the boards that decide."""
-    calls = []
-
-    def policy(obs, opponent_info):
-        calls.append(opponent_info)
-        return uniform_with_value_0(obs, opponent_info)
-
+    policy, calls = recorder()
     envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
     budget = dict(plan_search="gumbel", plan_simulations=2, plan_samples=2)
     planner = make_planner(envs, infos, "rules", make_belief(envs, infos), policy, **budget)
     decide(planner, envs, infos, torch.full((2, 2, 2), 0.25))
-    assert calls[0].tolist() == torch.full((2, 2, 2), 0.25).tolist()
+    assert calls[0][1].tolist() == torch.full((2, 2, 2), 0.25).tolist()
 
 
 @pytest.mark.parametrize("plan_search", ["gumbel", "puct"])
@@ -345,22 +346,18 @@ def test_q_is_weighted_in_units_of_what_a_hunter_is_paid(rules, unit, plan_searc
 def test_a_planner_that_imagined_plays_what_it_learnt_there_and_gives_it_beliefs():
     """At the root P(goal), of a belief beside the policy if that has none; in the trees the goals that were drawn; both in
     the order of the learners, who sit in seats 1 and 0."""
-    calls = []
-
-    def imagined(obs, opponent_info):
-        calls.append(opponent_info)
-        return uniform_with_value_0(obs, opponent_info)
-
+    imagined, calls = recorder()
     envs, infos = envs_at(repeat(START, 2), TEAM, [1, 0], [[0, LEARNER, 1], [LEARNER, 1, 1]])
     budget = dict(plan_search="gumbel", plan_simulations=2, plan_samples=2)
     planner = make_planner(envs, infos, "learned", None, None, imagined=imagined, **budget)
     believed = torch.tensor([[0.9, 0.5, 0.2], [0.3, 0.6, 0.8]])  # of the first goal, by seat
     planner.belief.log_belief = torch.stack([believed, 0.95 - believed, torch.full((2, 3), 0.05)], 2).log()
     decide(planner, envs, infos)
-    torch.testing.assert_close(calls[0][..., 0], torch.tensor([[0.2, 0.9], [0.6, 0.8]]))
-    torch.testing.assert_close(calls[0][..., 1], torch.tensor([[0.75, 0.05], [0.35, 0.15]]))
+    (_, at_root), (_, in_trees), *_ = calls
+    torch.testing.assert_close(at_root[..., 0], torch.tensor([[0.2, 0.9], [0.6, 0.8]]))
+    torch.testing.assert_close(at_root[..., 1], torch.tensor([[0.75, 0.05], [0.35, 0.15]]))
     goals = planner.goals.gather(1, torch.tensor([[2, 0], [2, 0], [1, 2], [1, 2]]))  # two trees a decision
-    assert calls[1].tolist() == torch.eye(3)[goals][..., :2].tolist()
+    assert in_trees.tolist() == torch.eye(3)[goals][..., :2].tolist()
 
 
 # ---- the planner's own belief and tables

@@ -337,11 +337,9 @@ def check_group(name: str, found: Any, expected: dict) -> None:
     learning_rate = found["lr"]
     if not is_finite(learning_rate) or learning_rate < 0:
         raise Mismatch(f"{name}.lr", "a finite number of at least 0", text_of(learning_rate))
-    computation = known.keys() & {"foreach", "fused"}
-    for key in computation:
-        if found[key] is not None and type(found[key]) is not bool:
-            raise Mismatch(f"{name}.{key}", "True, False or None", text_of(found[key]))
-    for key in known.keys() - {"lr"} - computation:
+    for key in known.keys() - {"lr"}:
+        if key in ("foreach", "fused") and (found[key] is None or type(found[key]) is bool):
+            continue
         check_like(f"{name}.{key}", found[key], expected[key])
 
 
