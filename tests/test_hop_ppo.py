@@ -1210,6 +1210,39 @@ def test_settings_of_a_run_that_imagination_does_not_share(monkeypatch):
     assert not seen.team_reward and not seen.plan_train
 
 
+@pytest.mark.usefixtures("uncached_worlds")
+def test_an_update_in_imagination_is_given_the_goals_and_a_falling_learning_rate(monkeypatch):
+    goals, rates = [], []
+
+    def update(network, optimizer, batch, args, frac):
+        goals.append(batch.opponent_info)
+        rates.append(frac)
+
+    monkeypatch.setattr(hop_ppo, "update", update)
+    imagine(Agent((1, 3), 2), om="belief", plan_fit=4)
+    assert torch.stack(goals).sum(-1).unique().tolist() == [0.0, 1.0], "one-hot, or none"
+    assert torch.stack(goals).sum((0, 1, 2)).min() > 0, "both goals"
+    assert rates == [1.0, 0.75, 0.5, 0.25]
+
+
+@pytest.mark.usefixtures("uncached_worlds")
+@pytest.mark.parametrize(("om", "info_size"), [("belief", 2), ("oracle", 3)])
+def test_what_is_imagined_before_a_search_depends_on_the_seed_alone(om, info_size, monkeypatch):
+    """Not on the random numbers that were drawn before; and it is imagined once for each policy."""
+    monkeypatch.setattr(hop_ppo, "PLAN_BOARDS", 16)
+    policy = hop_ppo.make_agent("objects", MEADOW, info_size)
+    networks = []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        vae = VAE(4, 4, MEADOW.horizon)
+        vae.load_state_dict({name: torch.zeros_like(value) for name, value in vae.state_dict().items()})
+        evaluator = hop_ppo.Evaluator(Args(om=om, plan_fit=1), MEADOW, vae, TrueWorld(MEADOW))
+        networks.append(evaluator.imagine(policy))
+        assert evaluator.imagine(policy) is networks[-1]
+    assert all(map(torch.equal, *(network.parameters() for network in networks)))
+    assert not torch.equal(policy.actor.weight, networks[0].actor.weight)
+
+
 def test_goals_of_imagined_co_players_are_given_in_the_order_of_the_learner():
     infos = dict(
         strategy_ids=torch.tensor([[0, -1, 2, 1]]), seat=torch.tensor([1]), active=torch.ones(1, 4).bool()

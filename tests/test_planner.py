@@ -162,6 +162,12 @@ def test_oracle_search_plays_the_true_strategies():
         assert probs[hunter].tolist() == pytest.approx(expected), hunter
 
 
+def test_oracle_search_is_puct_whatever_the_others_search_with(monkeypatch):
+    monkeypatch.setattr(hop_ppo, "gumbel_search", None)  # not called
+    envs, infos = envs_at(START, TEAM, [1], [[0, LEARNER, 1]])
+    decide(make_planner(envs, infos, "oracle", plan_search="gumbel", oracle_simulations=2), envs, infos)
+
+
 def test_oracle_search_knows_who_the_others_are():
     """Hunter 0 is NS, one step above the stag: it goes down in nine cases of ten and more."""
     torch.manual_seed(0)

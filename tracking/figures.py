@@ -32,8 +32,9 @@ def save(figure: Figure, path: str | Path, writer: SummaryWriter | None = None, 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_bytes(path, buffer.getvalue())
-    if writer is not None:
-        writer.add_figure(f"figures/{Path(path).stem}", figure, step)
+    if writer is not None:  # the same pixels: to draw a figure again takes longer than to read it
+        pixels = np.asarray(Image.open(buffer).convert("RGB"))
+        writer.add_image(f"figures/{Path(path).stem}", pixels, step, dataformats="HWC")
 
 
 def row_of_axes(figure: Figure, n: int) -> list[Axes]:
