@@ -43,9 +43,7 @@ def bytes_of_play(args: Any, rules: Any, recorded: int, imagined: tuple[int, int
     args: settings of hop_ppo.py; rules: envs.core.GameRules; recorded: episodes that are kept;
     imagined: boards, and ticks of an update, of imagination before a search.
     """
-    A, P, K = rules.hunters, rules.prey, rules.cells
-    board = K * (4 * P + 8)
-    observation = 12 * (A + P) + P * (A + 4) + K + 100
+    A, P = rules.hunters, rules.prey
     node = 8 * (A + P) + 200
     rows = args.num_envs * (A if args.co_players == "self" else 1)
     samples = rows * args.num_steps
@@ -58,9 +56,20 @@ def bytes_of_play(args: Any, rules: Any, recorded: int, imagined: tuple[int, int
         args.plan_train * rows * nodes,
         args.plan_boards * args.oracle_simulations,
     )
-    boards = max(rows, args.eval_boards, args.plan_boards) * board
-    kept = 2 * recorded * rules.horizon * A * K * (3 + rules.game.kinds)
-    return 2 * samples * observation + activations + boards + trees * node + kept
+    boards = max(rows, args.eval_boards, args.plan_boards) * bytes_of_board(rules)
+    kept = 2 * recorded * rules.horizon * A * rules.cells * (3 + rules.game.kinds)
+    return 2 * samples * bytes_of_observation(rules) + activations + boards + trees * node + kept
+
+
+def bytes_of_observation(rules: Any) -> int:
+    """Of hop_ppo.py, of a learner in a tick, with what is known of the others."""
+    A, P = rules.hunters, rules.prey
+    return 12 * (A + P) + P * (A + 4) + rules.cells + 100
+
+
+def bytes_of_board(rules: Any) -> int:
+    """That is being played: most are distances, int16, before and after a tick."""
+    return rules.cells * (4 * rules.prey + 8)
 
 
 def available_bytes() -> int | None:

@@ -15,7 +15,7 @@ import tracking
 from data import collect, flatten, memory
 from data.datasets import TransitionBatches, load_samples, load_transitions
 from data.trajectories import save_arrays
-from envs import Rules
+from envs import Rules, make_rules
 from metrics import observers, scores, vae_reports
 from metrics.transitions import EvalTransitions, find_events
 
@@ -102,6 +102,18 @@ def test_hop_ppo_fits_with_its_defaults_and_with_many_boards(four_gigabytes):
     hop_ppo.check_memory(hop_ppo.Args(num_envs=16_384, num_steps=16), Rules())
     hop_ppo.check_memory(hop_ppo.Args(plan_simulations=2**31 - 1), Rules())  # nothing searches
     hop_ppo.check_memory(hop_ppo.Args(eval_boards=100_000), Rules())
+
+
+@pytest.mark.parametrize("env_id", ["StagHunt-v0", "StagHunt-4x4-v0", "Snowdrift-v0"])
+def test_a_board_and_an_observation_take_no_more_than_is_said(env_id):
+    """Nor less than a third of it."""
+    rules, _ = make_rules(env_id)
+    infos = hop_ppo.to_tensors(hop_ppo.make_envs(rules, 32, "mixed").reset(seed=1)[1])
+    board = sum(value.nbytes for value in infos.values()) / 32
+    assert board < memory.bytes_of_board(rules) < 3 * board
+    obs = hop_ppo.observe_envs(infos, rules)
+    observation = sum(value.nbytes for value in vars(obs).values()) / 32
+    assert observation < memory.bytes_of_observation(rules) < 3 * observation
 
 
 def test_imagination_before_a_search_takes_memory(four_gigabytes, monkeypatch):
