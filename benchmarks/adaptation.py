@@ -19,6 +19,7 @@ Beside them, with each team: `response`, PPO trained against this team, which kn
 `script_told`, the script whose tick is chosen for this team. No script of `envs/` plays while the agents learn.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -114,12 +115,18 @@ def learn_world(args: Args, seed: int) -> str:
     return call("train_world_model.py", "--data", games, "--seed", seed)
 
 
+@functools.lru_cache(maxsize=1)
+def load_once(folder: str, **settings: Any) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluator]:
+    """As `load`, for all teams that an agent meets: what it imagines before a search, it imagines once."""
+    return load(folder, **settings)
+
+
 def meet(args: Args, folder: str, team: str, search: bool) -> np.ndarray:
     """The learner's return, [episodes, B]."""
     settings: dict[str, Any] = dict(team_episodes=1, real_ratio=1.0, imagined_co_players="same")
     if search:
         settings |= dict(plan=True, vae=args.vae, world_model=args.world_model, **SEARCHES["gumbel"])
-    agent, judge = load(folder, **settings)
+    agent, judge = load_once(folder, **settings)
     boards = args.plan_boards if search else args.boards
     plan = "learned" if search else ""
     return judge.play(agent, team, judge.final_seed, boards, args.episodes, plan=plan)["learner"]

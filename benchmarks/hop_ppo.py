@@ -57,7 +57,7 @@ class Args:
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run each"""
     only: tuple[str, ...] = ()
-    """om, hidden, imagine, teams, ladder, plan, speed: these settings alone"""
+    """om, hidden, imagine, teams, ladder, plan, speed: these settings alone; adapt: searches to play with, too"""
     steps: int = 1_500_000
     """of a run"""
     out: str = ""
@@ -69,9 +69,9 @@ class Args:
     runs: str = ""
     """adapt: the CSV file of `--what hidden` or `om`, whose runs are judged; removals: the folder of the runs"""
     vae: str = ""
-    """plan, speed: instead of the one that the run was trained with"""
+    """plan, speed, adapt --only: instead of the one that the run was trained with"""
     world_model: str = ""
-    """plan, speed: the same"""
+    """plan, speed, adapt --only: the same"""
     boards: int = 256
     """fresh ones to judge on"""
     threads: int = 1
@@ -219,17 +219,22 @@ def imagine_table(args: Args) -> Rows:
 
 def adapt_table(args: Args) -> Rows:
     """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams. Beside it the share of
-    oracle - none, the first run of each, that is recovered on these teams: in the first episode, and in those after it."""
+    oracle - none, the first run of each, that is recovered on these teams: in the first episode, and in those after it.
+    --only: also with these searches before each move, in the world model."""
     rows: Rows = []
     ends: dict[str, np.ndarray] = {}
     runs = pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates()
     runs = runs.sort_values("setting", key=lambda names: ~names.isin(["none", "oracle"]), kind="stable")
-    for name, seed, run_name in runs.itertuples(index=False):
-        agent, judge = load(f"ppo_ckpts/{run_name}")
-        learner = judge.play(agent, "mixed", judge.final_seed, args.boards, 10)["learner"]
+    for (name, seed, run_name), search in itertools.product(runs.itertuples(index=False), ("", *args.only)):
+        if search and name in ("none", "oracle"):
+            continue
+        how = dict(plan=True, **networks(args), **SEARCHES[search]) if search else {}
+        agent, judge = load(f"ppo_ckpts/{run_name}", **how)
+        plan = "learned" if search else ""
+        learner = judge.play(agent, "mixed", judge.final_seed, args.boards, 10, plan=plan)["learner"]
         if name in ("none", "oracle"):
             ends.setdefault(name, learner)
-        row: dict = dict(setting=name, seed=seed)
+        row: dict = dict(setting=f"{name} {search}".strip(), seed=seed)
         row |= {f"episode{i}": value for i, value in enumerate(learner.mean(1), start=1)}
         if len(ends) == 2:
             for part, episodes in dict(first=slice(0, 1), later=slice(1, None)).items():
@@ -292,9 +297,13 @@ def choices(args: Args, kinds: dict[str, tuple[str, ...]]) -> list[tuple[str, st
     return [(name, kind) for name in args.only or kinds for kind in kinds[name]]
 
 
+def networks(args: Args) -> dict[str, str]:
+    """Those that are named: instead of those of a run."""
+    return {name: getattr(args, name) for name in ("vae", "world_model") if getattr(args, name)}
+
+
 def load_planner(args: Args) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluator]:
-    networks = {name: getattr(args, name) for name in ("vae", "world_model") if getattr(args, name)}
-    return load(args.agent, plan=True, **networks)
+    return load(args.agent, plan=True, **networks(args))
 
 
 def plan_table(args: Args) -> Rows:

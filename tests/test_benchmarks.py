@@ -194,3 +194,39 @@ def test_the_share_that_is_recovered_by_hand():
     assert share == 0.25
     left = np.array([1.0 - 0.25, 0.0 - 0.75]) / 2
     assert half == pytest.approx(half_width(left))
+
+
+def test_adaptation_of_runs_and_of_a_search_by_hand(tmp_path, monkeypatch):
+    """none and oracle come first, and do not search; where they earn 1 and 3, 2 is half of what knowing is worth."""
+    loaded = []
+
+    class Judge:
+        final_seed = 7
+
+        def play(self, agent, team, seed, boards, episodes, plan):
+            assert (team, seed, boards, episodes) == ("mixed", 7, 5, 10)
+            first, later = {"none": (1.0, 1.0), "oracle": (3.0, 3.0), "belief": (2.0, 2.5)}[agent]
+            returns = np.full((10, 5), later + 0.5 * (plan == "learned"))
+            returns[0] = first
+            return dict(learner=returns)
+
+    def load(folder, **settings):
+        loaded.append((folder, settings))
+        return folder.partition("/")[2], Judge()
+
+    monkeypatch.setattr(tables, "load", load)
+    runs = tmp_path / "runs.csv"
+    runs.write_text("setting,seed,run\nbelief,1,belief\noracle,1,oracle\nnone,1,none\n", encoding="utf-8")
+    out = tmp_path / "adapt.csv"
+    args = tables.Args(
+        "adapt", runs=runs.as_posix(), boards=5, only=("gumbel8",), world_model="wm", out=str(out)
+    )
+    rows = tables.adapt_table(args)
+    assert [row["setting"] for row in rows] == ["oracle", "none", "belief", "belief gumbel8"]
+    assert [folder for folder, _ in loaded] == [
+        f"ppo_ckpts/{run}" for run in ("oracle", "none", "belief", "belief")
+    ]
+    assert [settings for _, settings in loaded[:3]] == [{}] * 3
+    assert loaded[3][1] == dict(plan=True, world_model="wm", **tables.SEARCHES["gumbel8"])
+    assert [(row["first"], row["later"]) for row in rows[2:]] == [(0.5, 0.75), (0.5, 1.0)]
+    assert out.exists() and out.with_suffix(".png").exists()
