@@ -71,6 +71,8 @@ class Args:
     """of strangers, the same for all"""
     plan_boards: int = 128
     """of them, for those who search"""
+    plan_fit: int = hop_ppo.Args().plan_fit
+    """updates in imagination before a search"""
     episodes: int = 10
     """with the same strangers"""
     only: tuple[Name, ...] = ()
@@ -125,7 +127,8 @@ def meet(args: Args, folder: str, team: str, search: bool) -> np.ndarray:
     """The learner's return, [episodes, B]."""
     settings: dict[str, Any] = dict(team_episodes=1, real_ratio=1.0, imagined_co_players="same")
     if search:
-        settings |= dict(plan=True, vae=args.vae, world_model=args.world_model, **SEARCHES["gumbel"])
+        search_settings = SEARCHES["gumbel"] | dict(plan_fit=args.plan_fit)
+        settings |= dict(plan=True, vae=args.vae, world_model=args.world_model, **search_settings)
     agent, judge = load_once(folder, **settings)
     boards = args.plan_boards if search else args.boards
     plan = "learned" if search else ""

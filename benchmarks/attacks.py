@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
 import tracking
@@ -105,7 +104,7 @@ ATTACKS: dict[str, Callable[[Args, Path], list[Row]]] = {
 
 
 def main() -> None:
-    args = tyro.cli(Args, description=__doc__.split("\n")[0])
+    args = tracking.parse_args(Args, __doc__.split("\n")[0])
     print(machine())
     rows: list[Row] = []
     here = Path.cwd()
@@ -129,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tracking.run(main, ValueError, RuntimeError)

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 import benchmarks
+import tracking
 from envs import Rules, StagHunt, random_actions
 
 PLAIN, PURSUIT = "plain Python, 1 board", "PettingZoo pursuit, 1 board"
@@ -141,4 +142,4 @@ def main(argv: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    main()
+    tracking.run(main, ValueError, RuntimeError)

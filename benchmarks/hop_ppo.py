@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from matplotlib.figure import Figure
 
 import hop_ppo
+import tracking
 from benchmarks import cleanrl_ppo, machine
 from envs import Rules, snowdrift
 from metrics.comparison import best_switch, play_script, standard_teams
@@ -87,6 +87,16 @@ def save(rows: Rows, args: Args) -> None:
         pd.DataFrame(rows).to_csv(args.out, index=False)
 
 
+def wanted(args: Args, names: Iterable[str]) -> Iterable[str]:
+    """Those of --only, or all. Raises: tracking.UsageError: it names another."""
+    unknown = sorted(set(args.only).difference(names))
+    if unknown:
+        raise tracking.UsageError(
+            f"--only {unknown[0]}: --what {args.what} has {', '.join(map(repr, names))}"
+        )
+    return args.only or names
+
+
 def add(rows: Rows, row: dict, args: Args) -> None:
     """Print and keep a row of a table."""
     rows.append(row)
@@ -134,11 +144,9 @@ def grid(args: Args, settings: dict[str, Flags], teams: tuple[str, ...]) -> Rows
     """A row a setting, seed and team: what the last policy of the run earns on --boards fresh boards."""
     rows: Rows = []
     first = next(iter(settings))
-    for name, flags in settings.items():
-        if args.only and name not in args.only:
-            continue
+    for name in wanted(args, settings):
         for seed in args.seeds:
-            folder = run("--seed", seed, "--total-timesteps", args.steps, *flags)
+            folder = run("--seed", seed, "--total-timesteps", args.steps, *settings[name])
             for row in judge_run(folder, teams, args.boards, name == first, seed == args.seeds[0]):
                 rows.append(dict(setting=name, seed=seed) | row)
             save(rows, args)
@@ -223,9 +231,10 @@ def adapt_table(args: Args) -> Rows:
     --only: also with these searches before each move, in the world model."""
     rows: Rows = []
     ends: dict[str, np.ndarray] = {}
+    searches = ("", *(wanted(args, SEARCHES) if args.only else ()))
     runs = pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates()
     runs = runs.sort_values("setting", key=lambda names: ~names.isin(["none", "oracle"]), kind="stable")
-    for (name, seed, run_name), search in itertools.product(runs.itertuples(index=False), ("", *args.only)):
+    for (name, seed, run_name), search in itertools.product(runs.itertuples(index=False), searches):
         if search and name in ("none", "oracle"):
             continue
         how = dict(plan=True, **networks(args), **SEARCHES[search]) if search else {}
@@ -294,7 +303,7 @@ KINDS = dict.fromkeys(SEARCHES, ("learned", "rules"))
 
 def choices(args: Args, kinds: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
     """The searches that are asked for, each in each kind of model."""
-    return [(name, kind) for name in args.only or kinds for kind in kinds[name]]
+    return [(name, kind) for name in wanted(args, kinds) for kind in kinds[name]]
 
 
 def networks(args: Args) -> dict[str, str]:
@@ -452,10 +461,8 @@ def ladder_table(args: Args) -> Rows:
     judge = default_evaluator()
     for seed in args.seeds:
         best = None
-        for kind, train in RUNGS.items():
-            if args.only and kind not in args.only:
-                continue
-            trained, policy = train(args.seconds, seed)
+        for kind in wanted(args, RUNGS):
+            trained, policy = RUNGS[kind](args.seconds, seed)
             curve = pd.DataFrame(trained, columns=["seconds", "steps", "learner"])
             curve = curve.assign(kind=kind, seed=seed)
             best = smooth(curve).max() if best is None else best
@@ -613,7 +620,18 @@ TABLES: dict[str, Callable[[Args], Rows]] = {
 }
 
 
-def main(args: Args) -> None:
+def check(args: Args) -> None:
+    """Raises: tracking.UsageError: a table needs what was not named."""
+    if args.what in ("search", "plan", "speed") and not args.agent:
+        raise tracking.UsageError(f"--what {args.what} needs --agent, the folder of a run")
+    if args.what in ("adapt", "removals") and not args.runs:
+        raise tracking.UsageError(f"--what {args.what} needs --runs, see --help")
+
+
+def main() -> None:
+    args = tracking.parse_args(Args, __doc__.split("\n")[0])
+    check(args)
+    torch.set_num_threads(args.threads)
     rows = pd.DataFrame(TABLES[args.what](args))
     print(machine())
     print(f"python -m benchmarks.hop_ppo {' '.join(sys.argv[1:])}")
@@ -627,6 +645,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    settings = tyro.cli(Args, description=__doc__)
-    torch.set_num_threads(settings.threads)
-    main(settings)
+    tracking.run(main, ValueError, RuntimeError)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import benchmarks
+import tracking
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE, SMALL_FILE = "file.npz", "small.npz"
@@ -113,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tracking.run(main, ValueError, RuntimeError)

@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tracking.run(main, ValueError, RuntimeError)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import hop_ppo
+import tracking
 from benchmarks import adaptation, cleanrl_ppo
 from benchmarks import hop_ppo as tables
 from envs import Rules
@@ -230,3 +231,26 @@ def test_adaptation_of_runs_and_of_a_search_by_hand(tmp_path, monkeypatch):
     assert loaded[3][1] == dict(plan=True, world_model="wm", **tables.SEARCHES["gumbel8"])
     assert [(row["first"], row["later"]) for row in rows[2:]] == [(0.5, 0.75), (0.5, 1.0)]
     assert out.exists() and out.with_suffix(".png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--what plan", "error: --what plan needs --agent, the folder of a run"),
+        ("--what adapt", "error: --what adapt needs --runs, see --help"),
+        ("--what adapt --runs nowhere.csv", "error: nowhere.csv: No such file or directory; "),
+        (
+            "--what adapt --runs nowhere.csv --only x",
+            "error: --only x: --what adapt has 'puct', 'gumbel', 'gumbel8'",
+        ),
+        ("--what om --only x none", "error: --only x: --what om has 'none', 'latent', "),
+        ("--what ladder --only x", "error: --only x: --what ladder has 'plain loop, slow game', "),
+    ],
+)
+def test_a_mistake_is_one_line(flags, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hop_ppo", *flags.split()])
+    with pytest.raises(SystemExit) as stop:
+        tracking.run(tables.main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(says) and error.count("\n") == 1
