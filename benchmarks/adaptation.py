@@ -12,6 +12,7 @@ imagined     beliefs, and half of the boards are imagined, with co-players that 
 both         as `imagined`, and the search
 oracle       as `imagined`, but it knows who they are, in imagination and among the strangers
 learning     as `imagined`, and PPO goes on among the strangers, on all of their boards at once
+moa          as `imagined`, and its MOA goes on to learn there (`--moa-update`), also on all of the boards
 strict       as `imagined`, without an offline file: its world model learns from games of `nothing`, and its MOA, which
              starts with its first weights, from its own games; goals are what was captured
 
@@ -37,7 +38,7 @@ from metrics.comparison import best_switch
 from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy
 
-Name = Literal["nothing", "beliefs", "planning", "imagined", "both", "oracle", "learning", "strict"]
+Name = Literal["nothing", "beliefs", "planning", "imagined", "both", "oracle", "learning", "moa", "strict"]
 IMAGINED = ("--real-ratio", 0.5, "--imagined-co-players", "goals")
 AGENTS: dict[Name, Flags] = {
     "nothing": ("--om", "none"),
@@ -48,7 +49,9 @@ AGENTS: dict[Name, Flags] = {
 }
 GAMES = 4096  # of self-play, that a world model learns from
 PLANNED: dict[Name, Name] = {"planning": "nothing", "both": "imagined"}  # who searches, and whose agent it is
-LEARNING: dict[Name, Name] = {"learning": "imagined"}  # who goes on to learn, and whose agent it begins as
+LEARNING: dict[Name, Name] = dict.fromkeys(
+    ("learning", "moa"), "imagined"
+)  # who goes on to learn, and as whose agent
 
 
 @dataclass
@@ -164,17 +167,24 @@ class Recorder:
         return returns[:-1]
 
 
-def learn(args: Args, folder: str, team: str) -> np.ndarray:
-    """As `meet`, of an agent that PPO goes on to train: with its first learning rate, a rollout and an update in turn."""
+def learn(args: Args, folder: str, team: str, what: Name) -> np.ndarray:
+    """As `meet`, of an agent that goes on to learn, a rollout and an update in turn.
+
+    what: `learning`, its policy, by PPO with its first learning rate; `moa`, its MOA.
+    """
     agent, judge = load(folder, team_episodes=10**6, real_ratio=1.0, imagined_co_players="same")
     settings = replace(judge.args, co_players=team, num_envs=args.boards)
     torch.manual_seed(judge.final_seed)
     envs = Recorder(hop_ppo.make_envs(judge.rules, args.boards, team, settings.team_episodes))
     collector = hop_ppo.Collector(envs, settings, judge.vae, judge.final_seed, agent.memory)
     optimizer = hop_ppo.make_optimizer(agent, settings)
+    moa = hop_ppo.MOALearner(judge.vae, collector, judge.final_seed) if what == "moa" else None
     for _ in range(math.ceil(args.episodes * judge.rules.horizon / settings.num_steps)):
         batch = hop_ppo.rollout(agent, collector, settings, torch.zeros(3))
-        hop_ppo.update(agent, optimizer, batch, settings, 1.0)
+        if moa:
+            moa.update(1.0, [collector])
+        else:
+            hop_ppo.update(agent, optimizer, batch, settings, 1.0)
     return envs.returns(args.episodes)
 
 
@@ -210,7 +220,7 @@ def judge_seed(args: Args, seed: int, teams: list[str], best: dict[str, np.ndarr
             folders[whose] = run(*flags)
         for team in ["self", *teams] if name in AGENTS else teams:
             if name in LEARNING:
-                returns = learn(args, folders[whose], team)
+                returns = learn(args, folders[whose], team, name)
             else:
                 returns = meet(args, folders[whose], team, name in PLANNED)
             bound = best.get(team, returns)

@@ -1,5 +1,6 @@
 """The benchmarks of play: every table can be asked for, and the plain loop plays the same game in both of its forms."""
 
+import copy
 import subprocess
 import sys
 import typing
@@ -18,6 +19,7 @@ from envs import Rules
 from envs.stag_hunt import STAY
 from hop_ppo import make_envs, observe_envs, to_tensors
 from metrics.returns import half_width
+from pretrain_vae import VAE
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = Rules(height=5, width=5, blocks=3, hares=3, horizon=14)
@@ -254,3 +256,22 @@ def test_a_mistake_is_one_line(flags, says, tmp_path, monkeypatch, capsys):
         tracking.run(tables.main)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith(says) and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["learning", "moa"])
+def test_what_goes_on_to_learn_among_strangers(what, monkeypatch):
+    """The policy, or the MOA; the other stays as it was."""
+    agent = hop_ppo.make_agent("objects", SMALL, 2)
+    vae = VAE(SMALL.height, SMALL.width, SMALL.horizon)
+    before = {name: copy.deepcopy(part) for name, part in (("learning", agent), ("moa", vae))}
+
+    def load(folder, **settings):
+        args = hop_ppo.Args(om="belief", num_steps=7, num_minibatches=2, update_epochs=1, **settings)
+        return agent, hop_ppo.Evaluator(args, SMALL, vae, None)
+
+    monkeypatch.setattr(adaptation, "load", load)
+    returns = adaptation.learn(adaptation.Args(boards=8, episodes=3), "run", "3NH", what)
+    assert returns.shape == (3, 8) and returns.max() > 0
+    for name, part in (("learning", agent), ("moa", vae)):
+        pairs = zip(part.parameters(), before[name].parameters(), strict=True)
+        assert all(torch.equal(new, old) for new, old in pairs) == (name != what), name
