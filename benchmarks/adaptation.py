@@ -12,7 +12,8 @@ imagined     beliefs, and half of the boards are imagined, with co-players that 
 both         as `imagined`, and the search
 oracle       as `imagined`, but it knows who they are, in imagination and among the strangers
 learning     as `imagined`, and PPO goes on among the strangers, on all of their boards at once
-moa          as `imagined`, and its MOA goes on to learn there (`--moa-update`), also on all of the boards
+moa          as `imagined`, and its MOA goes on to learn there, on as many boards as with `--moa-update`; what a belief
+             assumes of hunters without a goal stays
 strict       as `imagined`, without an offline file: its world model learns from games of `nothing`, and its MOA, which
              starts with its first weights, from its own games; goals are what was captured
 
@@ -33,7 +34,7 @@ from tqdm import tqdm
 import hop_ppo
 import tracking
 from benchmarks import machine
-from benchmarks.hop_ppo import SEARCHES, Flags, Rows, add, call, load, run
+from benchmarks.hop_ppo import SEARCHES, Flags, Rows, add, call, load, read_rows, run
 from metrics.comparison import best_switch
 from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy
@@ -177,8 +178,8 @@ def learn(args: Args, folder: str, team: str, what: Name) -> np.ndarray:
     torch.manual_seed(judge.final_seed)
     envs = Recorder(hop_ppo.make_envs(judge.rules, args.boards, team, settings.team_episodes))
     collector = hop_ppo.Collector(envs, settings, judge.vae, judge.final_seed, agent.memory)
-    optimizer = hop_ppo.make_optimizer(agent, settings)
     moa = hop_ppo.MOALearner(judge.vae, collector, judge.final_seed) if what == "moa" else None
+    optimizer = hop_ppo.make_optimizer(agent, settings)
     for _ in range(math.ceil(args.episodes * judge.rules.horizon / settings.num_steps)):
         batch = hop_ppo.rollout(agent, collector, settings, torch.zeros(3))
         if moa:
@@ -242,13 +243,16 @@ def train_responses(args: Args, teams: list[str], best: dict[str, np.ndarray], r
 
 
 def known_responses(args: Args, teams: list[str], best: dict[str, np.ndarray]) -> Rows:
-    """The rows of these in --responses; their means go into `best`. Raises: ValueError: a team is missing."""
-    known = pd.read_csv(args.responses, keep_default_na=False)
+    """The rows of these in --responses; their means go into `best`. Raises: tracking.UsageError: a team is missing."""
+    columns = ("name", "seed", "team", "episode", "learner", "learner_ci95", "share", "run")
+    known = read_rows("--responses", args.responses, columns)
     known = known[known.name.isin(("response", "script_told"))]
     for team in teams:
         by_episode = known[(known.name == "response") & (known.team == team)].sort_values("episode")
         if by_episode.episode.tolist() != list(range(1, args.episodes + 1)):
-            raise ValueError(f"--responses {args.responses}: expected {args.episodes} episodes with {team}")
+            raise tracking.UsageError(
+                f"--responses {args.responses}: expected {args.episodes} episodes with {team}"
+            )
         best[team] = by_episode.learner.to_numpy(float)[:, None]
     return known.to_dict("records")
 
@@ -264,9 +268,10 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     args = tracking.parse_args(Args, __doc__.split("\n")[0])
+    check(args)
     torch.set_num_threads(1)
     rules, _ = hop_ppo.load_rules(hop_ppo.Args(env_id=args.env_id))
-    args = replace(args, **newest(args))
+    args = replace(args, **trained_networks(args))
     rows: Rows = []
     best: dict[str, np.ndarray] = {}
     teams = strangers(rules)
@@ -281,13 +286,27 @@ def main() -> None:
         print(summary(pd.DataFrame(rows)).round(3))
 
 
-def newest(args: Args) -> dict[str, str]:
-    """The folders of the networks."""
-    return dict(
-        vae=args.vae or tracking.newest_run("vae_ckpts", "pretrain_vae.py").as_posix(),
-        world_model=args.world_model or tracking.newest_run("wm_ckpts", "train_world_model.py").as_posix(),
-    )
+def check(args: Args) -> None:
+    """Raises: tracking.UsageError: a number is too small, or there is no seed."""
+    least = dict(updates=1, response_updates=1, boards=2, plan_boards=2, plan_fit=0, episodes=3)
+    for name, minimum in least.items():
+        if getattr(args, name) < minimum:
+            flag = f"--{name.replace('_', '-')}"
+            raise tracking.UsageError(f"{flag}: must be at least {minimum}, got {getattr(args, name)}")
+    if not args.seeds:
+        raise tracking.UsageError("--seeds: name one or more")
+
+
+def trained_networks(args: Args) -> dict[str, str]:
+    """The folders of the networks; none for agents that need none. Raises: tracking.UsageError: there is no run."""
+    if args.only and set(args.only) <= {"nothing", "strict"}:
+        return {}
+    scripts = dict(vae=("vae_ckpts", "pretrain_vae.py"), world_model=("wm_ckpts", "train_world_model.py"))
+    return {
+        name: tracking.network_run(getattr(args, name), *script, or_pretrained=True)
+        for name, script in scripts.items()
+    }
 
 
 if __name__ == "__main__":
-    tracking.run(main, ValueError)
+    tracking.run(main)

@@ -128,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tracking.run(main, ValueError, RuntimeError)
+    tracking.run(main, RuntimeError)

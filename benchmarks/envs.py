@@ -142,4 +142,4 @@ def main(argv: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    tracking.run(main, ValueError, RuntimeError)
+    tracking.run(main)

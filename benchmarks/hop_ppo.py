@@ -57,7 +57,7 @@ class Args:
     seeds: tuple[int, ...] = (1, 2, 3)
     """one run each"""
     only: tuple[str, ...] = ()
-    """om, hidden, imagine, teams, ladder, plan, speed: these settings alone; adapt: searches to play with, too"""
+    """om, hidden, imagine, self, teams, ladder, plan, speed: these settings alone; adapt: searches to play with, too"""
     steps: int = 1_500_000
     """of a run"""
     out: str = ""
@@ -97,6 +97,15 @@ def wanted(args: Args, names: Iterable[str]) -> Iterable[str]:
     return args.only or names
 
 
+def read_rows(flag: str, path: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    """These columns of a CSV file. Raises: tracking.UsageError: it has not all of them."""
+    table = pd.read_csv(path, keep_default_na=False)
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise tracking.UsageError(f"{flag} {path}: expected a column {missing[0]!r}, found {list(table)}")
+    return table[list(columns)]
+
+
 def add(rows: Rows, row: dict, args: Args) -> None:
     """Print and keep a row of a table."""
     rows.append(row)
@@ -108,19 +117,22 @@ def add(rows: Rows, row: dict, args: Args) -> None:
 
 
 def run(*flags: str | float) -> str:
-    """One training, judged little by the script itself. Returns: its folder. Raises: RuntimeError: it failed."""
+    """One training, judged little by the script itself. Returns: its folder. Raises: tracking.UsageError: it failed."""
     few = ("--eval-boards", "256", "--plan-boards", "16", "--eval-every", "1000000")
     return call("hop_ppo.py", *few, *flags)
 
 
 def call(script: str, *flags: str | float) -> str:
-    """A script of this repository. Returns: the folder of its run, "" if it saves none. Raises: RuntimeError: it failed."""
+    """A script of this repository. Returns: the folder of its run, "" if it saves none.
+
+    Raises: tracking.UsageError: it failed; with its last line.
+    """
     command = [sys.executable, script, *map(str, flags)]
     print("$ python", *command[1:], file=sys.stderr, flush=True)
     done = subprocess.run(command, text=True, capture_output=True)
     if done.returncode:
         errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(f"{' '.join(command[1:])}: {errors[-1]}")
+        raise tracking.UsageError(f"{' '.join(command[1:])}: {errors[-1]}")
     saved = re.search(r"model saved to: (\S+)", done.stdout)
     return saved[1] if saved else ""
 
@@ -132,6 +144,7 @@ def load(folder: str, **settings) -> tuple[hop_ppo.ActorCritic, hop_ppo.Evaluato
     run_args = hop_ppo.with_own_moa(run_args, folder, checkpoint)
     rules, _ = hop_ppo.load_rules(run_args)
     vae, world_model = hop_ppo.load_networks(run_args, rules)
+    hop_ppo.check_info_size(agent, run_args, rules, vae)
     return agent, hop_ppo.Evaluator(run_args, rules, vae, world_model)
 
 
@@ -228,14 +241,14 @@ def imagine_table(args: Args) -> Rows:
 def adapt_table(args: Args) -> Rows:
     """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams. Beside it the share of
     oracle - none, the first run of each, that is recovered on these teams: in the first episode, and in those after it.
-    --only: also with these searches before each move, in the world model."""
+    --only: also with these searches before each move, in the world model; memories, and who is told, do not search."""
     rows: Rows = []
     ends: dict[str, np.ndarray] = {}
     searches = ("", *(wanted(args, SEARCHES) if args.only else ()))
-    runs = pd.read_csv(args.runs)[["setting", "seed", "run"]].drop_duplicates()
+    runs = read_rows("--runs", args.runs, ("setting", "seed", "run")).drop_duplicates()
     runs = runs.sort_values("setting", key=lambda names: ~names.isin(["none", "oracle"]), kind="stable")
     for (name, seed, run_name), search in itertools.product(runs.itertuples(index=False), searches):
-        if search and name in ("none", "oracle"):
+        if search and name in ("none", "gru", "liam", "oracle"):
             continue
         how = dict(plan=True, **networks(args), **SEARCHES[search]) if search else {}
         agent, judge = load(f"ppo_ckpts/{run_name}", **how)
@@ -257,8 +270,10 @@ def adapt_table(args: Args) -> Rows:
 
 def recovered(learner: np.ndarray, none: np.ndarray, oracle: np.ndarray) -> tuple[float, float]:
     """The share of oracle - none, and half the width of its 95% interval by the delta method. float [B] each, of the same
-    boards."""
+    boards. NaN where knowing is worth nothing that can be told from 0."""
     gap = (oracle - none).mean()
+    if abs(gap) <= half_width(oracle - none):
+        return math.nan, math.nan
     share = (learner - none).mean() / gap
     return float(share), float(half_width((learner - none - share * (oracle - none)) / gap))
 
@@ -597,6 +612,8 @@ def removals_table(args: Args) -> Rows:
             setting=setting, seed=run_args.seed, learner=figures["learner"], team_return=figures["team"]
         )
         add(rows, row | removals(figures, rules), args)
+    if not rows:
+        raise tracking.UsageError(f"--runs {args.runs}: no run of the snowdrift there")
     return rows
 
 
@@ -626,6 +643,10 @@ def check(args: Args) -> None:
         raise tracking.UsageError(f"--what {args.what} needs --agent, the folder of a run")
     if args.what in ("adapt", "removals") and not args.runs:
         raise tracking.UsageError(f"--what {args.what} needs --runs, see --help")
+    if args.what in ("search", "untrained", "overhead", "imagination", "removals") and args.only:
+        raise tracking.UsageError(f"--what {args.what} takes no --only")
+    if not args.seeds:
+        raise tracking.UsageError("--seeds: name one or more")
 
 
 def main() -> None:
@@ -645,4 +666,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tracking.run(main, ValueError, RuntimeError)
+    tracking.run(main)

@@ -114,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tracking.run(main, ValueError, RuntimeError)
+    tracking.run(main, RuntimeError)

@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tracking.run(main, ValueError, RuntimeError)
+    tracking.run(main)

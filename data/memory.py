@@ -47,15 +47,15 @@ def bytes_of_play(args: Any, rules: Any, recorded: int, imagined: tuple[int, int
     node = 8 * (A + P) + 200
     rows = args.num_envs * (A if args.co_players == "self" else 1)
     samples = rows * args.num_steps
-    if args.plan and args.plan_model == "learned" and args.plan_fit:
-        rows, samples = max(rows, imagined[0]), max(samples, imagined[0] * imagined[1])
-    activations = 1500 * P * (A + 4) * math.ceil(samples / args.num_minibatches)
     nodes = args.plan_simulations + args.plan_samples  # of a decision
     trees = max(
         args.plan * args.plan_boards * nodes,
         args.plan_train * rows * nodes,
         args.plan_boards * args.oracle_simulations,
     )
+    if args.plan and args.plan_model == "learned" and args.plan_fit:
+        rows, samples = max(rows, imagined[0]), max(samples, imagined[0] * imagined[1])
+    activations = 1500 * P * (A + 4) * math.ceil(samples / args.num_minibatches)
     boards = max(rows, args.eval_boards, args.plan_boards) * bytes_of_board(rules)
     kept = 2 * recorded * rules.horizon * A * rules.cells * (3 + rules.game.kinds)
     return 2 * samples * bytes_of_observation(rules) + activations + boards + trees * node + kept

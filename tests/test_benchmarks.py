@@ -197,6 +197,7 @@ def test_the_share_that_is_recovered_by_hand():
     assert share == 0.25
     left = np.array([1.0 - 0.25, 0.0 - 0.75]) / 2
     assert half == pytest.approx(half_width(left))
+    assert np.isnan(tables.recovered(oracle, none, none + np.array([0.5, -0.4]))).all(), "nothing to recover"
 
 
 def test_adaptation_of_runs_and_of_a_search_by_hand(tmp_path, monkeypatch):
@@ -208,7 +209,12 @@ def test_adaptation_of_runs_and_of_a_search_by_hand(tmp_path, monkeypatch):
 
         def play(self, agent, team, seed, boards, episodes, plan):
             assert (team, seed, boards, episodes) == ("mixed", 7, 5, 10)
-            first, later = {"none": (1.0, 1.0), "oracle": (3.0, 3.0), "belief": (2.0, 2.5)}[agent]
+            first, later = {
+                "none": (1.0, 1.0),
+                "oracle": (3.0, 3.0),
+                "belief": (2.0, 2.5),
+                "gru": (2.0, 2.0),
+            }[agent]
             returns = np.full((10, 5), later + 0.5 * (plan == "learned"))
             returns[0] = first
             return dict(learner=returns)
@@ -219,19 +225,21 @@ def test_adaptation_of_runs_and_of_a_search_by_hand(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tables, "load", load)
     runs = tmp_path / "runs.csv"
-    runs.write_text("setting,seed,run\nbelief,1,belief\noracle,1,oracle\nnone,1,none\n", encoding="utf-8")
+    runs.write_text(
+        "setting,seed,run\nbelief,1,belief\noracle,1,oracle\nnone,1,none\ngru,1,gru\n", encoding="utf-8"
+    )
     out = tmp_path / "adapt.csv"
     args = tables.Args(
         "adapt", runs=runs.as_posix(), boards=5, only=("gumbel8",), world_model="wm", out=str(out)
     )
     rows = tables.adapt_table(args)
-    assert [row["setting"] for row in rows] == ["oracle", "none", "belief", "belief gumbel8"]
+    assert [row["setting"] for row in rows] == ["oracle", "none", "belief", "belief gumbel8", "gru"]
     assert [folder for folder, _ in loaded] == [
-        f"ppo_ckpts/{run}" for run in ("oracle", "none", "belief", "belief")
+        f"ppo_ckpts/{run}" for run in ("oracle", "none", "belief", "belief", "gru")
     ]
     assert [settings for _, settings in loaded[:3]] == [{}] * 3
     assert loaded[3][1] == dict(plan=True, world_model="wm", **tables.SEARCHES["gumbel8"])
-    assert [(row["first"], row["later"]) for row in rows[2:]] == [(0.5, 0.75), (0.5, 1.0)]
+    assert [(row["first"], row["later"]) for row in rows[2:4]] == [(0.5, 0.75), (0.5, 1.0)]
     assert out.exists() and out.with_suffix(".png").exists()
 
 
@@ -246,11 +254,19 @@ def test_adaptation_of_runs_and_of_a_search_by_hand(tmp_path, monkeypatch):
             "error: --only x: --what adapt has 'puct', 'gumbel', 'gumbel8'",
         ),
         ("--what om --only x none", "error: --only x: --what om has 'none', 'latent', "),
+        ("--what removals --runs .", "error: --runs .: no run of the snowdrift there"),
+        (
+            "--what adapt --runs x.csv",
+            "error: --runs x.csv: expected a column 'run', found ['setting', 'seed']",
+        ),
+        ("--what overhead --only x", "error: --what overhead takes no --only"),
+        ("--what overhead --seeds", "error: --seeds: name one or more"),
         ("--what ladder --only x", "error: --only x: --what ladder has 'plain loop, slow game', "),
     ],
 )
 def test_a_mistake_is_one_line(flags, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("x.csv").write_text("setting,seed\nnone,1\n", encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["hop_ppo", *flags.split()])
     with pytest.raises(SystemExit) as stop:
         tracking.run(tables.main)
@@ -275,3 +291,30 @@ def test_what_goes_on_to_learn_among_strangers(what, monkeypatch):
     for name, part in (("learning", agent), ("moa", vae)):
         pairs = zip(part.parameters(), before[name].parameters(), strict=True)
         assert all(torch.equal(new, old) for new, old in pairs) == (name != what), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--plan-fit -1", "error: --plan-fit: must be at least 0, got -1"),
+        ("--episodes 2", "error: --episodes: must be at least 3, got 2"),
+        ("--seeds", "error: --seeds: name one or more"),
+        (
+            "--responses x.csv",
+            "error: --responses x.csv: expected a column 'name', found ['setting', 'seed']",
+        ),
+        ("--responses y.csv", "error: --responses y.csv: expected 10 episodes with 3NS"),
+        ("--only beliefs", "error: vae_ckpts: no trained run there; "),
+    ],
+)
+def test_a_mistake_of_adaptation_is_one_line(flags, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("x.csv").write_text("setting,seed\nnone,1\n", encoding="utf-8")
+    names = "name,seed,team,episode,learner,learner_ci95,share,run\n"
+    Path("y.csv").write_text(f"{names}response,1,3NS,1,1.0,0.1,1.0,x\n", encoding="utf-8")
+    only = () if "--only" in flags else ("--only", "nothing", "strict")  # which need no network
+    monkeypatch.setattr(sys, "argv", ["adaptation", *flags.split(), *only])
+    with pytest.raises(SystemExit) as stop:
+        tracking.run(adaptation.main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(says) and error.count("\n") == 1

@@ -127,6 +127,8 @@ def test_imagination_before_a_search_takes_memory(four_gigabytes, monkeypatch):
     assert needed(plan=True, plan_model="rules") == needed(plan=True, plan_fit=0)
     many = hop_ppo.Args(num_envs=1024, num_steps=16, num_minibatches=1)
     assert 0 < needed(plan=True) - memory.bytes_of_play(many, Rules(), 0, (1024, 16)) < 50e6
+    trees = [needed(plan=True, plan_train=True, plan_boards=4, plan_simulations=n) for n in (16, 10**6)]
+    assert trees[1] - trees[0] < 2 * 4 * 10**6 * 300, "trees of the four boards that are trained on"
     monkeypatch.setattr(hop_ppo, "PLAN_BOARDS", 2**31)
     hop_ppo.check_memory(hop_ppo.Args(), Rules())
     with pytest.raises(MemoryError):
