@@ -50,9 +50,8 @@ AGENTS: dict[Name, Flags] = {
 }
 GAMES = 4096  # of self-play, that a world model learns from
 PLANNED: dict[Name, Name] = {"planning": "nothing", "both": "imagined"}  # who searches, and whose agent it is
-LEARNING: dict[Name, Name] = dict.fromkeys(
-    ("learning", "moa"), "imagined"
-)  # who goes on to learn, and as whose agent
+# who goes on to learn, and as whose agent it begins
+LEARNING: dict[Name, Name] = {"learning": "imagined", "moa": "imagined"}
 
 
 @dataclass
