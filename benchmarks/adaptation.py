@@ -7,6 +7,7 @@ Every agent has real boards of self-play alone, with rewards of its own. What it
 
 nothing      it knows nothing of the others
 beliefs      beliefs over goals (`--om belief`)
+latent       z and action probabilities (`--om latent`); gru, liam: what a GRU remembers of the others
 planning     as `nothing`, and before it meets them a copy of it learns in imagination, which searches before each move
 imagined     beliefs, and half of the boards are imagined, with co-players that act by the goal heads
 both         as `imagined`, and the search
@@ -39,11 +40,27 @@ from metrics.comparison import best_switch
 from metrics.returns import half_width
 from metrics.rivals import ScriptPolicy
 
-Name = Literal["nothing", "beliefs", "planning", "imagined", "both", "oracle", "learning", "moa", "strict"]
+Name = Literal[
+    "nothing",
+    "beliefs",
+    "latent",
+    "gru",
+    "liam",
+    "planning",
+    "imagined",
+    "both",
+    "oracle",
+    "learning",
+    "moa",
+    "strict",
+]
 IMAGINED = ("--real-ratio", 0.5, "--imagined-co-players", "goals")
 AGENTS: dict[Name, Flags] = {
     "nothing": ("--om", "none"),
     "beliefs": ("--om", "belief"),
+    "latent": ("--om", "latent"),
+    "gru": ("--om", "gru"),
+    "liam": ("--om", "liam"),
     "imagined": ("--om", "belief", *IMAGINED),
     "oracle": ("--om", "oracle", *IMAGINED),
     "strict": ("--om", "belief", "--moa-update", "empty", *IMAGINED),
