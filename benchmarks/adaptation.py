@@ -303,12 +303,9 @@ def main() -> None:
 
 
 def check(args: Args) -> None:
-    """Raises: tracking.UsageError: a number is too small, or there is no seed."""
+    """Raises: tracking.UsageError: a number is out of its range, or there is no seed."""
     least = dict(updates=1, response_updates=1, boards=2, plan_boards=2, plan_fit=0, episodes=3)
-    for name, minimum in least.items():
-        if getattr(args, name) < minimum:
-            flag = f"--{name.replace('_', '-')}"
-            raise tracking.UsageError(f"{flag}: must be at least {minimum}, got {getattr(args, name)}")
+    tracking.check_least(args, least)
     if not args.seeds:
         raise tracking.UsageError("--seeds: name one or more")
 

@@ -241,7 +241,7 @@ def imagine_table(args: Args) -> Rows:
 def adapt_table(args: Args) -> Rows:
     """Unknown co-players, `mixed`, in fixed seats: the learner's return by episode; --boards: teams. Beside it the share of
     oracle - none, the first run of each, that is recovered on these teams: in the first episode, and in those after it.
-    --only: also with these searches before each move, in the world model; memories, and who is told, do not search."""
+    --only: also with these searches before each move, in the world model, but for none, oracle, gru and liam."""
     rows: Rows = []
     ends: dict[str, np.ndarray] = {}
     searches = ("", *(wanted(args, SEARCHES) if args.only else ()))
@@ -270,7 +270,7 @@ def adapt_table(args: Args) -> Rows:
 
 def recovered(learner: np.ndarray, none: np.ndarray, oracle: np.ndarray) -> tuple[float, float]:
     """The share of oracle - none, and half the width of its 95% interval by the delta method. float [B] each, of the same
-    boards. NaN where knowing is worth nothing that can be told from 0."""
+    boards. NaN where the interval of oracle - none holds 0."""
     gap = (oracle - none).mean()
     if abs(gap) <= half_width(oracle - none):
         return math.nan, math.nan

@@ -243,6 +243,15 @@ def test_adaptation_of_runs_and_of_a_search_by_hand(tmp_path, monkeypatch):
     assert out.exists() and out.with_suffix(".png").exists()
 
 
+def check_mistake(main, flags, says, monkeypatch, capsys) -> None:
+    """One line that begins so, and exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["benchmark", *flags])
+    with pytest.raises(SystemExit) as stop:
+        tracking.run(main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(says) and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -267,11 +276,7 @@ def test_adaptation_of_runs_and_of_a_search_by_hand(tmp_path, monkeypatch):
 def test_a_mistake_is_one_line(flags, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("x.csv").write_text("setting,seed\nnone,1\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["hop_ppo", *flags.split()])
-    with pytest.raises(SystemExit) as stop:
-        tracking.run(tables.main)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.startswith(says) and error.count("\n") == 1
+    check_mistake(tables.main, flags.split(), says, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("what", ["learning", "moa"])
@@ -313,8 +318,4 @@ def test_a_mistake_of_adaptation_is_one_line(flags, says, tmp_path, monkeypatch,
     names = "name,seed,team,episode,learner,learner_ci95,share,run\n"
     Path("y.csv").write_text(f"{names}response,1,3NS,1,1.0,0.1,1.0,x\n", encoding="utf-8")
     only = () if "--only" in flags else ("--only", "nothing", "strict")  # which need no network
-    monkeypatch.setattr(sys, "argv", ["adaptation", *flags.split(), *only])
-    with pytest.raises(SystemExit) as stop:
-        tracking.run(adaptation.main)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.startswith(says) and error.count("\n") == 1
+    check_mistake(adaptation.main, [*flags.split(), *only], says, monkeypatch, capsys)

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 from games import board_starts
+from hidden_game import newest
 from saved import whole_checkpoint, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from worlds import TrueWorld
@@ -1556,11 +1557,7 @@ def shorten_report(monkeypatch) -> None:
 
 
 def newest_run(folder: Path) -> Path:
-    """Of two runs of the same second the one that was written to last."""
-    return max(
-        (folder / "ppo_ckpts").iterdir(),
-        key=lambda path: (int(path.name.split("__")[-1]), path.stat().st_mtime_ns),
-    )
+    return newest(folder / "ppo_ckpts")
 
 
 def load_last(folder: Path) -> dict:

@@ -35,6 +35,7 @@ from tracking.checkpoints import (
 )
 from tracking.command_line import (
     UsageError,
+    check_least,
     check_ranges,
     parse_args,
     resumed_args,
@@ -53,6 +54,7 @@ __all__ = [
     "UsageError",
     "World",
     "check_finite",
+    "check_least",
     "check_ranges",
     "check_wandb",
     "find_folder",

@@ -160,12 +160,7 @@ def check_ranges(
 
     Raises: UsageError: a setting is out of its range, --exp-name is no name, or flags exclude each other.
     """
-    for name, minimum in least.items():
-        value = getattr(args, name)
-        if value < minimum:
-            raise UsageError(f"{flag_of(name)}: must be at least {minimum}, got {value}")
-        if value >= 2**31:
-            raise UsageError(f"{flag_of(name)}: must be below 2**31, got {value}")
+    check_least(args, least)
     for name in above_zero:
         value = getattr(args, name)
         if not (math.isfinite(value) and value > 0):
@@ -184,6 +179,16 @@ def check_ranges(
         raise UsageError(f"--exp-name: must be letters, digits, '_', '-' and '.', got {args.exp_name!r}")
     if args.resume and getattr(args, "evaluate", ""):
         raise UsageError("--resume and --evaluate exclude each other: choose one")
+
+
+def check_least(args: Any, least: dict[str, int]) -> None:
+    """least: whole numbers and the smallest that each may be. Raises: UsageError: one is smaller, or 2**31 or more."""
+    for name, minimum in least.items():
+        value = getattr(args, name)
+        if value < minimum:
+            raise UsageError(f"{flag_of(name)}: must be at least {minimum}, got {value}")
+        if value >= 2**31:
+            raise UsageError(f"{flag_of(name)}: must be below 2**31, got {value}")
 
 
 def resumed_args(args: Any, checkpoint: dict, free: tuple[str, ...]) -> Any:
