@@ -319,3 +319,36 @@ def test_a_mistake_of_adaptation_is_one_line(flags, says, tmp_path, monkeypatch,
     Path("y.csv").write_text(f"{names}response,1,3NS,1,1.0,0.1,1.0,x\n", encoding="utf-8")
     only = () if "--only" in flags else ("--only", "nothing", "strict")  # which need no network
     check_mistake(adaptation.main, [*flags.split(), *only], says, monkeypatch, capsys)
+
+
+def test_best_responses_by_hand(monkeypatch):
+    """Of the first seed, by PPO that knows who is in a team; shares are of what it earns, also those of a script."""
+    asked = []
+    earned = {"3NS": 4.0, "3NH": 2.0}
+
+    def run(*flags):
+        asked.append(tracking.parse_args(hop_ppo.Args, "", list(map(str, flags))))
+        return f"run{len(asked)}"
+
+    monkeypatch.setattr(adaptation, "run", run)
+    monkeypatch.setattr(adaptation, "load", lambda folder: (None, folder))
+    monkeypatch.setattr(
+        adaptation, "meet", lambda args, folder, team, search: np.full((3, 4), earned[team] + search)
+    )
+    monkeypatch.setattr(adaptation, "script", lambda args, judge, team: np.full((3, 4), earned[team] / 2))
+    best, rows = {}, []
+    args = adaptation.Args(seeds=(5, 6), response_updates=7, gamma=0.9)
+    adaptation.train_responses(args, ["3NS", "3NH"], best, rows)
+    assert {(run.seed, run.om, run.total_timesteps, run.gamma) for run in asked} == {
+        (5, "oracle", 7 * 1024 * 16, 0.9)
+    }
+    assert [run.co_players for run in asked] == ["3NS", "3NH"]
+    assert {team: returns.mean() for team, returns in best.items()} == earned
+    found = [(row["name"], row["seed"], row["team"], row["share"], row["run"]) for row in rows[::3]]
+    assert found == [
+        ("response", 5, "3NS", 1.0, "run1"),
+        ("script_told", 5, "3NS", 0.5, ""),
+        ("response", 5, "3NH", 1.0, "run2"),
+        ("script_told", 5, "3NH", 0.5, ""),
+    ]
+    assert [row["episode"] for row in rows[:3]] == [1, 2, 3]
