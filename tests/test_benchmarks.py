@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import typing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -352,3 +353,17 @@ def test_best_responses_by_hand(monkeypatch):
         ("script_told", 5, "3NH", 0.5, ""),
     ]
     assert [row["episode"] for row in rows[:3]] == [1, 2, 3]
+
+
+def test_best_responses_of_another_run_are_read(tmp_path):
+    names = "name,seed,team,episode,learner,learner_ci95,share,run\n"
+    rows = [f"{name},1,3NS,{i},{i}.5,0.1,1.0,x\n" for name in ("response", "nothing") for i in (2, 1, 3)]
+    (tmp_path / "known.csv").write_text(names + "".join(rows), encoding="utf-8")
+    best = {}
+    args = adaptation.Args(responses=str(tmp_path / "known.csv"), episodes=3)
+    known = adaptation.known_responses(args, ["3NS"], best)
+    assert best["3NS"].tolist() == [[1.5], [2.5], [3.5]]
+    assert [row["name"] for row in known] == ["response"] * 3
+    for episodes in (2, 4):
+        with pytest.raises(tracking.UsageError, match=f"expected {episodes} episodes with 3NS"):
+            adaptation.known_responses(replace(args, episodes=episodes), ["3NS"], best)
